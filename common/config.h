@@ -1,0 +1,149 @@
+// The configuration of a run: every key, its default, its bounds and its meaning, in one place.
+//
+// Precedence: defaults < TOML file < `key=value` on the command line. docs/configuration.md is generated from the same
+// field list (a test fails when it is stale).
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <map>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "common/status.h"
+
+namespace savior {
+
+struct Config {
+  int64_t seed = 1;
+
+  struct Data {
+    std::string raw;
+    std::string cache;
+    std::string train_from, train_until, eval_from, eval_until;
+    int64_t max_history = 50;
+    int64_t prepare_memory_mb = 1024;
+  } data;
+
+  struct Run {
+    std::string dir = "runs/default";
+  } run;
+
+  struct Encoder {
+    std::string kind = "swing_residual";
+    int64_t dim = 64;
+    int64_t hidden = 256;
+    double temperature = 0.1;
+    int64_t batch = 1024;
+    int64_t steps = 350;
+    double lr = 1e-3;
+    double weight_decay = 1e-4;
+    double initial_alpha = 0.3;
+    int64_t swing_users_per_item = 20;
+    int64_t swing_neighbours = 20;
+    int64_t swing_min_count = 3;
+    double swing_popularity_power = 0.5;
+  } encoder;
+
+  struct Codebook {
+    int64_t levels = 3;
+    int64_t codes = 128;
+    int64_t latent = 32;
+    int64_t hidden = 128;
+    double beta = 0.25;
+    double contrastive_weight = 0.1;
+    int64_t kmeans_iterations = 50;
+    int64_t finetune_steps = 500;
+    double lr = 1e-3;
+  } codebook;
+
+  struct Model {
+    std::string arm = "savior";
+    std::string alignment = "hybrid";
+    bool simtier = true;
+    bool behaviour_features = false;
+    int64_t id_dim = 32;
+    int64_t feature_dim = 16;
+    int64_t attention_hidden = 16;
+    std::string dnn = "256,128";
+    std::string tower = "64";
+    int64_t fusion_hidden = 64;
+    double hybrid_shrinkage = 20;
+    double hybrid_suffix_dropout = 0.3;
+    double id_dropout = 0.0;
+    double init_scale = 0.01;
+  } model;
+
+  struct Train {
+    int64_t requests_per_batch = 64;
+    int64_t shuffle_window = 2048;
+    int64_t epochs = 1;
+    int64_t max_steps = 0;
+    double dense_lr = 2e-3;
+    double dense_weight_decay = 0;
+    std::string table_optimizer = "adagrad";
+    double table_lr = 0.1;
+    double align_lr = 0.1;
+    double conversion_loss_weight = 1.0;
+    int64_t threads = 1;
+    double metrics_every_s = 5;
+  } train;
+
+  struct Ps {
+    int64_t shards = 1;
+    int64_t ram_budget_mb = 2048;
+    double timeout_s = 60;
+  } ps;
+
+  struct Commit {
+    int64_t every_steps = 0;
+    int64_t keep = 2;
+  } commit;
+
+  struct Eval {
+    int64_t requests_per_batch = 256;
+    bool save_predictions = false;
+    std::map<std::string, std::string> buckets = {{"all", ""}};
+    std::vector<std::string> bucket_order() const;  // "all" first, the others by name
+  } eval;
+};
+
+// One key. `value` points into the Config that it was made for.
+struct ConfigField {
+  std::string key;
+  std::variant<bool*, int64_t*, double*, std::string*, std::map<std::string, std::string>*> value;
+  std::string doc;                   // with the unit
+  double min = -std::numeric_limits<double>::infinity();
+  double max = std::numeric_limits<double>::infinity();
+  bool above_min = false;            // min itself is excluded
+  std::vector<std::string> choices;  // strings: allowed values; empty: any
+};
+
+std::vector<ConfigField> ConfigFields(Config& config);
+
+// Reads `path` ("" = defaults only), applies `overrides` ("train.dense_lr=0.01") and checks every value.
+// kInvalidArgument / kNotFound: "configs/x.toml: train.dense_lr = -1: must be > 0"; an unknown key names the nearest.
+[[nodiscard]] absl::StatusOr<Config> LoadConfig(const std::string& path,
+                                                const std::vector<std::string>& overrides);
+
+// TOML that LoadConfig reads back to an equal Config; all keys, sorted by section.
+std::string ToToml(const Config& config);
+
+// Keys whose values differ, as "key (a | b)".
+std::vector<std::string> DifferentKeys(const Config& a, const Config& b);
+
+// docs/configuration.md.
+std::string ConfigurationPage();
+
+// Of `candidates`, the one with the smallest edit distance to `word`. candidates not empty.
+std::string Nearest(std::string_view word, const std::vector<std::string>& candidates);
+
+// "2017-04-30" -> unix seconds of its midnight, UTC. kInvalidArgument says what was found.
+[[nodiscard]] absl::StatusOr<int64_t> ParseDate(const std::string& date);
+
+// "256,128" -> {256, 128}; every entry in [1, 65536]. "" -> {}.
+[[nodiscard]] absl::StatusOr<std::vector<int64_t>> ParseSizes(const std::string& sizes);
+
+}  // namespace savior

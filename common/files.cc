@@ -1,0 +1,238 @@
+#include "common/files.h"
+
+#include <absl/strings/str_cat.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+namespace savior {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr size_t kSliceBytes = size_t{1} << 20;
+
+// What the caller can do about `error` decides the code; path and reason are the message.
+absl::Status FileError(int error, const std::string& doing, const fs::path& path) {
+  const std::string message =
+      absl::StrCat(doing, " ", path.string(), ": ", std::generic_category().message(error));
+  switch (error) {
+    case ENOENT:
+      return absl::NotFoundError(message);
+    case ENOSPC:
+    case EDQUOT:
+    case EMFILE:
+    case ENFILE:
+    case ENOMEM:
+      return absl::ResourceExhaustedError(message);
+    case EIO:
+      return absl::DataLossError(message);
+    default:
+      return absl::FailedPreconditionError(message);
+  }
+}
+
+absl::Status FileError(const std::error_code& error, const std::string& doing,
+                       const fs::path& path) {
+  return FileError(error.value(), doing, path);
+}
+
+// An open file descriptor, closed at the end of its scope.
+class Descriptor {
+ public:
+  Descriptor(const fs::path& path, int flags, mode_t mode = 0644)
+      : fd_(::open(path.c_str(), flags | O_CLOEXEC, mode)) {}
+  ~Descriptor() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+
+  bool ok() const { return fd_ >= 0; }
+  int get() const { return fd_; }
+  int Release() { return std::exchange(fd_, -1); }
+  // close() with its answer: some file systems report a failed write only here.
+  int Close() { return ::close(Release()); }
+
+ private:
+  int fd_;
+};
+
+absl::Status Sync(const fs::path& path, int flags) {
+  const Descriptor file(path, O_RDONLY | flags);
+  if (!file.ok()) return FileError(errno, "opening", path);
+  if (::fsync(file.get()) != 0) return FileError(errno, "syncing", path);
+  return absl::OkStatus();
+}
+
+absl::Status SyncFolder(const fs::path& folder) { return Sync(folder, O_DIRECTORY); }
+
+// The folder that holds `path`'s name; "." for a bare name.
+fs::path ParentOf(const fs::path& path) {
+  const fs::path parent = path.parent_path();
+  return parent.empty() ? fs::path(".") : parent;
+}
+
+absl::Status WriteAll(const Descriptor& file, const std::string& bytes, const fs::path& path) {
+  size_t done = 0;
+  while (done < bytes.size()) {
+    const ssize_t n = ::write(file.get(), bytes.data() + done, bytes.size() - done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return FileError(errno, "writing", path);
+    done += static_cast<size_t>(n);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WriteAndSync(const fs::path& path, const std::string& bytes) {
+  Descriptor file(path, O_WRONLY | O_CREAT | O_TRUNC);
+  if (!file.ok()) return FileError(errno, "creating", path);
+  SAVIOR_RETURN_IF_ERROR(WriteAll(file, bytes, path));
+  if (::fsync(file.get()) != 0) return FileError(errno, "syncing", path);
+  if (file.Close() != 0) return FileError(errno, "closing", path);
+  return absl::OkStatus();
+}
+
+// A name beside `path` that no other process or thread uses.
+fs::path TemporaryBeside(const fs::path& path) {
+  static std::atomic<uint64_t> counter{0};
+  fs::path temporary = path;
+  temporary += absl::StrCat(".", ::getpid(), ".", counter.fetch_add(1), ".tmp");
+  return temporary;
+}
+
+// Reads `file` from its start to its end, in slices.
+template <typename TakeSlice>
+absl::Status ReadSlices(const fs::path& path, TakeSlice take) {
+  const Descriptor file(path, O_RDONLY);
+  if (!file.ok()) return FileError(errno, "opening", path);
+  std::vector<char> slice(kSliceBytes);
+  while (true) {
+    const ssize_t n = ::read(file.get(), slice.data(), slice.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return FileError(errno, "reading", path);
+    if (n == 0) return absl::OkStatus();
+    take(std::span<const char>(slice.data(), static_cast<size_t>(n)));
+  }
+}
+
+std::string Hex(const XXH128_hash_t& hash) {
+  return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> ReadFile(const fs::path& path) {
+  std::string bytes;
+  SAVIOR_RETURN_IF_ERROR(ReadSlices(
+      path, [&](std::span<const char> slice) { bytes.append(slice.data(), slice.size()); }));
+  return bytes;
+}
+
+absl::Status WriteFileAtomically(const fs::path& path, const std::string& bytes) {
+  const fs::path temporary = TemporaryBeside(path);
+  absl::Status status = WriteAndSync(temporary, bytes);
+  if (status.ok() && ::rename(temporary.c_str(), path.c_str()) != 0) {
+    status = FileError(errno, "renaming to", path);
+  }
+  if (!status.ok()) {
+    ::unlink(temporary.c_str());
+    return Annotate(status, absl::StrCat("replacing ", path.string()));
+  }
+  return SyncFolder(ParentOf(path));
+}
+
+absl::Status PublishFolder(const fs::path& folder, const fs::path& target) {
+  std::error_code error;
+  fs::recursive_directory_iterator entry(folder, error);
+  if (error) return FileError(error, "listing", folder);
+  while (entry != fs::recursive_directory_iterator()) {
+    // A symbolic link is a name in its folder, which is synced; what it points at is not ours.
+    const fs::file_status kind = entry->symlink_status(error);
+    if (error) return FileError(error, "looking at", entry->path());
+    if (fs::is_directory(kind)) SAVIOR_RETURN_IF_ERROR(SyncFolder(entry->path()));
+    if (fs::is_regular_file(kind)) SAVIOR_RETURN_IF_ERROR(Sync(entry->path(), 0));
+    entry.increment(error);
+    if (error) return FileError(error, "listing", folder);
+  }
+  SAVIOR_RETURN_IF_ERROR(SyncFolder(folder));
+  // rename() would replace an empty folder and renameat2 is not everywhere: look first. Two
+  // publishers of one target are excluded by the run folder's lock.
+  if (fs::exists(fs::symlink_status(target, error))) {
+    return absl::FailedPreconditionError(absl::StrCat(target.string(), " exists already"));
+  }
+  if (::rename(folder.c_str(), target.c_str()) != 0) return FileError(errno, "renaming to", target);
+  return SyncFolder(ParentOf(target));
+}
+
+absl::Status MakeWritableFolder(const fs::path& folder) {
+  const auto refuse = [&](const absl::Status& why) {
+    if (absl::IsResourceExhausted(why)) return why;
+    return absl::FailedPreconditionError(
+        absl::StrCat("folder ", folder.string(), " cannot be written to: ", why.message()));
+  };
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error) return refuse(FileError(error, "creating", folder));
+  const fs::path probe = TemporaryBeside(folder / "probe");
+  const absl::Status written = WriteAndSync(probe, "probe");
+  ::unlink(probe.c_str());
+  return written.ok() ? written : refuse(written);
+}
+
+absl::Status RemoveAll(const fs::path& path) {
+  std::error_code error;
+  fs::remove_all(path, error);
+  return error ? FileError(error, "removing", path) : absl::OkStatus();
+}
+
+absl::StatusOr<std::string> DigestFile(const fs::path& path) {
+  const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(),
+                                                                       &XXH3_freeState);
+  if (state == nullptr) return absl::ResourceExhaustedError("no memory for a digest");
+  XXH3_128bits_reset(state.get());
+  SAVIOR_RETURN_IF_ERROR(ReadSlices(path, [&](std::span<const char> slice) {
+    XXH3_128bits_update(state.get(), slice.data(), slice.size());
+  }));
+  return Hex(XXH3_128bits_digest(state.get()));
+}
+
+std::string DigestBytes(std::span<const char> bytes) {
+  return Hex(XXH3_128bits(bytes.data(), bytes.size()));
+}
+
+absl::StatusOr<std::unique_ptr<FileLock>> FileLock::Take(const fs::path& path) {
+  Descriptor file(path, O_RDWR | O_CREAT);
+  if (!file.ok()) return FileError(errno, "opening lock", path);
+  // flock, not fcntl: it belongs to this descriptor, so a second Take in one process is refused
+  // too, and closing some other descriptor of the file does not drop it.
+  if (::flock(file.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK) return FileError(errno, "locking", path);
+    std::array<char, 32> holder{};
+    const ssize_t n = ::pread(file.get(), holder.data(), holder.size() - 1, 0);
+    return absl::FailedPreconditionError(
+        absl::StrCat(path.string(), " is locked by process ", n > 0 ? holder.data() : "(unknown)"));
+  }
+  // The pid is for people: the lock holds without it, but a disk too full for it is worth knowing.
+  const std::string pid = absl::StrCat(::getpid());
+  if (::ftruncate(file.get(), 0) != 0) return FileError(errno, "writing lock", path);
+  SAVIOR_RETURN_IF_ERROR(WriteAll(file, pid, path));
+  return std::unique_ptr<FileLock>(new FileLock(file.Release()));
+}
+
+// The file stays: removing it would let a third process lock a new file of the same name beside a
+// second's old one.
+FileLock::~FileLock() { ::close(fd_); }
+
+}  // namespace savior

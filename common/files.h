@@ -1,0 +1,50 @@
+// Durable file operations and digests. All functions are thread-safe; errors name the path and the system's reason,
+// and a full disk is kResourceExhausted.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "common/status.h"
+
+namespace savior {
+
+[[nodiscard]] absl::StatusOr<std::string> ReadFile(const std::filesystem::path& path);
+
+// Replaces `path` by `bytes` atomically and durably: temporary file, fsync, rename, fsync of the folder. A reader, or a
+// crash at any instant, sees the old file or the new one.
+[[nodiscard]] absl::Status WriteFileAtomically(const std::filesystem::path& path, const std::string& bytes);
+
+// fsync of every file and folder below `folder`, then an atomic rename to `target` (which must not exist) and fsync of
+// target's parent.
+[[nodiscard]] absl::Status PublishFolder(const std::filesystem::path& folder,
+                                         const std::filesystem::path& target);
+
+// mkdir -p, with a probe that it can be written to. kFailedPrecondition names the folder if not.
+[[nodiscard]] absl::Status MakeWritableFolder(const std::filesystem::path& folder);
+
+// rm -r of a folder or file; a missing one is OK.
+[[nodiscard]] absl::Status RemoveAll(const std::filesystem::path& path);
+
+// XXH3-128 of a file's bytes as 32 hex digits, read in slices.
+[[nodiscard]] absl::StatusOr<std::string> DigestFile(const std::filesystem::path& path);
+std::string DigestBytes(std::span<const char> bytes);
+
+// An exclusive advisory lock on `path` (created if need be), held until destruction; dies with the process, so nothing
+// stale is left behind. Does not block: kFailedPrecondition names the path and the holder's pid.
+class FileLock {
+ public:
+  [[nodiscard]] static absl::StatusOr<std::unique_ptr<FileLock>> Take(const std::filesystem::path& path);
+  ~FileLock();
+  FileLock(const FileLock&) = delete;
+  FileLock& operator=(const FileLock&) = delete;
+
+ private:
+  explicit FileLock(int fd) : fd_(fd) {}
+  const int fd_;
+};
+
+}  // namespace savior

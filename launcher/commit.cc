@@ -1,0 +1,203 @@
+#include "launcher/commit.h"
+
+#include <absl/strings/str_cat.h>
+#include <fmt/format.h>
+#include <glog/logging.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <system_error>
+#include <utility>
+
+#include "common/files.h"
+
+namespace savior {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+constexpr int kFormat = 1;
+constexpr const char* kManifest = "manifest.json";
+constexpr const char* kPrefix = "commit-";
+constexpr const char* kPart = ".part";
+
+Json TableToJson(const TableSpec& t) {
+  const OptimizerSpec& o = t.optimizer;
+  return {{"name", t.name},
+          {"dim", t.dim},
+          {"kind", static_cast<int>(t.kind)},
+          {"dtype", static_cast<int>(t.dtype)},
+          {"init_scale", t.init_scale},
+          {"optimizer",
+           {{"kind", static_cast<int>(o.kind)},
+            {"lr", o.lr},
+            {"eps", o.eps},
+            {"initial_accumulator", o.initial_accumulator},
+            {"beta1", o.beta1},
+            {"beta2", o.beta2},
+            {"l1", o.l1},
+            {"l2", o.l2},
+            {"weight_decay", o.weight_decay}}}};
+}
+
+// Throws nlohmann's exceptions on anything unexpected; ParseManifest catches them.
+TableSpec TableFromJson(const Json& j) {
+  TableSpec t;
+  t.name = j.at("name").get<std::string>();
+  t.dim = j.at("dim").get<uint32_t>();
+  t.kind = static_cast<TableKind>(j.at("kind").get<int>());
+  t.dtype = static_cast<StoreDtype>(j.at("dtype").get<int>());
+  t.init_scale = j.at("init_scale").get<float>();
+  const Json& o = j.at("optimizer");
+  t.optimizer.kind = static_cast<OptimizerKind>(o.at("kind").get<int>());
+  t.optimizer.lr = o.at("lr").get<float>();
+  t.optimizer.eps = o.at("eps").get<float>();
+  t.optimizer.initial_accumulator = o.at("initial_accumulator").get<float>();
+  t.optimizer.beta1 = o.at("beta1").get<float>();
+  t.optimizer.beta2 = o.at("beta2").get<float>();
+  t.optimizer.l1 = o.at("l1").get<float>();
+  t.optimizer.l2 = o.at("l2").get<float>();
+  t.optimizer.weight_decay = o.at("weight_decay").get<float>();
+  return t;
+}
+
+std::string Print(const CommitManifest& m) {
+  Json j = {{"format", kFormat},   {"step", m.step},       {"samples", m.samples},
+            {"log_fingerprint", m.log_fingerprint},        {"shards", m.shards}};
+  j["tables"] = Json::array();
+  for (const TableSpec& table : m.tables) j["tables"].push_back(TableToJson(table));
+  j["files"] = Json::array();
+  for (const CommitFile& f : m.files) j["files"].push_back({{"path", f.path}, {"bytes", f.bytes}, {"xxh3", f.xxh3}});
+  j["xxh3"] = DigestBytes(j.dump());
+  return j.dump(1) + "\n";
+}
+
+absl::StatusOr<CommitManifest> ParseManifest(const fs::path& path, const std::string& text) {
+  const auto damaged = [&path](const std::string& what) {
+    return absl::DataLossError(fmt::format("{}: {}", path.string(), what));
+  };
+  try {
+    Json j = Json::parse(text);
+    const std::string expected = j.at("xxh3").get<std::string>();
+    j.erase("xxh3");
+    if (const std::string found = DigestBytes(j.dump()); found != expected) {
+      return damaged(fmt::format("digest {}, expected {}", found, expected));
+    }
+    if (j.at("format").get<int>() != kFormat) {
+      return damaged(fmt::format("format {}: written by another version of savior", j.at("format").get<int>()));
+    }
+    CommitManifest m;
+    m.step = j.at("step").get<int64_t>();
+    m.samples = j.at("samples").get<int64_t>();
+    m.log_fingerprint = j.at("log_fingerprint").get<std::string>();
+    m.shards = j.at("shards").get<uint32_t>();
+    for (const Json& table : j.at("tables")) m.tables.push_back(TableFromJson(table));
+    for (const Json& f : j.at("files")) {
+      m.files.push_back({f.at("path").get<std::string>(), f.at("bytes").get<uint64_t>(),
+                         f.at("xxh3").get<std::string>()});
+    }
+    return m;
+  } catch (const Json::exception& e) {
+    return damaged(fmt::format("not a commit manifest: {}", e.what()));
+  }
+}
+
+absl::StatusOr<std::vector<CommitFile>> ListFiles(const fs::path& folder) {
+  std::vector<CommitFile> files;
+  std::error_code error;
+  for (auto it = fs::recursive_directory_iterator(folder, error); !error && it != fs::end(it); it.increment(error)) {
+    if (!it->is_regular_file(error) || error) continue;
+    CommitFile& file = files.emplace_back();
+    file.path = fs::relative(it->path(), folder, error).string();
+    file.bytes = it->file_size(error);
+    if (error) break;
+    SAVIOR_ASSIGN_OR_RETURN(file.xxh3, DigestFile(it->path()));
+  }
+  if (error) return absl::UnavailableError(fmt::format("{}: {}", folder.string(), error.message()));
+  std::ranges::sort(files, {}, &CommitFile::path);
+  return files;
+}
+
+}  // namespace
+
+absl::StatusOr<Commit> WriteCommit(const fs::path& commits, CommitManifest manifest,
+                                   const std::function<absl::Status(const fs::path&)>& fill) {
+  const fs::path target = commits / fmt::format("{}{:012}", kPrefix, manifest.step);
+  const fs::path part = target.string() + kPart;
+  SAVIOR_RETURN_IF_ERROR(RemoveAll(part));
+  SAVIOR_RETURN_IF_ERROR(MakeWritableFolder(part));
+  SAVIOR_RETURN_IF_ERROR(Annotate(fill(part), "writing commit " + target.string()));
+  SAVIOR_ASSIGN_OR_RETURN(manifest.files, ListFiles(part));
+  SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(part / kManifest, Print(manifest)));
+  // The same step again (a run resumed at its end): the state is the same, the newer replaces the older.
+  SAVIOR_RETURN_IF_ERROR(RemoveAll(target));
+  SAVIOR_RETURN_IF_ERROR(PublishFolder(part, target));
+  return Commit{target, std::move(manifest)};
+}
+
+absl::StatusOr<Commit> OpenCommit(const fs::path& folder, bool digests) {
+  const fs::path path = folder / kManifest;
+  std::error_code error;
+  if (!fs::exists(path, error)) {
+    return absl::NotFoundError(fmt::format("{}: no commit here ({} is missing)", folder.string(), kManifest));
+  }
+  SAVIOR_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+  SAVIOR_ASSIGN_OR_RETURN(CommitManifest manifest, ParseManifest(path, text));
+  for (const CommitFile& file : manifest.files) {
+    const fs::path at = folder / file.path;
+    const uintmax_t bytes = fs::file_size(at, error);
+    if (error || bytes != file.bytes) {
+      return absl::DataLossError(fmt::format("{}: {}, expected {} bytes", at.string(),
+                                             error ? "missing" : fmt::format("{} bytes", bytes), file.bytes));
+    }
+    if (!digests) continue;
+    SAVIOR_ASSIGN_OR_RETURN(const std::string found, DigestFile(at));
+    if (found != file.xxh3) {
+      return absl::DataLossError(
+          fmt::format("{}: digest {}, expected {}", at.string(), found, file.xxh3));
+    }
+  }
+  return Commit{folder, std::move(manifest)};
+}
+
+std::vector<fs::path> ListCommits(const fs::path& commits) {
+  std::vector<fs::path> folders;
+  std::error_code error;
+  for (auto it = fs::directory_iterator(commits, error); !error && it != fs::end(it); it.increment(error)) {
+    const std::string name = it->path().filename().string();
+    if (name.starts_with(kPrefix) && !name.ends_with(kPart)) folders.push_back(it->path());
+  }
+  std::ranges::sort(folders);  // fixed-width steps: by name is by step
+  return folders;
+}
+
+absl::StatusOr<Commit> NewestCommit(const fs::path& commits) {
+  std::vector<fs::path> folders = ListCommits(commits);
+  std::ranges::reverse(folders);
+  absl::Status last = absl::NotFoundError(fmt::format("{}: no commit to go on from", commits.string()));
+  for (const fs::path& folder : folders) {
+    absl::StatusOr<Commit> commit = OpenCommit(folder, /*digests=*/true);
+    if (commit.ok()) return commit;
+    LOG(ERROR) << "damaged commit passed over: " << commit.status().message();
+    last = absl::DataLossError(absl::StrCat("no whole commit; the oldest one's damage: ", commit.status().message()));
+  }
+  return last;
+}
+
+absl::Status KeepNewest(const fs::path& commits, int64_t keep) {
+  const std::vector<fs::path> folders = ListCommits(commits);
+  for (size_t i = 0; i + static_cast<size_t>(keep) < folders.size(); ++i) {
+    SAVIOR_RETURN_IF_ERROR(RemoveAll(folders[i]));
+  }
+  std::error_code error;
+  std::vector<fs::path> parts;
+  for (auto it = fs::directory_iterator(commits, error); !error && it != fs::end(it); it.increment(error)) {
+    if (it->path().string().ends_with(kPart)) parts.push_back(it->path());
+  }
+  for (const fs::path& part : parts) SAVIOR_RETURN_IF_ERROR(RemoveAll(part));
+  return absl::OkStatus();
+}
+
+}  // namespace savior

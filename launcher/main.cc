@@ -1,0 +1,153 @@
+// `savior`: the command line. Every command is a few lines over the room that does the work.
+
+#include <ATen/Parallel.h>
+#include <fmt/format.h>
+#include <glog/logging.h>
+
+#include <CLI/CLI.hpp>
+#include <atomic>
+#include <csignal>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "common/config.h"
+#include "launcher/generate_command.h"
+#include "launcher/inspect.h"
+#include "launcher/training_run.h"
+#include "worker/data/generate.h"
+#include "worker/data/prepare.h"
+
+namespace savior {
+namespace {
+
+constexpr int kStopped = 130;  // as shells report Ctrl-C
+
+std::atomic<bool> stop_requested = false;
+
+// First signal: stop after the step. Second: die at once, as one expects.
+void OnSignal(int signal) {
+  stop_requested = true;
+  std::signal(signal, SIG_DFL);
+}
+
+int Report(const absl::Status& status) {
+  if (status.ok()) return 0;
+  std::cerr << "savior: " << std::string(status.message()) << "\n";
+  return absl::IsCancelled(status) ? kStopped : 1;
+}
+
+struct TrainArguments {
+  std::string config;
+  std::vector<std::string> overrides;
+  bool resume = false, dry_run = false, check_encoder = false, print_page = false;
+};
+
+absl::Status RunTrain(const TrainArguments& arguments) {
+  if (arguments.print_page) {
+    std::cout << ConfigurationPage();
+    return absl::OkStatus();
+  }
+  SAVIOR_ASSIGN_OR_RETURN(const Config config, LoadConfig(arguments.config, arguments.overrides));
+  at::set_num_threads(static_cast<int>(config.train.threads));
+  if (arguments.dry_run) return DryRun(config, std::cout);
+  std::signal(SIGINT, OnSignal);
+  std::signal(SIGTERM, OnSignal);
+  RunOptions options;
+  options.resume = arguments.resume;
+  options.stop = &stop_requested;
+  if (arguments.check_encoder) return CheckEncoder(config, options, std::cout);
+  return Train(config, options, std::cout).status();
+}
+
+void AddTrain(CLI::App& app, TrainArguments& arguments) {
+  CLI::App* train = app.add_subcommand("train", "Trains, evaluates, commits: the main job");
+  train->footer(
+      "Examples:\n"
+      "  savior train configs/complete_journey.toml\n"
+      "  savior train configs/complete_journey.toml model.arm=base seed=2 run.dir=runs/base-2\n"
+      "  savior train configs/complete_journey.toml --resume\n"
+      "Every key: docs/configuration.md");
+  train->add_option("config", arguments.config, "TOML file (empty: all defaults)");
+  train->add_option("overrides", arguments.overrides, "key=value ..., stronger than the file");
+  train->add_flag("--resume", arguments.resume, "Go on from the run folder's newest commit, if there is one");
+  train->add_flag("--dry-run", arguments.dry_run, "Check configuration and data, print sizes, train nothing");
+  train->add_flag("--check-encoder", arguments.check_encoder,
+                  "Compare the encoders on the last 14 training days and say which to use");
+  train->add_flag("--print-configuration-page", arguments.print_page, "Print docs/configuration.md and exit");
+}
+
+struct EvaluateArguments {
+  std::string run, commit;
+  std::vector<std::string> overrides;
+};
+
+void AddEvaluate(CLI::App& app, EvaluateArguments& arguments) {
+  CLI::App* evaluate = app.add_subcommand("evaluate", "Scores a commit without training");
+  evaluate->footer(
+      "Examples:\n"
+      "  savior evaluate runs/quickstart\n"
+      "  savior evaluate runs/quickstart data.eval_from=2017-11-01 data.eval_until=2017-12-01");
+  evaluate->add_option("run", arguments.run, "Run folder; its newest whole commit is scored")->required();
+  evaluate->add_option("overrides", arguments.overrides, "key=value ... on top of the run's configuration");
+  evaluate->add_option("--commit", arguments.commit, "This commit folder instead of the newest");
+}
+
+void AddPrepare(CLI::App& app, PrepareOptions& options, int64_t& memory_mb) {
+  CLI::App* prepare = app.add_subcommand("prepare", "Raw Parquet -> training log (train does it on first use)");
+  prepare->footer("Example:\n  savior prepare my_data --out my_log\nThe raw schema: docs/datasets.md");
+  prepare->add_option("raw", options.raw, "Folder with impressions, behaviours, items, item_vectors")->required();
+  prepare->add_option("--out", options.out, "The training log's folder")->required();
+  prepare->add_option("--memory-mb", memory_mb, "RAM in MiB for sorting")->check(CLI::Range(16, 1 << 20));
+}
+
+absl::Status RunPrepare(const PrepareOptions& options) {
+  SAVIOR_ASSIGN_OR_RETURN(const PrepareSummary s, Prepare(options));
+  std::cout << fmt::format(
+      "{} impressions in {} requests (click rate {:.4f}, conversion rate {:.4f}), {} behaviours of {} users, {} items "
+      "({} without a vector), {} distinct contents -> {}\n",
+      s.impressions, s.requests, s.click_rate, s.conversion_rate, s.behaviours, s.users, s.items,
+      s.items_without_vector, s.contents, options.out.string());
+  return absl::OkStatus();
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app{"SaviorRec: a click ranker for new and long-tail items, trained at scale"};
+  app.set_version_flag("--version", std::string("savior " SAVIOR_VERSION));
+  app.require_subcommand(1);
+  TrainArguments train;
+  EvaluateArguments evaluate;
+  PrepareOptions prepare;
+  int64_t memory_mb = 1024;
+  GenerateOptions generate;
+  InspectArguments inspect;
+  AddPrepare(app, prepare, memory_mb);
+  AddTrain(app, train);
+  AddEvaluate(app, evaluate);
+  AddInspect(app, inspect);
+  AddGenerate(app, generate);
+  CLI11_PARSE(app, argc, argv);
+
+  if (app.got_subcommand("train")) return Report(RunTrain(train));
+  if (app.got_subcommand("evaluate")) {
+    return Report(EvaluateRun(evaluate.run, evaluate.commit, evaluate.overrides, std::cout).status());
+  }
+  if (app.got_subcommand("inspect")) return Report(Inspect(inspect, std::cout));
+  if (app.got_subcommand("generate")) return Report(Generate(generate).status());
+  prepare.memory_bytes = memory_mb << 20;
+  return Report(RunPrepare(prepare));
+}
+
+}  // namespace
+}  // namespace savior
+
+int main(int argc, char** argv) {
+  google::InitGoogleLogging(argv[0]);
+  FLAGS_logtostderr = true;
+  try {
+    return savior::Main(argc, argv);
+  } catch (const std::exception& e) {  // LibTorch, Arrow and the standard library may throw what nobody expected
+    std::cerr << "savior: internal error: " << e.what() << "\n";
+    return 2;
+  }
+}

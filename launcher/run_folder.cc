@@ -1,0 +1,69 @@
+#include "launcher/run_folder.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+namespace savior {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Keys that may differ when a run goes on: they move work or say how much of it to do, and change no step's outcome.
+bool MayDiffer(const std::string& difference) {
+  constexpr const char* kFree[] = {"run.",        "commit.",      "eval.",    "ps.",          "data.raw ",
+                                   "data.cache ", "data.prepare", "data.eval_", "train.max_steps ", "train.epochs ",
+                                   "train.metrics_every_s "};
+  return std::ranges::any_of(kFree, [&](const char* prefix) { return difference.starts_with(prefix); });
+}
+
+absl::Status CheckSameRun(const fs::path& resolved, const Config& config) {
+  SAVIOR_ASSIGN_OR_RETURN(const Config former, LoadConfig(resolved.string(), {}));
+  std::vector<std::string> differences = DifferentKeys(former, config);
+  std::erase_if(differences, MayDiffer);
+  if (differences.empty()) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      fmt::format("{} holds a run with another configuration: {}; use the same values or another run.dir",
+                  resolved.parent_path().string(), fmt::join(differences, ", ")));
+}
+
+}  // namespace
+
+RunFolder::RunFolder(fs::path path, std::unique_ptr<FileLock> lock, bool resumed)
+    : path_(std::move(path)),
+      lock_(std::move(lock)),
+      resumed_(resumed),
+      metrics_(path_ / "metrics.jsonl", std::ios::app) {}
+
+absl::StatusOr<std::unique_ptr<RunFolder>> RunFolder::Open(const Config& config, bool resume) {
+  const fs::path path = config.run.dir;
+  SAVIOR_RETURN_IF_ERROR(MakeWritableFolder(path));
+  SAVIOR_ASSIGN_OR_RETURN(auto lock, FileLock::Take(path / "lock"));
+  const fs::path resolved = path / "resolved.toml";
+  const bool holds_run = fs::exists(resolved);
+  if (holds_run) {
+    if (!resume) {
+      return absl::FailedPreconditionError(fmt::format(
+          "{} holds a run already: go on with --resume, or choose another run.dir", path.string()));
+    }
+    SAVIOR_RETURN_IF_ERROR(CheckSameRun(resolved, config));
+  }
+  SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(resolved, ToToml(config)));
+  std::unique_ptr<RunFolder> folder(new RunFolder(path, std::move(lock), holds_run));
+  if (!folder->metrics_) {
+    return absl::FailedPreconditionError(fmt::format("{}: cannot write metrics.jsonl", path.string()));
+  }
+  return folder;
+}
+
+absl::Status RunFolder::AddMetrics(const nlohmann::ordered_json& line) {
+  metrics_ << line.dump() << std::endl;  // flushed: people follow it with tail -f
+  if (metrics_) return absl::OkStatus();
+  metrics_.clear();
+  return absl::ResourceExhaustedError(fmt::format("{}: metrics.jsonl: cannot write (disk full?)", path_.string()));
+}
+
+}  // namespace savior

@@ -1,0 +1,44 @@
+// A run's folder: who may write into it, and what lies where.
+//
+//   <run>/resolved.toml  metrics.jsonl  result.json  log/  commits/  live/ (the shards' working files, disposable)
+#pragma once
+
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "common/config.h"
+#include "common/files.h"
+#include "common/status.h"
+
+namespace savior {
+
+// Exclusive while it lives. Single-threaded.
+class RunFolder {
+ public:
+  // kFailedPrecondition: another process has it; or it holds a run and `resume` is false; or `resume` is true and the
+  // configuration differs from that run's in a key that changes the outcome (all such keys are named).
+  [[nodiscard]] static absl::StatusOr<std::unique_ptr<RunFolder>> Open(const Config& config, bool resume);
+
+  const std::filesystem::path& path() const { return path_; }
+  std::filesystem::path commits() const { return path_ / "commits"; }
+  std::filesystem::path live() const { return path_ / "live"; }
+  std::filesystem::path predictions() const { return path_ / "predictions.parquet"; }
+  std::filesystem::path result() const { return path_ / "result.json"; }
+  bool resumed() const { return resumed_; }  // it held a run already
+
+  // Appends one line to metrics.jsonl.
+  [[nodiscard]] absl::Status AddMetrics(const nlohmann::ordered_json& line);
+
+ private:
+  RunFolder(std::filesystem::path path, std::unique_ptr<FileLock> lock, bool resumed);
+
+  const std::filesystem::path path_;
+  const std::unique_ptr<FileLock> lock_;
+  const bool resumed_;
+  std::ofstream metrics_;
+};
+
+}  // namespace savior

@@ -1,0 +1,337 @@
+#include "ps/local_store.h"
+
+#include <absl/strings/str_cat.h>
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <condition_variable>
+#include <limits>
+#include <mutex>
+#include <numeric>
+#include <string>
+#include <system_error>
+#include <utility>
+
+#include "common/routing.h"
+#include "ps/half.h"
+#include "ps/restore.h"
+#include "ps/table_spec.h"
+
+namespace savior {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr uint32_t kMaxShards = 1024;
+// Rows of a pull between two looks at whether its caller still waits.
+constexpr size_t kPullSlice = 4096;
+
+// The largest magnitude's bits, NaN above infinity. An integer maximum vectorises, a search with an
+// exit does not.
+uint32_t LargestBits(std::span<const float> values) {
+  uint32_t largest = 0;
+  for (const float value : values) {
+    largest = std::max(largest, std::bit_cast<uint32_t>(value) & 0x7fffffffu);
+  }
+  return largest;
+}
+
+// kInvalidArgument names the first key whose row has a value of a magnitude above `max`, or NaN.
+absl::Status CheckValues(const TableSpec& spec, std::span<const uint64_t> keys,
+                         std::span<const float> rows, float max) {
+  const auto bound = std::bit_cast<uint32_t>(max);
+  if (LargestBits(rows) <= bound) return absl::OkStatus();
+  size_t i = 0;
+  while (LargestBits(rows.subspan(i * spec.dim, spec.dim)) <= bound) ++i;
+  return absl::InvalidArgumentError(absl::StrCat("table ", spec.name, ", key ", keys[i],
+                                                 ": a value is not finite or beyond ", max));
+}
+
+// Deletes the databases of an earlier store, and nothing else.
+absl::Status ClearLiveFolder(const fs::path& folder) {
+  std::vector<fs::path> stale;
+  std::error_code error;
+  fs::directory_iterator entry(folder, error);
+  while (!error && entry != fs::directory_iterator()) {
+    const std::string name = entry->path().filename().string();
+    if (name.starts_with("shard-") || name.starts_with("source-")) stale.push_back(entry->path());
+    entry.increment(error);
+  }
+  if (error) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("listing ", folder.string(), ": ", error.message()));
+  }
+  for (const fs::path& path : stale) SAVIOR_RETURN_IF_ERROR(RemoveAll(path));
+  return absl::OkStatus();
+}
+
+absl::Status Expired() { return absl::DeadlineExceededError("the shards did not answer in time"); }
+
+}  // namespace
+
+// One call under way: its parts, one per shard, and its caller who waits. Shared by both, so that a
+// part that is taken back may find out after the caller has left.
+class LocalStore::Call {
+ public:
+  explicit Call(size_t parts) : waiting_(parts), results_(parts) {}
+
+  // A shard begins part `p`. False: it was taken back; the part must touch nothing.
+  bool Begin() {
+    const std::lock_guard lock(mutex_);
+    if (abandoned_) return false;
+    --waiting_;
+    ++running_;
+    return true;
+  }
+
+  void End(size_t part, absl::Status result) {
+    {
+      const std::lock_guard lock(mutex_);
+      --running_;
+      results_[part] = std::move(result);
+    }
+    changed_.notify_one();
+  }
+
+  // Part `p` never began.
+  void Refuse(size_t part, absl::Status result) {
+    const std::lock_guard lock(mutex_);
+    --waiting_;
+    results_[part] = std::move(result);
+  }
+
+  // Whether the caller has given up: a part under way should end.
+  bool abandoned() const { return abandoned_.load(std::memory_order_relaxed); }
+
+  // The first error by part, after all parts have ended, or after the deadline and all begun parts
+  // have.
+  absl::Status Wait(Deadline deadline) {
+    std::unique_lock lock(mutex_);
+    const bool ended =
+        changed_.wait_until(lock, deadline, [this] { return waiting_ == 0 && running_ == 0; });
+    if (!ended) {
+      abandoned_ = true;
+      changed_.wait(lock, [this] { return running_ == 0; });
+      // All parts may have made it while we gave up.
+      if (waiting_ > 0) return Expired();
+    }
+    for (const absl::Status& result : results_) SAVIOR_RETURN_IF_ERROR(result);
+    return absl::OkStatus();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::atomic<bool> abandoned_{false};  // written under mutex_
+  // Guarded by mutex_.
+  size_t waiting_;  // parts not begun
+  size_t running_ = 0;
+  std::vector<absl::Status> results_;
+};
+
+absl::StatusOr<std::unique_ptr<LocalStore>> LocalStore::Open(LocalStoreOptions options) {
+  SAVIOR_RETURN_IF_ERROR(ValidateTables(options.tables));
+  if (options.shards < 1 || options.shards > kMaxShards) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(options.shards, " shards: must be 1 to ", kMaxShards));
+  }
+  SAVIOR_RETURN_IF_ERROR(MakeWritableFolder(options.folder));
+  SAVIOR_ASSIGN_OR_RETURN(std::unique_ptr<FileLock> lock, FileLock::Take(options.folder / "lock"));
+  SAVIOR_RETURN_IF_ERROR(ClearLiveFolder(options.folder));
+  if (!options.restore_from.empty()) {
+    SAVIOR_RETURN_IF_ERROR(RestoreShards({.commit = options.restore_from,
+                                          .live = options.folder,
+                                          .shards = options.shards,
+                                          .tables = options.tables,
+                                          .seed = options.seed}));
+  }
+  std::unique_ptr<LocalStore> store(new LocalStore(std::move(options), std::move(lock)));
+  const LocalStoreOptions& o = store->options_;
+  for (uint32_t s = 0; s < o.shards; ++s) {
+    SAVIOR_ASSIGN_OR_RETURN(std::unique_ptr<Shard> shard,
+                            Shard::Open({.number = s,
+                                         .shards = o.shards,
+                                         .tables = o.tables,
+                                         .ram_budget_bytes = o.ram_budget_bytes / o.shards,
+                                         .seed = o.seed,
+                                         .folder = o.folder / ShardFolder(s)}));
+    store->shards_.push_back(std::make_unique<ShardThread>(std::move(shard)));
+  }
+  return store;
+}
+
+LocalStore::LocalStore(LocalStoreOptions options, std::unique_ptr<FileLock> lock)
+    : options_(std::move(options)),
+      lock_(std::move(lock)),
+      bucket_map_(EvenBucketMap(options_.shards)) {}
+
+LocalStore::~LocalStore() = default;
+
+void LocalStore::Stop() {
+  for (const auto& shard : shards_) shard->Stop();
+}
+
+absl::Status LocalStore::CheckTable(uint32_t table) const {
+  if (table < options_.tables.size()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("table number ", table, ": there are ", options_.tables.size(), " tables"));
+}
+
+absl::Status LocalStore::CheckSizes(uint32_t table, size_t keys, size_t floats) const {
+  SAVIOR_RETURN_IF_ERROR(CheckTable(table));
+  const TableSpec& spec = options_.tables[table];
+  if (keys > UINT32_MAX) {
+    return absl::InvalidArgumentError(absl::StrCat("table ", spec.name, ": ", keys, " keys"));
+  }
+  if (floats == keys * spec.dim) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("table ", spec.name, ": ", keys, " keys of dim ",
+                                                 spec.dim, " with ", floats, " floats"));
+}
+
+template <typename ShardWork>
+absl::Status LocalStore::RunOn(std::span<const uint32_t> shards, Deadline deadline,
+                               ShardWork work) {
+  if (SteadyClock::now() >= deadline) return Expired();
+  const auto call = std::make_shared<Call>(shards.size());
+  for (size_t p = 0; p < shards.size(); ++p) {
+    const uint32_t s = shards[p];
+    // `work` lives on this stack: a part that begins is waited for, one that does not touches
+    // nothing of it.
+    const bool posted = shards_[s]->Post([call, p, s, work = &work](Shard& shard) {
+      if (call->Begin()) call->End(p, (*work)(s, shard, *call));
+    });
+    if (!posted) call->Refuse(p, absl::UnavailableError(absl::StrCat("shard ", s, " has stopped")));
+  }
+  return call->Wait(deadline);
+}
+
+template <typename PieceWork>
+absl::Status LocalStore::RunPieces(std::span<const TableKeys> requests, Deadline deadline,
+                                   PieceWork work) {
+  const Partition partition(requests, bucket_map_, options_.shards);
+  std::vector<uint32_t> shards;
+  for (uint32_t s = 0; s < options_.shards; ++s) {
+    if (!partition.Of(s).empty()) shards.push_back(s);
+  }
+  return RunOn(shards, deadline, [&](uint32_t s, Shard& shard, const Call& call) {
+    for (const Piece& piece : partition.Of(s)) SAVIOR_RETURN_IF_ERROR(work(shard, piece, call));
+    return absl::OkStatus();
+  });
+}
+
+absl::Status LocalStore::Pull(std::span<const TablePull> pulls, Deadline deadline) {
+  std::vector<TableKeys> requests;
+  requests.reserve(pulls.size());
+  for (const TablePull& pull : pulls) {
+    SAVIOR_RETURN_IF_ERROR(CheckSizes(pull.table, pull.keys.size(), pull.rows.size()));
+    if (!pull.updates.empty() && pull.updates.size() != pull.keys.size()) {
+      return absl::InvalidArgumentError(absl::StrCat("table ", options_.tables[pull.table].name,
+                                                     ": ", pull.keys.size(), " keys with ",
+                                                     pull.updates.size(), " update counts"));
+    }
+    requests.push_back({pull.table, pull.keys});
+  }
+  return RunPieces(requests, deadline, [&](Shard& shard, const Piece& piece, const Call& call) {
+    const TablePull& pull = pulls[piece.request];
+    uint32_t* const updates = pull.updates.empty() ? nullptr : pull.updates.data();
+    const size_t n = piece.selection.keys.size();
+    for (size_t begin = 0; begin < n; begin += kPullSlice) {
+      if (call.abandoned()) return Expired();
+      SAVIOR_RETURN_IF_ERROR(
+          shard.Pull(piece.table, piece.selection.Slice(begin, std::min(kPullSlice, n - begin)),
+                     pull.rows.data(), updates));
+    }
+    return absl::OkStatus();
+  });
+}
+
+absl::Status LocalStore::Push(int64_t step, std::span<const TablePush> pushes, Deadline deadline) {
+  if (step < 0 || step > kMaxStep) {
+    return absl::InvalidArgumentError(absl::StrCat("step ", step, " is not in [0, 2^32)"));
+  }
+  std::vector<TableKeys> requests;
+  requests.reserve(pushes.size());
+  for (const TablePush& push : pushes) {
+    SAVIOR_RETURN_IF_ERROR(CheckSizes(push.table, push.keys.size(), push.grads.size()));
+    const TableSpec& spec = options_.tables[push.table];
+    if (spec.kind == TableKind::kFrozen) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("table ", spec.name, " is frozen: put, do not push"));
+    }
+    SAVIOR_RETURN_IF_ERROR(
+        CheckValues(spec, push.keys, push.grads, std::numeric_limits<float>::max()));
+    requests.push_back({push.table, push.keys});
+  }
+  return RunPieces(requests, deadline, [&](Shard& shard, const Piece& piece, const Call&) {
+    return shard.Push(piece.table, step, piece.selection, pushes[piece.request].grads.data());
+  });
+}
+
+absl::Status LocalStore::Put(std::span<const TablePut> puts, Deadline deadline) {
+  std::vector<TableKeys> requests;
+  requests.reserve(puts.size());
+  for (const TablePut& put : puts) {
+    SAVIOR_RETURN_IF_ERROR(CheckSizes(put.table, put.keys.size(), put.rows.size()));
+    const TableSpec& spec = options_.tables[put.table];
+    if (spec.kind != TableKind::kFrozen) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("table ", spec.name, " is learned: push, do not put"));
+    }
+    const float max =
+        spec.dtype == StoreDtype::kFloat16 ? kMaxHalf : std::numeric_limits<float>::max();
+    SAVIOR_RETURN_IF_ERROR(CheckValues(spec, put.keys, put.rows, max));
+    requests.push_back({put.table, put.keys});
+  }
+  return RunPieces(requests, deadline, [&](Shard& shard, const Piece& piece, const Call&) {
+    return shard.Put(piece.table, piece.selection, puts[piece.request].rows.data());
+  });
+}
+
+absl::Status LocalStore::Hint(int64_t step, std::span<const TableKeys> keys) {
+  for (const TableKeys& request : keys) SAVIOR_RETURN_IF_ERROR(CheckTable(request.table));
+  const Partition partition(keys, bucket_map_, options_.shards);
+  for (uint32_t s = 0; s < options_.shards; ++s) {
+    for (const Piece& piece : partition.Of(s)) {
+      const auto& [of_shard, positions] = piece.selection;
+      if (!shards_[s]->PostHint(piece.table, {of_shard.begin(), of_shard.end()})) {
+        return absl::UnavailableError(absl::StrCat("shard ", s, " has stopped"));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<TableStats>> LocalStore::Stats(Deadline deadline) {
+  std::vector<TableStats> stats(options_.tables.size());
+  std::mutex mutex;  // of stats: the shards answer at the same time
+  std::vector<uint32_t> all(options_.shards);
+  std::iota(all.begin(), all.end(), 0);
+  SAVIOR_RETURN_IF_ERROR(RunOn(all, deadline, [&](uint32_t, const Shard& shard, const Call&) {
+    const std::lock_guard lock(mutex);
+    shard.AddStats(stats);
+    return absl::OkStatus();
+  }));
+  return stats;
+}
+
+absl::Status LocalStore::Checkpoint(const fs::path& folder, Deadline deadline) {
+  SAVIOR_RETURN_IF_ERROR(MakeWritableFolder(folder));
+  std::vector<uint32_t> all(options_.shards);
+  std::iota(all.begin(), all.end(), 0);
+  return RunOn(all, deadline, [&](uint32_t s, Shard& shard, const Call&) {
+    return shard.Checkpoint(folder / ShardFolder(s));
+  });
+}
+
+absl::Status LocalStore::ForEachRow(uint32_t table, RowVisitor visit, Deadline deadline) {
+  SAVIOR_RETURN_IF_ERROR(CheckTable(table));
+  for (uint32_t s = 0; s < options_.shards; ++s) {
+    SAVIOR_RETURN_IF_ERROR(RunOn({&s, 1}, deadline, [&](uint32_t, Shard& shard, const Call&) {
+      return shard.ForEachRow(table, visit);
+    }));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace savior

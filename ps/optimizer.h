@@ -1,0 +1,61 @@
+// Optimizers of single rows. Pure functions, thread-safe.
+//
+// w: weights, g: gradient, t: the row's number of updates with this one (not the training step: an
+// embedding row is updated when its key is seen). With g' = g + weight_decay * w, elementwise:
+//
+//   kSgd             w -= lr g'
+//   kAdagrad         a += g'^2;  w -= lr g' / (sqrt(a) + eps)                        a starts at
+//   initial_accumulator kRowwiseAdagrad  a += mean(g'^2);  w -= lr g' / (sqrt(a) + eps) one a per
+//   row kAdam            m = beta1 m + (1 - beta1) g';  v = beta2 v + (1 - beta2) g'^2   (Kingma &
+//   Ba, Algorithm 1)
+//                    w -= lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
+//   kFtrl            n' = n + g^2;  z += g - (sqrt(n') - sqrt(n)) / lr * w;  n = n'  (McMahan et
+//   al. 2013, Alg. 1,
+//                    w = |z| <= l1 ? 0 : (sign(z) l1 - z) / (sqrt(n) / lr + l2)      with its beta
+//                    in initial n)
+//
+// The first, second and fourth are torch.optim's SGD, Adagrad (lr_decay 0) and Adam; the third is
+// FBGEMM's. FTRL's z starts where its own formula gives the initial w, so a random start is not
+// thrown away by the first update; it does not take weight_decay (l2 is its own).
+//
+// State, in this order: kAdagrad a [dim]; kRowwiseAdagrad a [1]; kAdam m [dim] v [dim]; kFtrl z
+// [dim] n [dim].
+#pragma once
+
+#include <cstdint>
+
+#include "common/status.h"
+#include "common/store.h"
+
+namespace savior {
+
+// kInvalidArgument names the field that is out of bounds.
+[[nodiscard]] absl::Status ValidateOptimizer(const OptimizerSpec& spec);
+
+// Floats of state per row of `dim` weights.
+constexpr uint32_t StateFloats(OptimizerKind kind, uint32_t dim) {
+  switch (kind) {
+    case OptimizerKind::kNone:
+    case OptimizerKind::kSgd:
+      return 0;
+    case OptimizerKind::kRowwiseAdagrad:
+      return 1;
+    case OptimizerKind::kAdagrad:
+      return dim;
+    case OptimizerKind::kAdam:
+    case OptimizerKind::kFtrl:
+      return 2 * dim;
+  }
+  return 0;
+}
+
+// The state of a row that starts with `weights` [dim] into `state` [StateFloats].
+void StartState(const OptimizerSpec& spec, uint32_t dim, const float* weights, float* state);
+
+// One step of `weights` [dim] and `state` [StateFloats] by `grad` [dim]; the three do not overlap.
+// `updates`: t above,
+// >= 1. Not for kNone.
+void ApplyGradient(const OptimizerSpec& spec, uint32_t dim, uint32_t updates, const float* grad,
+                   float* weights, float* state);
+
+}  // namespace savior

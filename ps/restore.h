@@ -1,0 +1,32 @@
+// From a commit's shards to live databases.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "common/status.h"
+#include "common/store.h"
+
+namespace savior {
+
+struct RestorePlan {
+  std::filesystem::path commit;  // holds shard-0/ .. shard-<n-1>/, each a checkpoint; only read
+  std::filesystem::path live;    // gets shard-0/ .. shard-<shards-1>/, none of which exist
+  uint32_t shards = 1;
+  std::vector<TableSpec> tables;
+  uint64_t seed = 0;
+};
+
+// "shard-<k>": a shard's folder in a commit and in the live folder.
+std::string ShardFolder(uint32_t shard);
+
+// Makes the live databases. With as many shards as the commit has, by hard links, in milliseconds;
+// else every row is read and routed anew (about a million rows per second and core), and any number
+// of shards gets the same rows. kNotFound: no shards there. kDataLoss: a shard is missing, swapped,
+// or unreadable (named). kFailedPrecondition: made under other tables or another seed (named).
+[[nodiscard]] absl::Status RestoreShards(const RestorePlan& plan);
+
+}  // namespace savior

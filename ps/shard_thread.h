@@ -1,0 +1,67 @@
+// The thread that owns a shard, and its mailbox.
+#pragma once
+
+#include <absl/functional/any_invocable.h>
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "ps/shard.h"
+
+namespace savior {
+
+// Thread-safe.
+class ShardThread {
+ public:
+  using Work = absl::AnyInvocable<void(Shard&)>;
+  // Keys of hints that may wait; later ones are dropped. At 128 B a row this many fill 8 MiB: more
+  // would push each other out of a small hot tier.
+  static constexpr size_t kMaxHintedKeys = 65536;
+
+  explicit ShardThread(std::unique_ptr<Shard> shard);
+  // Stops.
+  ~ShardThread();
+  ShardThread(const ShardThread&) = delete;
+  ShardThread& operator=(const ShardThread&) = delete;
+
+  // Runs `work` on the shard's thread, in the order of posting. Does not wait. False if the thread
+  // has been stopped: `work` will not run.
+  bool Post(Work work);
+  // Brings these rows up when there is no other work. May be dropped. False as above.
+  bool PostHint(uint32_t table, std::vector<uint64_t> keys);
+  // Ends the thread after the work posted so far; hints are dropped. Waits for that.
+  void Stop();
+
+ private:
+  // Keys of a hint between two looks into the mailbox: what a request may have to wait for.
+  static constexpr size_t kHintSlice = 128;
+
+  struct Hint {
+    uint32_t table;
+    std::vector<uint64_t> keys;
+    size_t done = 0;
+  };
+
+  void Run();
+  static void WorkOn(Hint* hint, Shard* shard);
+
+  const std::unique_ptr<Shard> shard_;  // touched by thread_ only
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  // Guarded by mutex_.
+  std::deque<Work> work_;
+  std::deque<Hint> hints_;
+  size_t hinted_keys_ = 0;  // in hints_ and in the one being worked on
+  bool stopping_ = false;
+
+  std::mutex join_mutex_;  // two may Stop at once
+  std::thread thread_;     // last: it sees all of the above made
+};
+
+}  // namespace savior

@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# Installs what building and testing need: packages of Debian 12 (Ubuntu 24.04 has the same names,
+# untried) and a virtual environment with pinned wheels that serve as C++ SDKs. Safe to run again:
+# when nothing is missing it ends in well under a second.
+#
+#   scripts/setup.sh          for a CPU machine
+#   scripts/setup.sh --gpu    torch with its full set of CUDA libraries (about 4 GB)
+#
+# The environment lives in ${SAVIOR_CACHE:-~/.cache/savior}; .venv in the repository points to it.
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+PACKAGES=(
+  g++ cmake ninja-build ccache pkg-config git python3 python3-venv
+  libopenmpi-dev openmpi-bin libzmq3-dev cppzmq-dev librocksdb-dev
+  libgoogle-glog-dev libgtest-dev libgmock-dev libbenchmark-dev
+  libabsl-dev libtomlplusplus-dev libcli11-dev nlohmann-json3-dev
+  libxxhash-dev libzstd-dev libfmt-dev prometheus-cpp-dev libcpp-httplib-dev
+  clang-format clang-tidy
+)
+
+missing_packages() {
+  # `|| true`: dpkg-query fails when a single name is unknown, but lists the others all the same.
+  comm -23 <(printf '%s\n' "${PACKAGES[@]}" | sort) <(
+    { dpkg-query -W -f '${db:Status-Status} ${Package}\n' "${PACKAGES[@]}" 2>/dev/null || true; } |
+      sed -n 's/^installed //p' | sort
+  )
+}
+
+# Runs apt-get as root. Another apt may be at work: wait for its lock rather than fail.
+apt_get() {
+  local as_root=()
+  ((EUID == 0)) || as_root=(sudo)
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt-get -y -o DPkg::Lock::Timeout=900 -o APT::Update::Error-Mode=any "$@"
+}
+
+# DPkg::Lock::Timeout does not cover the lock of the package lists, hence the second and third try.
+install_packages() {
+  apt_get update || { sleep 20 && apt_get update; } || { sleep 60 && apt_get update; }
+  apt_get install --no-install-recommends "$@"
+}
+
+may_become_root() {
+  ((EUID == 0)) && return 0
+  command -v sudo >/dev/null || return 1
+  # Asks for the password here, before output goes to a log; without a terminal it must need none.
+  if [[ -t 0 ]]; then sudo -v; else sudo -n true 2>/dev/null; fi
+}
+
+ensure_packages() {
+  local missing
+  mapfile -t missing < <(missing_packages)
+  ((${#missing[@]})) || return 0
+  if ! may_become_root; then
+    printf 'These packages are missing, and without root or sudo this script cannot install them:\n'
+    printf '\n    apt-get install --no-install-recommends %s\n\n' "${missing[*]}"
+    exit 1
+  fi >&2
+  step apt "Installing ${#missing[@]} system packages: ${missing[*]}" "3 minutes" \
+    install_packages "${missing[@]}"
+}
+
+# READY is written last: a folder without it is an interrupted installation and is made anew. (An
+# environment cannot be built elsewhere and renamed: its scripts hold its path.) Two at once take
+# turns.
+install_wheels() {
+  local venv=$1
+  shift
+  (
+    flock 9
+    [[ -e $venv/READY ]] && exit 0
+    rm -rf "$venv"
+    /usr/bin/python3 -m venv "$venv"
+    "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off "$@"
+    touch "$venv/READY"
+  ) 9>"$venv.lock"
+}
+
+ensure_wheels() {
+  local gpu=$1 requirements=$ROOT/scripts/requirements.txt cpu_venv venv
+  cpu_venv=$(keyed_path venv "$requirements")
+  venv=$cpu_venv
+  # The full set serves CPU runs too: once a checkout has it, plain setup leaves it in place.
+  if ((gpu)) || [[ $(readlink "$ROOT/.venv" || true) == "$cpu_venv-gpu" ]]; then
+    venv=$cpu_venv-gpu
+  fi
+  if [[ ! -e $venv/READY ]]; then
+    if [[ $venv == *-gpu ]]; then
+      step wheels "Installing LibTorch with CUDA, and Arrow, from wheels" "10 minutes, 4 GB" \
+        install_wheels "$venv" -r "$requirements"
+    else
+      step wheels "Installing LibTorch and Arrow from wheels" "2 minutes, 0.6 GB to load" \
+        install_wheels "$venv" --no-deps -r "$requirements"
+    fi
+  fi
+  # ln -T: were .venv a folder, -sfn alone would put the link inside it.
+  ln -sfnT "$venv" "$ROOT/.venv"
+}
+
+gpu=0
+case ${1-} in
+  "") ;;
+  --gpu) gpu=1 ;;
+  *) die "unknown argument '$1'; usage: scripts/setup.sh [--gpu]" ;;
+esac
+ensure_packages
+ensure_wheels "$gpu"

@@ -1,0 +1,177 @@
+// Random workloads on LocalStore, every row compared exactly with a plain map.
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "ps/local_store.h"
+#include "tests/common/temp_folder.h"
+#include "tests/ps/naive_store.h"
+#include "tests/ps/store_testing.h"
+
+namespace savior {
+namespace {
+
+// Keys crowd at small ones, so that rows are updated again; a few come from anywhere. Unique, in
+// random order.
+std::vector<uint64_t> RandomKeys(Random* random) {
+  std::vector<uint64_t> keys;
+  const uint64_t n = random->Below(random->Below(8) == 0 ? 700 : 60);
+  const uint64_t stride = 1 + random->Below(7);
+  uint64_t key = random->Below(3000);
+  for (uint64_t i = 0; i < n; ++i, key += stride) keys.push_back(key);
+  if (random->Below(3) == 0) keys.push_back((*random)());
+  for (size_t i = keys.size(); i > 1; --i) std::swap(keys[i - 1], keys[random->Below(i)]);
+  return keys;
+}
+
+class Workload {
+ public:
+  Workload(uint64_t seed, uint64_t budget)
+      : random_(seed), seed_(seed), budget_(budget), naive_(AllTables(), seed) {
+    Start("");
+  }
+
+  void Run(int operations) {
+    for (int i = 0; i < operations && !testing::Test::HasFatalFailure(); ++i) {
+      const uint64_t what = random_.Below(100);
+      const auto table = static_cast<uint32_t>(random_.Below(AllTables().size()));
+      if (what < 35) {
+        Pull(table);
+      } else if (what < 80) {
+        Update(table);
+      } else if (what < 99) {
+        ASSERT_TRUE(HintRows(*store_, table, RandomKeys(&random_)).ok());
+      } else {
+        Restart();
+      }
+    }
+    CompareAll();
+  }
+
+  LocalStore& store() { return *store_; }
+
+ private:
+  void Start(const std::filesystem::path& commit) {
+    store_.reset();
+    const auto shards = static_cast<uint32_t>(1 + random_.Below(5));
+    auto store = LocalStore::Open({.tables = AllTables(),
+                                   .shards = shards,
+                                   .ram_budget_bytes = budget_,
+                                   .folder = folder_ / "live",
+                                   .seed = seed_,
+                                   .restore_from = commit});
+    ASSERT_TRUE(store.ok()) << store.status();
+    store_ = *std::move(store);
+  }
+
+  void Restart() {
+    const std::filesystem::path commit = folder_ / ("commit-" + std::to_string(commits_++));
+    ASSERT_TRUE(store_->Checkpoint(commit, Soon()).ok());
+    Start(commit);
+  }
+
+  void Update(uint32_t table) {
+    const TableSpec& spec = store_->tables()[table];
+    const std::vector<uint64_t> keys = RandomKeys(&random_);
+    const std::vector<float> values = RandomFloats(keys.size() * spec.dim, &random_);
+    const bool frozen = spec.kind == TableKind::kFrozen;
+    const absl::Status status = frozen ? PutRows(*store_, table, keys, values)
+                                       : PushRows(*store_, ++step_, table, keys, values);
+    ASSERT_TRUE(status.ok()) << status;
+    for (size_t i = 0; i < keys.size(); ++i) {
+      const float* const row = values.data() + i * spec.dim;
+      frozen ? naive_.Put(table, keys[i], row) : naive_.Push(step_, table, keys[i], row);
+    }
+  }
+
+  void Pull(uint32_t table) {
+    const uint32_t dim = store_->tables()[table].dim;
+    const std::vector<uint64_t> keys = RandomKeys(&random_);
+    const Pulled pulled = PullRows(*store_, table, keys);
+    for (size_t i = 0; i < keys.size(); ++i) {
+      const NaiveStore::Row row = naive_.Read(table, keys[i]);
+      ASSERT_EQ(pulled.updates[i], row.updates);
+      ASSERT_TRUE(std::equal(row.weights.begin(), row.weights.end(),
+                             pulled.rows.begin() + static_cast<int64_t>(i * dim)))
+          << store_->tables()[table].name << ", key " << keys[i];
+    }
+  }
+
+  void CompareAll() {
+    for (uint32_t t = 0; t < store_->tables().size(); ++t) {
+      size_t rows = 0;
+      const absl::Status status = store_->ForEachRow(
+          t,
+          [&](const StoredRow& row) {
+            ++rows;
+            const NaiveStore::Row stored = {.weights = {row.weights.begin(), row.weights.end()},
+                                            .state = {row.state.begin(), row.state.end()},
+                                            .updates = row.updates,
+                                            .last_step = row.last_step};
+            EXPECT_TRUE(naive_.rows(t).contains(row.key));
+            EXPECT_TRUE(stored == naive_.Read(t, row.key)) << "key " << row.key;
+            return absl::OkStatus();
+          },
+          Soon());
+      EXPECT_TRUE(status.ok()) << status;
+      EXPECT_EQ(rows, naive_.rows(t).size());
+      EXPECT_EQ(store_->Stats(Soon())->at(t).rows, rows);
+    }
+  }
+
+  Random random_;
+  const uint64_t seed_;
+  const uint64_t budget_;
+  const TempFolder folder_;
+  NaiveStore naive_;
+  std::unique_ptr<LocalStore> store_;
+  int64_t step_ = 0;
+  int commits_ = 0;
+};
+
+// SAVIOR_TEST_SEED repeats a run; else every run is another.
+uint64_t TestSeed() {
+  const char* const given = std::getenv("SAVIOR_TEST_SEED");
+  if (given != nullptr) return std::strtoull(given, nullptr, 10);
+  return static_cast<uint64_t>(std::chrono::system_clock::now().time_since_epoch().count()) %
+         1'000'000;
+}
+
+TEST(StoreProperty, FollowsTheNaiveModelWhateverTheBudget) {
+  const uint64_t seed = TestSeed();
+  std::cout << "SAVIOR_TEST_SEED=" << seed << std::endl;
+  SCOPED_TRACE(testing::Message() << "SAVIOR_TEST_SEED=" << seed);
+  // No RAM but the least, 5% of the some 2.5 MB of rows, and all of it.
+  for (const uint64_t budget : {uint64_t{0}, uint64_t{125'000}, uint64_t{1} << 30}) {
+    SCOPED_TRACE(testing::Message() << "budget " << budget);
+    Workload workload(seed, budget);
+    workload.Run(400);
+  }
+}
+
+TEST(StoreProperty, FivePercentOfTheRowsInRamIsRespected) {
+  const TempFolder folder;
+  std::vector<TableSpec> tables = {IdTable("t", 32)};
+  constexpr uint64_t kRows = 40'000;
+  constexpr uint64_t kBudget = kRows * 32 * 8 / 20;
+  const auto store = *LocalStore::Open(
+      {.tables = tables, .shards = 2, .ram_budget_bytes = kBudget, .folder = folder.path()});
+  const std::vector<float> grads(1000 * 32, 0.5f);
+  for (int round = 0; round < 2; ++round) {
+    for (uint64_t begin = 0; begin < kRows; begin += 1000) {
+      ASSERT_TRUE(PushRows(*store, round, 0, Keys(begin, begin + 1000), grads).ok());
+      const auto stats = store->Stats(Soon());
+      ASSERT_LE(stats->at(0).hot_bytes, kBudget);
+    }
+  }
+  const auto stats = store->Stats(Soon());
+  EXPECT_EQ(stats->at(0).rows, kRows);
+  EXPECT_GT(stats->at(0).hot_bytes, kBudget / 2);
+}
+
+}  // namespace
+}  // namespace savior

@@ -1,0 +1,242 @@
+#include "worker/data/batch.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <chrono>
+#include <set>
+
+#include "common/random.h"
+#include "tests/worker/data/raw_tables.h"
+
+namespace savior {
+namespace {
+
+using ::testing::ElementsAre;
+using testing::Folder;
+using ::testing::IsEmpty;
+using testing::kDay;
+using testing::kStart;
+using testing::RawData;
+
+constexpr Period kAll = {.from = 0, .until = int64_t{1} << 40};
+
+std::unique_ptr<BatchReader> MakeReader(const TrainingLog& log, const BatchOptions& options) {
+  auto reader = BatchReader::Create(&log, options);
+  EXPECT_TRUE(reader.ok()) << reader.status();
+  return reader.ok() ? std::move(*reader) : nullptr;
+}
+
+Batch ReadBatch(BatchReader* reader, int64_t index) {
+  auto batch = reader->Read(index);
+  EXPECT_TRUE(batch.ok()) << batch.status();
+  return batch.ok() ? *std::move(batch) : Batch();
+}
+
+template <typename T>
+int32_t NumberOf(std::span<const int64_t> ids, T id) {
+  const auto found = std::lower_bound(ids.begin(), ids.end(), id);
+  return static_cast<int32_t>(found - ids.begin());
+}
+
+// The law of batches in its plainest words, without days, files or offsets.
+Batch NaiveBatch(const RawData& raw, const TrainingLog& log, const BatchOptions& options,
+                 int64_t index) {
+  std::set<std::pair<int64_t, int64_t>> requests;  // (time, request)
+  for (const auto& row : raw.impressions) {
+    if (row.time >= options.period.from && row.time < options.period.until) {
+      requests.emplace(row.time, row.request);
+    }
+  }
+  std::vector<std::pair<int64_t, int64_t>> order(requests.begin(), requests.end());
+  const auto window = static_cast<size_t>(std::max<int64_t>(options.shuffle_window, 1));
+  for (size_t begin = 0; begin < order.size(); begin += window) {
+    Random random(options.seed, begin / window);
+    for (size_t i = std::min(window, order.size() - begin); i > 1; --i) {
+      std::swap(order[begin + i - 1], order[begin + random.Below(i)]);
+    }
+  }
+  const auto& vocabulary = log.schema().context_features[0].vocabulary;
+  const auto& kinds = log.schema().behaviour_kinds;
+  Batch batch;
+  batch.row_offsets = batch.history_offsets = {0};
+  batch.context.resize(1);
+  batch.numerics.resize(1);
+  const auto from = static_cast<size_t>(index * options.requests_per_batch);
+  const auto to = std::min(order.size(), from + static_cast<size_t>(options.requests_per_batch));
+  for (size_t position = from; position < to; ++position) {
+    const auto [time, request] = order[position];
+    int64_t user = 0;
+    for (const auto& row : raw.impressions) {
+      if (row.request != request) continue;
+      user = row.user;
+      batch.items.push_back(NumberOf(log.item_ids(), row.item));
+      batch.clicks.push_back(static_cast<float>(row.click));
+      batch.conversions.push_back(static_cast<float>(row.conversion));
+      batch.weights.push_back(row.weight);
+      batch.prior_counts.push_back(static_cast<int32_t>(
+          std::count_if(raw.behaviours.begin(), raw.behaviours.end(), [&](const auto& behaviour) {
+            return behaviour.item == row.item && behaviour.time / kDay < row.time / kDay;
+          })));
+      const auto code = std::find(vocabulary.begin(), vocabulary.end(), row.channel);
+      batch.context[0].push_back(static_cast<int32_t>(code - vocabulary.begin()));
+      batch.numerics[0].push_back(row.hour);
+    }
+    std::vector<testing::RawBehaviour> history;
+    for (const auto& behaviour : raw.behaviours) {
+      if (behaviour.user == user && behaviour.time < time) history.push_back(behaviour);
+    }
+    std::stable_sort(history.begin(), history.end(),
+                     [](const auto& a, const auto& b) { return a.time < b.time; });
+    const auto most = static_cast<size_t>(options.max_history);
+    for (size_t h = history.size() > most ? history.size() - most : 0; h < history.size(); ++h) {
+      batch.history_items.push_back(NumberOf(log.item_ids(), history[h].item));
+      batch.history_times.push_back(history[h].time);
+      const auto kind = std::find(kinds.begin(), kinds.end(), history[h].kind);
+      batch.history_kinds.push_back(static_cast<int8_t>(kind - kinds.begin()));
+    }
+    batch.request_ids.push_back(request);
+    batch.users.push_back(NumberOf(log.user_ids(), user));
+    batch.timestamps.push_back(time);
+    batch.row_offsets.push_back(static_cast<int32_t>(batch.items.size()));
+    batch.history_offsets.push_back(static_cast<int32_t>(batch.history_items.size()));
+  }
+  return batch;
+}
+
+TEST(BatchReader, EqualsTheNaiveReferenceOnRandomData) {
+  const auto seed =
+      static_cast<uint64_t>(std::chrono::system_clock::now().time_since_epoch().count());
+  RecordProperty("seed", std::to_string(seed));
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  Random random(seed);
+  for (int round = 0; round < 6; ++round) {
+    const Folder folder;
+    const int days = 1 + static_cast<int>(random.Below(8));
+    const RawData raw = testing::RandomRaw(random(), 1 + static_cast<int>(random.Below(80)), days);
+    const auto log = PrepareAndOpen(raw, folder, "x", 1 << random.Below(16));
+    ASSERT_NE(log, nullptr);
+    for (int trial = 0; trial < 6; ++trial) {
+      BatchOptions options{.period = kAll};
+      options.requests_per_batch = 1 + static_cast<int64_t>(random.Below(40));
+      options.max_history = static_cast<int64_t>(random.Below(12));
+      options.shuffle_window = static_cast<int64_t>(random.Below(60));
+      options.seed = random();
+      if (trial % 2 == 1) {
+        const auto span = static_cast<uint64_t>(days * kDay);
+        options.period.from = kStart + static_cast<int64_t>(random.Below(span));
+        options.period.until = options.period.from + static_cast<int64_t>(random.Below(span));
+      }
+      const auto reader = MakeReader(*log, options);
+      ASSERT_NE(reader, nullptr);
+      for (int64_t i = 0; i < reader->num_batches(); ++i) {
+        // Any order of access gives the same.
+        const auto index = static_cast<int64_t>(
+            trial < 3 ? static_cast<uint64_t>(i)
+                      : random.Below(static_cast<uint64_t>(reader->num_batches())));
+        ASSERT_TRUE(ReadBatch(reader.get(), index) == NaiveBatch(raw, *log, options, index))
+            << "batch " << index << " of round " << round << ", trial " << trial;
+      }
+    }
+  }
+}
+
+TEST(BatchReader, CountsWhatItReads) {
+  const Folder folder;
+  const auto log = PrepareAndOpen(testing::RandomRaw(21, 150, 4), folder);
+  ASSERT_NE(log, nullptr);
+  const Period half_days = {.from = kStart + kDay / 2, .until = kStart + 3 * kDay - kDay / 2};
+  for (const Period& period : {kAll, half_days}) {
+    const auto reader = MakeReader(*log, {.period = period, .requests_per_batch = 7});
+    int64_t requests = 0;
+    int64_t rows = 0;
+    for (int64_t i = 0; i < reader->num_batches(); ++i) {
+      const Batch batch = ReadBatch(reader.get(), i);
+      requests += batch.requests();
+      rows += batch.rows();
+    }
+    EXPECT_EQ(requests, reader->num_requests());
+    EXPECT_EQ(rows, reader->num_rows());
+  }
+}
+
+TEST(BatchReader, ShufflesInsideWindowsOnly) {
+  const Folder folder;
+  const auto log = PrepareAndOpen(testing::RandomRaw(22, 200, 4), folder);
+  ASSERT_NE(log, nullptr);
+  const auto ids = [&](int64_t window, uint64_t seed) {
+    const auto reader = MakeReader(
+        *log, {.period = kAll, .requests_per_batch = 1000, .shuffle_window = window, .seed = seed});
+    return ReadBatch(reader.get(), 0).request_ids;
+  };
+  const auto in_time = ids(0, 1);
+  const auto shuffled = ids(30, 1);
+  EXPECT_NE(shuffled, in_time);
+  EXPECT_NE(shuffled, ids(30, 2));
+  EXPECT_EQ(shuffled, ids(30, 1));
+  for (size_t begin = 0; begin < in_time.size(); begin += 30) {
+    const auto end = std::min(begin + 30, in_time.size());
+    const auto slice = [&](const auto& all) {
+      return std::multiset<int64_t>(all.begin() + static_cast<int64_t>(begin),
+                                    all.begin() + static_cast<int64_t>(end));
+    };
+    EXPECT_EQ(slice(shuffled), slice(in_time));
+  }
+  EXPECT_EQ(ids(int64_t{1} << 62, 1).size(), in_time.size());
+}
+
+TEST(BatchReader, EmptyPeriodHasNoBatches) {
+  const Folder folder;
+  const auto log = PrepareAndOpen(testing::TinyRaw(), folder);
+  ASSERT_NE(log, nullptr);
+  const int64_t noon = kStart + kDay / 2;
+  for (const Period& period : {Period{5, 5}, Period{0, noon}, Period{noon + 1, kStart + kDay}}) {
+    const auto reader = MakeReader(*log, {.period = period});
+    EXPECT_EQ(reader->num_batches(), 0);
+    EXPECT_EQ(reader->num_rows(), 0);
+    EXPECT_TRUE(absl::IsInvalidArgument(reader->Read(0).status()));
+  }
+}
+
+TEST(BatchReader, UsersWithoutHistoryAndLimitedHistories) {
+  const Folder folder;
+  const auto log = PrepareAndOpen(testing::TinyRaw(), folder);
+  ASSERT_NE(log, nullptr);
+  const Batch one = ReadBatch(MakeReader(*log, {.period = kAll, .max_history = 1}).get(), 0);
+  EXPECT_THAT(one.request_ids, ElementsAre(1, 2, 3));
+  EXPECT_THAT(one.history_offsets, ElementsAre(0, 1, 1, 2));
+  EXPECT_THAT(one.history_items, ElementsAre(2, 0));  // the most recent ones
+  EXPECT_THAT(one.row_offsets, ElementsAre(0, 2, 4, 5));
+  const Batch none = ReadBatch(MakeReader(*log, {.period = kAll, .max_history = 0}).get(), 0);
+  EXPECT_THAT(none.history_items, IsEmpty());
+  EXPECT_EQ(none.rows(), 5);
+}
+
+TEST(BatchReader, AbsentColumnsReadAsTheirDefaults) {
+  const Folder folder;
+  auto tables = testing::TinyRaw().Tables();
+  tables["impressions"].Drop("conversion");
+  tables["impressions"].Drop("weight");
+  WriteTables(tables, folder / "raw");
+  ASSERT_TRUE(Prepare({.raw = folder / "raw", .out = folder / "log"}).ok());
+  const auto log = TrainingLog::Open(folder / "log");
+  ASSERT_TRUE(log.ok()) << log.status();
+  const Batch batch = ReadBatch(MakeReader(**log, {.period = kAll}).get(), 0);
+  EXPECT_THAT(batch.conversions, ElementsAre(0, 0, 0, 0, 0));
+  EXPECT_THAT(batch.weights, ElementsAre(1, 1, 1, 1, 1));
+}
+
+TEST(BatchReader, RefusesOptionsOutOfBounds) {
+  const Folder folder;
+  const auto log = PrepareAndOpen(testing::TinyRaw(), folder);
+  ASSERT_NE(log, nullptr);
+  const std::vector<BatchOptions> wrong = {
+      {.period = {2, 1}}, {.requests_per_batch = 0}, {.max_history = -1}, {.shuffle_window = -1}};
+  for (const BatchOptions& options : wrong) {
+    EXPECT_TRUE(absl::IsInvalidArgument(BatchReader::Create(log.get(), options).status()));
+  }
+}
+
+}  // namespace
+}  // namespace savior

@@ -1,0 +1,179 @@
+#include "worker/content.h"
+
+#include <glog/logging.h>
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+#include "common/random.h"
+#include "worker/arm.h"
+#include "worker/step_inputs.h"
+#include "worker/tables.h"
+
+namespace savior {
+namespace {
+
+constexpr uint64_t kShuffleStream = 0x5348;
+constexpr size_t kContentsPerPut = 8192;
+
+EncoderOptions EncoderOptionsOf(const Config& config, const Arm& arm) {
+  const Config::Encoder& e = config.encoder;
+  EncoderOptions o;
+  o.kind = arm.generic || e.kind == "pca" ? EncoderKind::kPca : EncoderKind::kSwingResidual;
+  o.dim = static_cast<int>(e.dim);
+  o.hidden = static_cast<int>(e.hidden);
+  o.temperature = e.temperature;
+  o.batch = static_cast<int>(e.batch);
+  o.steps = static_cast<int>(e.steps);
+  o.lr = e.lr;
+  o.weight_decay = e.weight_decay;
+  o.initial_alpha = e.initial_alpha;
+  o.seed = static_cast<uint64_t>(config.seed);
+  return o;
+}
+
+CodebookOptions CodebookOptionsOf(const Config& config) {
+  const Config::Codebook& c = config.codebook;
+  CodebookOptions o;
+  o.levels = static_cast<int>(c.levels);
+  o.codes = static_cast<int>(c.codes);
+  o.latent = static_cast<int>(c.latent);
+  o.hidden = static_cast<int>(c.hidden);
+  o.beta = c.beta;
+  o.contrastive_weight = c.contrastive_weight;
+  o.kmeans_iterations = static_cast<int>(c.kmeans_iterations);
+  o.finetune_steps = static_cast<int>(c.finetune_steps);
+  o.lr = c.lr;
+  o.seed = static_cast<uint64_t>(config.seed);
+  return o;
+}
+
+SwingOptions SwingOptionsOf(const Config& config, Period training) {
+  const Config::Encoder& e = config.encoder;
+  SwingOptions o;
+  o.period = training;
+  o.users_per_item = static_cast<int>(e.swing_users_per_item);
+  o.neighbours = static_cast<int>(e.swing_neighbours);
+  o.min_count = static_cast<int>(e.swing_min_count);
+  o.popularity_power = e.swing_popularity_power;
+  o.seed = static_cast<uint64_t>(config.seed);
+  return o;
+}
+
+// Contents whose first item was listed before `until`: what the codebook may learn from.
+std::vector<int32_t> KnownContents(const TrainingLog& log, int64_t until) {
+  std::vector<uint8_t> known(static_cast<size_t>(log.num_contents()));
+  for (int64_t i = 0; i < log.num_items(); ++i) {
+    const int32_t content = log.item_contents()[static_cast<size_t>(i)];
+    if (content >= 0 && log.listed_at()[static_cast<size_t>(i)] < until) known[static_cast<size_t>(content)] = 1;
+  }
+  std::vector<int32_t> contents;
+  for (size_t c = 0; c < known.size(); ++c) {
+    if (known[c]) contents.push_back(static_cast<int32_t>(c));
+  }
+  return contents;
+}
+
+absl::StatusOr<std::unique_ptr<Codebook>> TrainOnKnown(const TrainingLog& log, const std::vector<float>& z,
+                                                       const std::vector<ContentPair>& pairs,
+                                                       const Config& config, Period training) {
+  const auto dim = static_cast<size_t>(config.encoder.dim);
+  const std::vector<int32_t> known = KnownContents(log, training.until);
+  if (known.empty()) {
+    return absl::InvalidArgumentError(
+        "no item with a vector was listed before the end of the training period: choose model.arm = \"base\" or "
+        "bring item vectors");
+  }
+  std::vector<int32_t> row_of(static_cast<size_t>(log.num_contents()), -1);
+  std::vector<float> rows;
+  rows.reserve(known.size() * dim);
+  for (size_t r = 0; r < known.size(); ++r) {
+    row_of[static_cast<size_t>(known[r])] = static_cast<int32_t>(r);
+    const float* from = z.data() + static_cast<size_t>(known[r]) * dim;
+    rows.insert(rows.end(), from, from + dim);
+  }
+  std::vector<ContentPair> inside;
+  for (ContentPair pair : pairs) {
+    pair.trigger = row_of[static_cast<size_t>(pair.trigger)];
+    pair.target = row_of[static_cast<size_t>(pair.target)];
+    if (pair.trigger >= 0 && pair.target >= 0) inside.push_back(pair);
+  }
+  return TrainCodebook(rows, static_cast<int>(dim), {}, inside, CodebookOptionsOf(config));
+}
+
+}  // namespace
+
+absl::StatusOr<Content> TrainContent(const TrainingLog& log, const Config& config, Period training) {
+  const Arm arm = ArmOf(config.model.arm);
+  Content content;
+  if (!arm.content && !arm.uses_codes()) return content;
+  if (log.num_contents() == 0) {
+    return absl::InvalidArgumentError(
+        "model.arm = \"" + config.model.arm +
+        "\" needs item vectors and the data has none: bring item_vectors or choose model.arm = \"base\"");
+  }
+  const EncoderOptions options = EncoderOptionsOf(config, arm);
+  std::vector<ContentPair> pairs;
+  if (options.kind == EncoderKind::kSwingResidual || arm.uses_codes()) {
+    SAVIOR_ASSIGN_OR_RETURN(pairs, SwingPairs(log, SwingOptionsOf(config, training)));
+    LOG(INFO) << "Swing: " << pairs.size() << " content pairs";
+  }
+  SAVIOR_ASSIGN_OR_RETURN(content.encoder, TrainEncoder(log, pairs, training.until, options));
+  if (!arm.uses_codes()) return content;
+  const std::vector<float> z = EncodeAll(log, *content.encoder);
+  SAVIOR_ASSIGN_OR_RETURN(content.codebook, TrainOnKnown(log, z, pairs, config, training));
+  content.figures = Measure(*content.codebook, z);
+  for (size_t l = 0; l < content.figures->levels.size(); ++l) {
+    const CodebookFigures::Level& level = content.figures->levels[l];
+    LOG(INFO) << "codebook level " << l + 1 << ": perplexity " << level.perplexity << " of "
+              << content.codebook->codes() << ", " << level.dead << " dead, largest share " << level.largest_share;
+  }
+  LOG(INFO) << "codebook: rq_mse " << content.figures->rq_mse << ", collision rate "
+            << content.figures->collision_rate;
+  return content;
+}
+
+std::vector<float> ContentRows(const TrainingLog& log, const Content& content, const Config& config) {
+  const auto dim = static_cast<size_t>(config.encoder.dim);
+  const auto levels = static_cast<size_t>(config.codebook.levels);
+  const size_t width = ContentRowDim(static_cast<uint32_t>(dim), static_cast<uint32_t>(levels));
+  const auto n = static_cast<size_t>(log.num_contents());
+  std::vector<float> rows(n * width);
+  if (!content.encoder) return rows;
+  const std::vector<float> z = EncodeAll(log, *content.encoder);
+  for (size_t c = 0; c < n; ++c) std::copy_n(z.data() + c * dim, dim, rows.data() + c * width);
+  if (!content.codebook) return rows;
+
+  const std::vector<int32_t> codes = content.codebook->Quantise(z);
+  std::vector<size_t> source(n);
+  std::iota(source.begin(), source.end(), size_t{0});
+  if (ArmOf(config.model.arm).shuffled_codes) {
+    Random random(static_cast<uint64_t>(config.seed), kShuffleStream);
+    for (size_t c = n; c > 1; --c) std::swap(source[c - 1], source[random.Below(c)]);
+  }
+  for (size_t c = 0; c < n; ++c) {
+    for (size_t l = 0; l < levels; ++l) {
+      rows[c * width + dim + l] = static_cast<float>(codes[source[c] * levels + l]);
+    }
+  }
+  return rows;
+}
+
+absl::Status PublishContent(const TrainingLog& log, const Content& content, const Config& config,
+                            EmbeddingStore& store) {
+  if (!content.encoder) return absl::OkStatus();
+  const std::vector<float> rows = ContentRows(log, content, config);
+  const std::vector<uint64_t> keys = ContentKeys(log);
+  const size_t width = store.tables()[kContentTable].dim;
+  const auto timeout = std::chrono::milliseconds(static_cast<int64_t>(config.ps.timeout_s * 1e3));
+  for (size_t begin = 0; begin < keys.size(); begin += kContentsPerPut) {
+    const size_t count = std::min(kContentsPerPut, keys.size() - begin);
+    const TablePut put = {kContentTable, std::span(keys).subspan(begin, count),
+                          std::span(rows).subspan(begin * width, count * width)};
+    SAVIOR_RETURN_IF_ERROR(store.Put({&put, 1}, DeadlineIn(timeout)));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace savior

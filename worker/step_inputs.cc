@@ -1,0 +1,214 @@
+#include "worker/step_inputs.h"
+
+#include <cmath>
+#include <utility>
+
+namespace savior {
+namespace {
+
+// Content rows that a worker keeps; beyond this it starts afresh. They are immutable within a codebook version.
+constexpr size_t kCachedContents = size_t{1} << 22;
+
+// Numbers things in first-seen order.
+class Numbering {
+ public:
+  explicit Numbering(std::vector<uint64_t>* keys) : keys_(keys) {}
+  int64_t operator()(uint64_t key) {
+    const auto [found, fresh] = numbers_.try_emplace(key, static_cast<int64_t>(keys_->size()));
+    if (fresh) keys_->push_back(key);
+    return found->second;
+  }
+
+ private:
+  std::vector<uint64_t>* const keys_;
+  absl::flat_hash_map<uint64_t, int64_t> numbers_;
+};
+
+std::vector<std::vector<uint64_t>> KeysOf(const std::vector<CategoricalFeature>& features) {
+  std::vector<std::vector<uint64_t>> keys;
+  for (const CategoricalFeature& feature : features) {
+    std::vector<uint64_t>& of = keys.emplace_back();
+    for (const std::string& value : feature.vocabulary) of.push_back(FeatureKey(feature.name, value));
+  }
+  return keys;
+}
+
+// Compresses counts, ages and whatever numeric features come along; odd, monotone, about [-3, 3].
+float Squash(double x) { return static_cast<float>(std::copysign(std::log1p(std::abs(x)), x) * 0.25); }
+
+}  // namespace
+
+std::vector<uint64_t> ContentKeys(const TrainingLog& log) {
+  std::vector<uint64_t> keys(static_cast<size_t>(log.num_contents()));
+  const auto contents = log.item_contents();
+  const auto ids = log.item_ids();
+  for (size_t i = contents.size(); i-- > 0;) {
+    if (contents[i] >= 0) keys[static_cast<size_t>(contents[i])] = static_cast<uint64_t>(ids[i]);
+  }
+  return keys;
+}
+
+StepAssembler::StepAssembler(const TrainingLog* log, const Config& config)
+    : log_(log),
+      arm_(ArmOf(config.model.arm)),
+      dim_(config.encoder.dim),
+      levels_(config.codebook.levels),
+      content_row_(ContentRowDim(static_cast<uint32_t>(dim_), static_cast<uint32_t>(levels_))),
+      features_of_history_(config.model.behaviour_features),
+      content_vectors_(arm_.free_content || (arm_.alignment && config.model.alignment == "hybrid")),
+      item_feature_keys_(KeysOf(log->schema().item_features)),
+      context_keys_(KeysOf(log->schema().context_features)),
+      content_key_(ContentKeys(*log)) {
+  num_numerics_ = 4 + static_cast<int64_t>(log->schema().item_numerics.size() +
+                                           log->schema().context_numerics.size());
+}
+
+absl::StatusOr<StepInputs> StepAssembler::Assemble(Batch batch, EmbeddingStore& store, Deadline deadline) {
+  StepInputs in;
+  in.batch = std::move(batch);
+  AssembleItems(in);
+  AssembleFeatures(in);
+  AssembleNumerics(in);
+  if (arm_.content || arm_.uses_codes()) SAVIOR_RETURN_IF_ERROR(AssembleContents(in, store, deadline));
+  return in;
+}
+
+void StepAssembler::AssembleItems(StepInputs& in) {
+  const Batch& b = in.batch;
+  Numbering user(&in.user.keys), item(&in.item.keys);
+  const auto ids = log_->item_ids();
+  in.user_of_row.reserve(b.items.size());
+  for (size_t r = 0; r < b.users.size(); ++r) {
+    const int64_t number = user(static_cast<uint64_t>(log_->user_ids()[static_cast<size_t>(b.users[r])]));
+    in.user_of_row.insert(in.user_of_row.end(), static_cast<size_t>(b.row_offsets[r + 1] - b.row_offsets[r]),
+                          number);
+  }
+  const auto number_all = [&](const std::vector<int32_t>& items, std::vector<int64_t>* numbers) {
+    numbers->reserve(items.size());
+    for (const int32_t i : items) {
+      numbers->push_back(item(static_cast<uint64_t>(ids[static_cast<size_t>(i)])));
+      // A new key: remember its item number's content at the same place.
+      if (in.content_of_item.size() < in.item.keys.size()) in.content_of_item.push_back(i);
+    }
+  };
+  number_all(b.items, &in.item_of_row);
+  in.candidates = static_cast<int64_t>(in.item.keys.size());
+  number_all(b.history_items, &in.item_of_position);
+}
+
+// Needs content_of_item to hold item numbers still.
+void StepAssembler::AssembleFeatures(StepInputs& in) {
+  Numbering feature(&in.feature.keys);
+  const size_t items = features_of_history_ ? in.item.keys.size() : static_cast<size_t>(in.candidates);
+  in.features_of_item.reserve(item_feature_keys_.size() * items);
+  for (size_t f = 0; f < item_feature_keys_.size(); ++f) {
+    const auto codes = log_->item_feature(f);
+    for (size_t u = 0; u < items; ++u) {
+      const auto code = static_cast<size_t>(codes[static_cast<size_t>(in.content_of_item[u])]);
+      in.features_of_item.push_back(feature(item_feature_keys_[f][code]));
+    }
+  }
+  for (size_t f = 0; f < context_keys_.size(); ++f) {
+    for (const int32_t code : in.batch.context[f]) {
+      in.context_of_row.push_back(feature(context_keys_[f][static_cast<size_t>(code)]));
+    }
+  }
+}
+
+void StepAssembler::AssembleNumerics(StepInputs& in) const {
+  const Batch& b = in.batch;
+  in.numerics.reserve(b.items.size() * static_cast<size_t>(num_numerics_));
+  for (size_t r = 0; r < b.users.size(); ++r) {
+    const int32_t begin = b.history_offsets[r], end = b.history_offsets[r + 1];
+    const double since = end > begin ? b.timestamps[r] - b.history_times[static_cast<size_t>(end) - 1] : 0;
+    for (auto n = static_cast<size_t>(b.row_offsets[r]); n < static_cast<size_t>(b.row_offsets[r + 1]); ++n) {
+      const auto item = static_cast<size_t>(b.items[n]);
+      in.numerics.push_back(Squash(static_cast<double>(b.timestamps[r] - log_->listed_at()[item]) / 86400.0));
+      in.numerics.push_back(Squash(b.prior_counts[n]));
+      in.numerics.push_back(Squash(end - begin));
+      in.numerics.push_back(Squash(since / 3600.0));
+      for (size_t f = 0; f < log_->schema().item_numerics.size(); ++f) {
+        in.numerics.push_back(Squash(log_->item_numeric(f)[item]));
+      }
+      for (const auto& column : b.numerics) in.numerics.push_back(Squash(column[n]));
+    }
+  }
+}
+
+absl::Status StepAssembler::AssembleContents(StepInputs& in, EmbeddingStore& store, Deadline deadline) {
+  Numbering content(&in.content_keys);
+  const auto contents = log_->item_contents();
+  for (int64_t& of : in.content_of_item) {
+    const int32_t number = contents[static_cast<size_t>(of)];
+    of = number < 0 ? -1 : content(content_key_[static_cast<size_t>(number)]);
+  }
+  const size_t n = in.content_keys.size();
+  for (int64_t& of : in.content_of_item) {
+    if (of < 0) of = static_cast<int64_t>(n);
+  }
+  SAVIOR_RETURN_IF_ERROR(FetchContents(in.content_keys, store, deadline));
+
+  const bool codes = arm_.uses_codes();
+  Numbering align(&in.align.keys);
+  in.z.resize(n * static_cast<size_t>(dim_));
+  if (codes) in.codes_of_content.resize(n * static_cast<size_t>(levels_));
+  for (size_t c = 0; c < n; ++c) {
+    const float* row = cache_rows_.data() + cached_.at(in.content_keys[c]);
+    std::copy_n(row, dim_, in.z.data() + c * static_cast<size_t>(dim_));
+    for (int64_t l = 0; codes && l < levels_; ++l) {
+      in.codes_of_content[static_cast<size_t>(l) * n + c] =
+          align(AlignKey(static_cast<uint32_t>(l), static_cast<uint32_t>(row[dim_ + l])));
+    }
+  }
+  if (content_vectors_) in.content_vector.keys = in.content_keys;
+  return absl::OkStatus();
+}
+
+absl::Status StepAssembler::FetchContents(const std::vector<uint64_t>& keys, EmbeddingStore& store,
+                                          Deadline deadline) {
+  if (cached_.size() + keys.size() > kCachedContents) {
+    cached_.clear();
+    cache_rows_.clear();
+  }
+  std::vector<uint64_t> missing;
+  for (const uint64_t key : keys) {
+    if (!cached_.contains(key)) missing.push_back(key);
+  }
+  if (missing.empty()) return absl::OkStatus();
+  const size_t offset = cache_rows_.size();
+  const auto row = static_cast<size_t>(content_row_);
+  cache_rows_.resize(offset + missing.size() * row);
+  const TablePull pull = {kContentTable, missing, std::span(cache_rows_).subspan(offset)};
+  if (absl::Status status = store.Pull({&pull, 1}, deadline); !status.ok()) {
+    cache_rows_.resize(offset);
+    return status;
+  }
+  for (size_t i = 0; i < missing.size(); ++i) cached_[missing[i]] = static_cast<int64_t>(offset + i * row);
+  return absl::OkStatus();
+}
+
+std::vector<TableKeys> LearnedKeys(const StepInputs& in) {
+  return {{kUserTable, in.user.keys},
+          {kItemTable, in.item.keys},
+          {kFeatureTable, in.feature.keys},
+          {kAlignTable, in.align.keys},
+          {kContentVectorTable, in.content_vector.keys}};
+}
+
+absl::Status FetchRows(StepInputs& in, EmbeddingStore& store, Deadline deadline) {
+  std::vector<TablePull> pulls;
+  const auto add = [&](uint32_t table, Lookup& lookup) {
+    if (lookup.keys.empty()) return;
+    lookup.rows.resize(lookup.keys.size() * store.tables()[table].dim);
+    pulls.push_back({table, lookup.keys, lookup.rows, lookup.updates});
+  };
+  in.content_vector.updates.resize(in.content_vector.keys.size());
+  add(kUserTable, in.user);
+  add(kItemTable, in.item);
+  add(kFeatureTable, in.feature);
+  add(kAlignTable, in.align);
+  add(kContentVectorTable, in.content_vector);
+  return store.Pull(pulls, deadline);
+}
+
+}  // namespace savior
