@@ -1,4 +1,5 @@
-// Deadlines. On the steady clock, so that a jump of the wall clock neither expires nor extends a wait.
+// Deadlines. On the steady clock, so that a jump of the wall clock neither expires nor extends a
+// wait.
 #pragma once
 
 #include <chrono>

@@ -5,13 +5,13 @@
 #include <absl/time/civil_time.h>
 #include <absl/time/time.h>
 #include <fmt/format.h>
+#include <toml++/toml.h>
 
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <numeric>
 #include <sstream>
-#include <toml++/toml.h>
 
 namespace savior {
 namespace {
@@ -46,7 +46,8 @@ std::string Print(const ConfigField& field) {
         } else {
           std::string text = "{";
           for (const auto& [name, predicate] : *value) {
-            text += fmt::format("{}{} = {}", text.size() > 1 ? ", " : "", Quoted(name), Quoted(predicate));
+            text += fmt::format("{}{} = {}", text.size() > 1 ? ", " : "", Quoted(name),
+                                Quoted(predicate));
           }
           return text + "}";
         }
@@ -68,13 +69,15 @@ absl::Status CheckBounds(const std::string& where, const ConfigField& field) {
     if (!std::isfinite(number)) return Invalid(where, field, "must be a finite number");
   } else if (auto* const* text = std::get_if<std::string*>(&field.value)) {
     if (field.choices.empty() || std::ranges::count(field.choices, **text)) return absl::OkStatus();
-    return Invalid(where, field, fmt::format("must be one of {}; nearest is \"{}\"",
-                                             fmt::join(field.choices, ", "), Nearest(**text, field.choices)));
+    return Invalid(where, field,
+                   fmt::format("must be one of {}; nearest is \"{}\"",
+                               fmt::join(field.choices, ", "), Nearest(**text, field.choices)));
   } else {
     return absl::OkStatus();
   }
   if (field.above_min ? !(number > field.min) : !(number >= field.min)) {
-    return Invalid(where, field, fmt::format("must be {} {}", field.above_min ? ">" : ">=", field.min));
+    return Invalid(where, field,
+                   fmt::format("must be {} {}", field.above_min ? ">" : ">=", field.min));
   }
   if (!(number <= field.max)) return Invalid(where, field, fmt::format("must be <= {}", field.max));
   return absl::OkStatus();
@@ -136,8 +139,8 @@ std::vector<std::string> Keys(const std::vector<ConfigField>& fields) {
 
 absl::Status UnknownKey(const std::string& where, const std::string& key,
                         const std::vector<ConfigField>& fields) {
-  return absl::InvalidArgumentError(fmt::format("{}: {}: no such key; nearest is {}", where, key,
-                                                Nearest(key, Keys(fields))));
+  return absl::InvalidArgumentError(
+      fmt::format("{}: {}: no such key; nearest is {}", where, key, Nearest(key, Keys(fields))));
 }
 
 const ConfigField* Find(const std::vector<ConfigField>& fields, std::string_view key) {
@@ -145,8 +148,8 @@ const ConfigField* Find(const std::vector<ConfigField>& fields, std::string_view
   return found == fields.end() ? nullptr : &*found;
 }
 
-absl::Status ReadTable(const std::string& where, const std::string& prefix, const toml::table& table,
-                       const std::vector<ConfigField>& fields) {
+absl::Status ReadTable(const std::string& where, const std::string& prefix,
+                       const toml::table& table, const std::vector<ConfigField>& fields) {
   for (const auto& [name, node] : table) {
     const std::string key = prefix + std::string(name.str());
     if (const ConfigField* field = Find(fields, key)) {
@@ -173,7 +176,8 @@ absl::Status Override(const std::string& text, const std::vector<ConfigField>& f
   if (!field) {
     constexpr std::string_view kBuckets = "eval.buckets.";
     if (key.starts_with(kBuckets)) {
-      (*std::get<Buckets*>(Find(fields, "eval.buckets")->value))[key.substr(kBuckets.size())] = value;
+      (*std::get<Buckets*>(Find(fields, "eval.buckets")->value))[key.substr(kBuckets.size())] =
+          value;
       return absl::OkStatus();
     }
     return UnknownKey(where, key, fields);
@@ -194,26 +198,30 @@ absl::Status Override(const std::string& text, const std::vector<ConfigField>& f
 absl::Status CheckTogether(const std::string& where, const Config& config) {
   const auto multiple = [&](const char* key, int64_t value) {
     return value % 4 == 0 ? absl::OkStatus()
-                          : absl::InvalidArgumentError(
-                                fmt::format("{}: {} = {}: must be a multiple of 4", where, key, value));
+                          : absl::InvalidArgumentError(fmt::format(
+                                "{}: {} = {}: must be a multiple of 4", where, key, value));
   };
   SAVIOR_RETURN_IF_ERROR(multiple("encoder.dim", config.encoder.dim));
   SAVIOR_RETURN_IF_ERROR(multiple("model.id_dim", config.model.id_dim));
   SAVIOR_RETURN_IF_ERROR(multiple("model.feature_dim", config.model.feature_dim));
   SAVIOR_RETURN_IF_ERROR(Annotate(ParseSizes(config.model.dnn).status(), where + ": model.dnn"));
-  SAVIOR_RETURN_IF_ERROR(Annotate(ParseSizes(config.model.tower).status(), where + ": model.tower"));
+  SAVIOR_RETURN_IF_ERROR(
+      Annotate(ParseSizes(config.model.tower).status(), where + ": model.tower"));
   int64_t previous = std::numeric_limits<int64_t>::min();
   const std::pair<const char*, const std::string*> dates[] = {
-      {"data.train_from", &config.data.train_from}, {"data.train_until", &config.data.train_until},
-      {"data.eval_from", &config.data.eval_from},   {"data.eval_until", &config.data.eval_until}};
+      {"data.train_from", &config.data.train_from},
+      {"data.train_until", &config.data.train_until},
+      {"data.eval_from", &config.data.eval_from},
+      {"data.eval_until", &config.data.eval_until}};
   for (const auto& [key, date] : dates) {
     if (date->empty()) continue;  // whoever needs it says so
     auto seconds = ParseDate(*date);
     if (!seconds.ok()) return Annotate(seconds.status(), fmt::format("{}: {}", where, key));
     if (*seconds < previous) {
-      return absl::InvalidArgumentError(fmt::format(
-          "{}: {} = \"{}\": lies before the date above it (order: train_from, train_until, eval_from, eval_until)",
-          where, key, *date));
+      return absl::InvalidArgumentError(
+          fmt::format("{}: {} = \"{}\": lies before the date above it (order: train_from, "
+                      "train_until, eval_from, eval_until)",
+                      where, key, *date));
     }
     previous = *seconds;
   }
@@ -230,7 +238,8 @@ std::vector<std::string> Config::Eval::bucket_order() const {
   return order;
 }
 
-absl::StatusOr<Config> LoadConfig(const std::string& path, const std::vector<std::string>& overrides) {
+absl::StatusOr<Config> LoadConfig(const std::string& path,
+                                  const std::vector<std::string>& overrides) {
   Config config;
   const std::vector<ConfigField> fields = ConfigFields(config);
   if (!path.empty()) {
@@ -256,8 +265,9 @@ std::string ToToml(const Config& config) {
     const size_t dot = field.key.find('.');
     const std::string now = dot == std::string::npos ? "" : field.key.substr(0, dot);
     if (now != section) text += fmt::format("\n[{}]\n", section = now);
-    text += fmt::format("{} = {}\n", dot == std::string::npos ? field.key : field.key.substr(dot + 1),
-                        Print(field));
+    text +=
+        fmt::format("{} = {}\n", dot == std::string::npos ? field.key : field.key.substr(dot + 1),
+                    Print(field));
   }
   return text;
 }
@@ -268,7 +278,8 @@ std::vector<std::string> DifferentKeys(const Config& a, const Config& b) {
   std::vector<std::string> different;
   for (size_t i = 0; i < lefts.size(); ++i) {
     if (Print(lefts[i]) != Print(rights[i])) {
-      different.push_back(fmt::format("{} ({} | {})", lefts[i].key, Print(lefts[i]), Print(rights[i])));
+      different.push_back(
+          fmt::format("{} ({} | {})", lefts[i].key, Print(lefts[i]), Print(rights[i])));
     }
   }
   return different;
@@ -277,14 +288,17 @@ std::vector<std::string> DifferentKeys(const Config& a, const Config& b) {
 std::string ConfigurationPage() {
   Config defaults;
   std::string text =
-      "# Configuration\n\nGenerated by `savior train --print-configuration-page`; a test fails when it is stale.\n\n"
-      "Precedence: defaults < file < `key=value` on the command line. An unknown key is an error that names the "
+      "# Configuration\n\nGenerated by `savior train --print-configuration-page`; a test fails "
+      "when it is stale.\n\n"
+      "Precedence: defaults < file < `key=value` on the command line. An unknown key is an error "
+      "that names the "
       "nearest one. The resolved configuration is saved as `resolved.toml` in the run folder.\n\n"
       "| key | default | bounds | meaning |\n|---|---|---|---|\n";
   for (const ConfigField& field : ConfigFields(defaults)) {
     std::string bounds;
     if (!field.choices.empty()) bounds = fmt::format("{}", fmt::join(field.choices, ", "));
-    if (std::isfinite(field.min)) bounds = fmt::format("{} {}", field.above_min ? ">" : ">=", field.min);
+    if (std::isfinite(field.min))
+      bounds = fmt::format("{} {}", field.above_min ? ">" : ">=", field.min);
     if (std::isfinite(field.max)) bounds += fmt::format(", <= {}", field.max);
     text += fmt::format("| `{}` | `{}` | {} | {} |\n", field.key, Print(field), bounds, field.doc);
   }
@@ -305,7 +319,8 @@ std::string Nearest(std::string_view word, const std::vector<std::string>& candi
     }
     return row.back();
   };
-  return *std::ranges::min_element(candidates, {}, [&](const std::string& c) { return distance(word, c); });
+  return *std::ranges::min_element(candidates, {},
+                                   [&](const std::string& c) { return distance(word, c); });
 }
 
 absl::StatusOr<int64_t> ParseDate(const std::string& date) {

@@ -1,7 +1,7 @@
 // The configuration of a run: every key, its default, its bounds and its meaning, in one place.
 //
-// Precedence: defaults < TOML file < `key=value` on the command line. docs/configuration.md is generated from the same
-// field list (a test fails when it is stale).
+// Precedence: defaults < TOML file < `key=value` on the command line. docs/configuration.md is
+// generated from the same field list (a test fails when it is stale).
 #pragma once
 
 #include <cstdint>
@@ -48,15 +48,15 @@ struct Config {
   } encoder;
 
   struct Codebook {
-    int64_t levels = 3;
-    int64_t codes = 128;
-    int64_t latent = 32;
+    int64_t levels = 2;
+    int64_t codes = 32;
+    int64_t latent = 0;
     int64_t hidden = 128;
     double beta = 0.25;
-    double contrastive_weight = 0.1;
+    double contrastive_weight = 0.03;
     int64_t kmeans_iterations = 50;
     int64_t finetune_steps = 500;
-    double lr = 1e-3;
+    double lr = 3e-3;
   } codebook;
 
   struct Model {
@@ -114,7 +114,7 @@ struct Config {
 struct ConfigField {
   std::string key;
   std::variant<bool*, int64_t*, double*, std::string*, std::map<std::string, std::string>*> value;
-  std::string doc;                   // with the unit
+  std::string doc;  // with the unit
   double min = -std::numeric_limits<double>::infinity();
   double max = std::numeric_limits<double>::infinity();
   bool above_min = false;            // min itself is excluded
@@ -123,8 +123,9 @@ struct ConfigField {
 
 std::vector<ConfigField> ConfigFields(Config& config);
 
-// Reads `path` ("" = defaults only), applies `overrides` ("train.dense_lr=0.01") and checks every value.
-// kInvalidArgument / kNotFound: "configs/x.toml: train.dense_lr = -1: must be > 0"; an unknown key names the nearest.
+// Reads `path` ("" = defaults only), applies `overrides` ("train.dense_lr=0.01") and checks every
+// value. kInvalidArgument / kNotFound: "configs/x.toml: train.dense_lr = -1: must be > 0"; an
+// unknown key names the nearest.
 [[nodiscard]] absl::StatusOr<Config> LoadConfig(const std::string& path,
                                                 const std::vector<std::string>& overrides);
 

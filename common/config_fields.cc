@@ -28,56 +28,71 @@ ConfigField Switch(std::string key, bool* value, std::string doc) {
 }
 
 void DataFields(Config& c, std::vector<ConfigField>& f) {
-  f.push_back(Count("seed", &c.seed, 0, 9e15,
-                    "Seed of everything random. Equal seed, data and worker count: bit-identical run"));
+  f.push_back(
+      Count("seed", &c.seed, 0, 9e15,
+            "Seed of everything random. Equal seed, data and worker count: bit-identical run"));
   f.push_back(Text("data.raw", &c.data.raw,
-                   "Folder with the raw data set: impressions, behaviours, items, item_vectors (docs/datasets.md)"));
+                   "Folder with the raw data set: impressions, behaviours, items, item_vectors "
+                   "(docs/datasets.md)"));
   f.push_back(Text("data.cache", &c.data.cache,
-                   "Folder for prepared training logs, keyed by the raw data's fingerprint. Empty: $SAVIOR_CACHE/logs, "
+                   "Folder for prepared training logs, keyed by the raw data's fingerprint. Empty: "
+                   "$SAVIOR_CACHE/logs, "
                    "else $XDG_CACHE_HOME/savior/logs, else ~/.cache/savior/logs"));
   f.push_back(Text("data.train_from", &c.data.train_from,
-                   "First day to train on, YYYY-MM-DD, UTC. Earlier behaviours still appear in histories and counts"));
+                   "First day to train on, YYYY-MM-DD, UTC. Earlier behaviours still appear in "
+                   "histories and counts"));
   f.push_back(Text("data.train_until", &c.data.train_until, "Day after the last day to train on"));
-  f.push_back(Text("data.eval_from", &c.data.eval_from, "First day to evaluate on; not before data.train_until"));
+  f.push_back(Text("data.eval_from", &c.data.eval_from,
+                   "First day to evaluate on; not before data.train_until"));
   f.push_back(Text("data.eval_until", &c.data.eval_until, "Day after the last day to evaluate on"));
   f.push_back(Count("data.max_history", &c.data.max_history, 0, 1000,
                     "Most recent behaviours per request that form its history"));
   f.push_back(Count("data.prepare_memory_mb", &c.data.prepare_memory_mb, 16, 1 << 20,
                     "RAM in MiB that `prepare` may use for sorting before it spills to disk"));
-  f.push_back(Text("run.dir", &c.run.dir, "Folder of the run: resolved.toml, metrics.jsonl, result.json, commits/"));
+  f.push_back(Text("run.dir", &c.run.dir,
+                   "Folder of the run: resolved.toml, metrics.jsonl, result.json, commits/"));
 }
 
 void EncoderFields(Config& c, std::vector<ConfigField>& f) {
   auto& e = c.encoder;
-  f.push_back(Text("encoder.kind", &e.kind, "SaviorEnc trained on Swing pairs in residual form, or plain PCA",
+  f.push_back(Text("encoder.kind", &e.kind,
+                   "SaviorEnc trained on Swing pairs in residual form, or plain PCA",
                    {"swing_residual", "pca"}));
-  f.push_back(Count("encoder.dim", &e.dim, 4, 512, "Length of the content vector z; a multiple of 4"));
+  f.push_back(
+      Count("encoder.dim", &e.dim, 4, 512, "Length of the content vector z; a multiple of 4"));
   f.push_back(Count("encoder.hidden", &e.hidden, 1, 4096, "Hidden units of the encoder's MLP"));
   f.push_back(Positive("encoder.temperature", &e.temperature, "InfoNCE temperature"));
   f.push_back(Count("encoder.batch", &e.batch, 2, 65536, "Pairs per encoder step"));
   f.push_back(Count("encoder.steps", &e.steps, 0, 1e7, "Encoder steps; 0 leaves plain PCA"));
-  f.push_back(Positive("encoder.lr", &e.lr, "AdamW learning rate at the start; falls linearly to 0"));
+  f.push_back(
+      Positive("encoder.lr", &e.lr, "AdamW learning rate at the start; falls linearly to 0"));
   f.push_back(NotNegative("encoder.weight_decay", &e.weight_decay, "AdamW weight decay"));
-  f.push_back(Positive("encoder.initial_alpha", &e.initial_alpha, "Weight of the learned part beside the PCA anchor"));
+  f.push_back(Positive("encoder.initial_alpha", &e.initial_alpha,
+                       "Weight of the learned part beside the PCA anchor"));
   f.push_back(Count("encoder.swing_users_per_item", &e.swing_users_per_item, 2, 10000,
                     "Users sampled per item for Swing similarity"));
-  f.push_back(Count("encoder.swing_neighbours", &e.swing_neighbours, 1, 1000, "Swing neighbours kept per item"));
+  f.push_back(Count("encoder.swing_neighbours", &e.swing_neighbours, 1, 1000,
+                    "Swing neighbours kept per item"));
   f.push_back(Count("encoder.swing_min_count", &e.swing_min_count, 1, 1e6,
                     "Users that an item needs before it forms pairs"));
-  f.push_back(NotNegative("encoder.swing_popularity_power", &e.swing_popularity_power,
-                          "Swing similarity is divided by (users of the neighbour + 1) to this power"));
+  f.push_back(
+      NotNegative("encoder.swing_popularity_power", &e.swing_popularity_power,
+                  "Swing similarity is divided by (users of the neighbour + 1) to this power"));
 }
 
 void CodebookFields(Config& c, std::vector<ConfigField>& f) {
   auto& b = c.codebook;
   f.push_back(Count("codebook.levels", &b.levels, 1, 8, "Levels L of the residual quantiser"));
   f.push_back(Count("codebook.codes", &b.codes, 2, 4096, "Codes K per level"));
-  f.push_back(Count("codebook.latent", &b.latent, 1, 512, "Length of the quantised latent"));
-  f.push_back(Count("codebook.hidden", &b.hidden, 1, 4096, "Hidden units of the RQ encoder and decoder"));
+  f.push_back(Count("codebook.latent", &b.latent, 0, 512,
+                    "Length of the quantised latent; 0: as long as z"));
+  f.push_back(
+      Count("codebook.hidden", &b.hidden, 1, 4096, "Hidden units of the RQ encoder and decoder"));
   f.push_back(NotNegative("codebook.beta", &b.beta, "Weight of the commitment loss"));
   f.push_back(NotNegative("codebook.contrastive_weight", &b.contrastive_weight,
                           "Weight of the contrastive loss on decoded pairs"));
-  f.push_back(Count("codebook.kmeans_iterations", &b.kmeans_iterations, 1, 10000, "Iterations of the k-means start"));
+  f.push_back(Count("codebook.kmeans_iterations", &b.kmeans_iterations, 1, 10000,
+                    "Iterations of the k-means start"));
   f.push_back(Count("codebook.finetune_steps", &b.finetune_steps, 0, 1e7,
                     "RQ-VAE steps after it; 0: residual k-means on z itself"));
   f.push_back(Positive("codebook.lr", &b.lr, "AdamW learning rate of the RQ-VAE"));
@@ -85,29 +100,39 @@ void CodebookFields(Config& c, std::vector<ConfigField>& f) {
 
 void ModelFields(Config& c, std::vector<ConfigField>& f) {
   auto& m = c.model;
-  f.push_back(Text("model.arm", &m.arm, "Which ranker: the ladder from `base` to `savior`, and the controls (docs/model.md)",
-                   {"base", "generic_content", "saviorenc", "sid", "mba", "savior", "mba_off", "shuffled_sid",
-                    "free_content"}));
+  f.push_back(
+      Text("model.arm", &m.arm,
+           "Which ranker: the ladder from `base` to `savior`, and the controls (docs/model.md)",
+           {"base", "generic_content", "saviorenc", "sid", "mba", "savior", "mba_off",
+            "shuffled_sid", "free_content"}));
   f.push_back(Text("model.alignment", &m.alignment,
-                   "What the MBA block aligns with: the paper's code tables, or codes plus one shrunk vector per content",
+                   "What the MBA block aligns with: the paper's code tables, or codes plus one "
+                   "shrunk vector per content",
                    {"codes", "hybrid"}));
-  f.push_back(Switch("model.simtier", &m.simtier,
-                     "Histogram of cos(z_target, z_history) into the DNN (arms with four attentions)"));
-  f.push_back(Switch("model.behaviour_features", &m.behaviour_features,
-                     "Adds projected side features to every behaviour embedding, in all arms (a stronger base)"));
-  f.push_back(Count("model.id_dim", &m.id_dim, 4, 512, "Length of user and item ID embeddings; a multiple of 4"));
+  f.push_back(
+      Switch("model.simtier", &m.simtier,
+             "Histogram of cos(z_target, z_history) into the DNN (arms with four attentions)"));
+  f.push_back(Switch(
+      "model.behaviour_features", &m.behaviour_features,
+      "Adds projected side features to every behaviour embedding, in all arms (a stronger base)"));
+  f.push_back(Count("model.id_dim", &m.id_dim, 4, 512,
+                    "Length of user and item ID embeddings; a multiple of 4"));
   f.push_back(Count("model.feature_dim", &m.feature_dim, 4, 512,
                     "Length of categorical feature embeddings; a multiple of 4"));
-  f.push_back(Count("model.attention_hidden", &m.attention_hidden, 1, 256, "Hidden units of the DIN scorer"));
+  f.push_back(Count("model.attention_hidden", &m.attention_hidden, 1, 256,
+                    "Hidden units of the DIN scorer"));
   f.push_back(Text("model.dnn", &m.dnn, "Hidden layers shared by pCTR and pCVR, comma separated"));
-  f.push_back(Text("model.tower", &m.tower, "Hidden layers of each of the two towers, comma separated"));
-  f.push_back(Count("model.fusion_hidden", &m.fusion_hidden, 1, 4096, "Hidden units of the MBA fusion MLP"));
+  f.push_back(
+      Text("model.tower", &m.tower, "Hidden layers of each of the two towers, comma separated"));
+  f.push_back(Count("model.fusion_hidden", &m.fusion_hidden, 1, 4096,
+                    "Hidden units of the MBA fusion MLP"));
   f.push_back(NotNegative("model.hybrid_shrinkage", &m.hybrid_shrinkage,
                           "kappa: a content's own vector counts n/(n+kappa) after n updates"));
   f.push_back(Share("model.hybrid_suffix_dropout", &m.hybrid_suffix_dropout,
                     "Share of contents per step whose finer parts (a random suffix) are dropped"));
-  f.push_back(Share("model.id_dropout", &m.id_dropout,
-                    "Share of candidate item IDs per step whose embedding is dropped while training"));
+  f.push_back(
+      Share("model.id_dropout", &m.id_dropout,
+            "Share of candidate item IDs per step whose embedding is dropped while training"));
   f.push_back(NotNegative("model.init_scale", &m.init_scale, "Standard deviation of new ID rows"));
 }
 
@@ -115,36 +140,52 @@ void TrainFields(Config& c, std::vector<ConfigField>& f) {
   auto& t = c.train;
   f.push_back(Count("train.requests_per_batch", &t.requests_per_batch, 1, 1 << 20,
                     "Requests per step; all impressions of a request go together"));
-  f.push_back(Count("train.shuffle_window", &t.shuffle_window, 0, 1 << 24,
-                    "Requests are shuffled inside windows of this many, in time order; 0: strict time order"));
+  f.push_back(Count(
+      "train.shuffle_window", &t.shuffle_window, 0, 1 << 24,
+      "Requests are shuffled inside windows of this many, in time order; 0: strict time order"));
   f.push_back(Count("train.epochs", &t.epochs, 1, 1000, "Passes over the training days"));
-  f.push_back(Count("train.max_steps", &t.max_steps, 0, 1e12, "Stop after this many steps; 0: no limit"));
+  f.push_back(
+      Count("train.max_steps", &t.max_steps, 0, 1e12, "Stop after this many steps; 0: no limit"));
   f.push_back(Positive("train.dense_lr", &t.dense_lr, "Adam learning rate of dense weights"));
-  f.push_back(NotNegative("train.dense_weight_decay", &t.dense_weight_decay, "Decoupled weight decay of dense weights"));
-  f.push_back(Text("train.table_optimizer", &t.table_optimizer, "Optimizer of the embedding tables, run in the shards",
+  f.push_back(NotNegative("train.dense_weight_decay", &t.dense_weight_decay,
+                          "Decoupled weight decay of dense weights"));
+  f.push_back(Text("train.table_optimizer", &t.table_optimizer,
+                   "Optimizer of the embedding tables, run in the shards",
                    {"sgd", "adagrad", "rowwise_adagrad", "adam", "ftrl"}));
   f.push_back(Positive("train.table_lr", &t.table_lr, "Learning rate of ID and feature tables"));
   f.push_back(Positive("train.align_lr", &t.align_lr, "Learning rate of alignment tables"));
   f.push_back(NotNegative("train.conversion_loss_weight", &t.conversion_loss_weight,
                           "Weight of the pCTCVR loss beside the pCTR loss"));
   f.push_back(Count("train.threads", &t.threads, 1, 1024, "Compute threads of a worker"));
-  f.push_back(Positive("train.metrics_every_s", &t.metrics_every_s, "Seconds between lines of metrics.jsonl"));
+  f.push_back(Positive("train.metrics_every_s", &t.metrics_every_s,
+                       "Seconds between lines of metrics.jsonl"));
 
-  f.push_back(Count("ps.shards", &c.ps.shards, 1, 1024, "Parameter-server shards (one thread each)"));
-  f.push_back(Count("ps.ram_budget_mb", &c.ps.ram_budget_mb, 1, 1 << 24,
-                    "RAM in MiB for rows, all shards of a process together; the rest lives in RocksDB"));
-  f.push_back(Positive("ps.timeout_s", &c.ps.timeout_s, "Seconds that a pull or push may take before the run fails"));
+  f.push_back(
+      Count("ps.shards", &c.ps.shards, 1, 1024, "Parameter-server shards (one thread each)"));
+  f.push_back(
+      Count("ps.ram_budget_mb", &c.ps.ram_budget_mb, 1, 1 << 24,
+            "RAM in MiB for rows, all shards of a process together; the rest lives in RocksDB"));
+  f.push_back(Positive("ps.timeout_s", &c.ps.timeout_s,
+                       "Seconds that a pull or push may take before the run fails"));
 
   f.push_back(Count("commit.every_steps", &c.commit.every_steps, 0, 1e12,
                     "Steps between commits (checkpoints); 0: only at the end and on Ctrl-C"));
-  f.push_back(Count("commit.keep", &c.commit.keep, 1, 10000, "Commits kept; older ones are deleted"));
+  f.push_back(
+      Count("commit.keep", &c.commit.keep, 1, 10000, "Commits kept; older ones are deleted"));
 
-  f.push_back(Count("eval.requests_per_batch", &c.eval.requests_per_batch, 1, 1 << 20, "Requests per scoring batch"));
-  f.push_back(Switch("eval.save_predictions", &c.eval.save_predictions,
-                     "Writes predictions.parquet into the run folder (for paired tests between runs)"));
-  f.push_back({"eval.buckets", &c.eval.buckets,
-               "Table name = predicate: cells of the evaluation, e.g. new = \"age_days <= 56\" (docs/evaluation.md)",
-               -kInf, kInf, false, {}});
+  f.push_back(Count("eval.requests_per_batch", &c.eval.requests_per_batch, 1, 1 << 20,
+                    "Requests per scoring batch"));
+  f.push_back(
+      Switch("eval.save_predictions", &c.eval.save_predictions,
+             "Writes predictions.parquet into the run folder (for paired tests between runs)"));
+  f.push_back({"eval.buckets",
+               &c.eval.buckets,
+               "Table name = predicate: cells of the evaluation, e.g. new = \"age_days <= 56\" "
+               "(docs/evaluation.md)",
+               -kInf,
+               kInf,
+               false,
+               {}});
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Durable file operations and digests. All functions are thread-safe; errors name the path and the system's reason,
-// and a full disk is kResourceExhausted.
+// Durable file operations and digests. All functions are thread-safe; errors name the path and the
+// system's reason, and a full disk is kResourceExhausted.
 #pragma once
 
 #include <cstdint>
@@ -14,12 +14,13 @@ namespace savior {
 
 [[nodiscard]] absl::StatusOr<std::string> ReadFile(const std::filesystem::path& path);
 
-// Replaces `path` by `bytes` atomically and durably: temporary file, fsync, rename, fsync of the folder. A reader, or a
-// crash at any instant, sees the old file or the new one.
-[[nodiscard]] absl::Status WriteFileAtomically(const std::filesystem::path& path, const std::string& bytes);
+// Replaces `path` by `bytes` atomically and durably: temporary file, fsync, rename, fsync of the
+// folder. A reader, or a crash at any instant, sees the old file or the new one.
+[[nodiscard]] absl::Status WriteFileAtomically(const std::filesystem::path& path,
+                                               const std::string& bytes);
 
-// fsync of every file and folder below `folder`, then an atomic rename to `target` (which must not exist) and fsync of
-// target's parent.
+// fsync of every file and folder below `folder`, then an atomic rename to `target` (which must not
+// exist) and fsync of target's parent.
 [[nodiscard]] absl::Status PublishFolder(const std::filesystem::path& folder,
                                          const std::filesystem::path& target);
 
@@ -33,11 +34,13 @@ namespace savior {
 [[nodiscard]] absl::StatusOr<std::string> DigestFile(const std::filesystem::path& path);
 std::string DigestBytes(std::span<const char> bytes);
 
-// An exclusive advisory lock on `path` (created if need be), held until destruction; dies with the process, so nothing
-// stale is left behind. Does not block: kFailedPrecondition names the path and the holder's pid.
+// An exclusive advisory lock on `path` (created if need be), held until destruction; dies with the
+// process, so nothing stale is left behind. Does not block: kFailedPrecondition names the path and
+// the holder's pid.
 class FileLock {
  public:
-  [[nodiscard]] static absl::StatusOr<std::unique_ptr<FileLock>> Take(const std::filesystem::path& path);
+  [[nodiscard]] static absl::StatusOr<std::unique_ptr<FileLock>> Take(
+      const std::filesystem::path& path);
   ~FileLock();
   FileLock(const FileLock&) = delete;
   FileLock& operator=(const FileLock&) = delete;

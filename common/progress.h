@@ -1,4 +1,5 @@
-// Progress of long work for a person: a bar that redraws itself on a terminal, a plain line now and then otherwise.
+// Progress of long work for a person: a bar that redraws itself on a terminal, a plain line now and
+// then otherwise.
 #pragma once
 
 #include <absl/time/time.h>
@@ -8,18 +9,20 @@
 
 namespace savior {
 
-// Writes to stderr. Single-threaded. On a terminal it redraws at most 10 times a second; elsewhere it prints one line
-// when the work starts to be long (every `line_every`) and one at the end.
+// Writes to stderr. Single-threaded. On a terminal it redraws at most 10 times a second; elsewhere
+// it prints one line when the work starts to be long (every `line_every`) and one at the end.
 class Progress {
  public:
   // `total` in `unit`s ("requests"); 0 = unknown.
-  Progress(std::string what, int64_t total, std::string unit, absl::Duration line_every = absl::Seconds(15));
+  Progress(std::string what, int64_t total, std::string unit,
+           absl::Duration line_every = absl::Seconds(15));
   // Ends the line, if Finish was not called.
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  // `done` so far, with a few words ("loss 0.41") to show behind the bar. Shows percentage, rate and time left.
+  // `done` so far, with a few words ("loss 0.41") to show behind the bar. Shows percentage, rate
+  // and time left.
   void Update(int64_t done, const std::string& note = "");
   void Finish(const std::string& note = "");
 

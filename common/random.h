@@ -1,7 +1,7 @@
 // Counter-based randomness: every number is a pure function of (seed, stream, counter).
 //
-// Nothing that draws from here has hidden state, so a resumed run, another shard count or another thread sees the
-// same numbers: the "RNG state" of a commit is its seed and its step.
+// Nothing that draws from here has hidden state, so a resumed run, another shard count or another
+// thread sees the same numbers: the "RNG state" of a commit is its seed and its step.
 #pragma once
 
 #include <cmath>
@@ -11,7 +11,8 @@
 
 namespace savior {
 
-// splitmix64's finaliser (Steele et al., 2014): a bijection of uint64 whose output bits all depend on all input bits.
+// splitmix64's finaliser (Steele et al., 2014): a bijection of uint64 whose output bits all depend
+// on all input bits.
 constexpr uint64_t Mix(uint64_t x) {
   x += 0x9e3779b97f4a7c15ULL;
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
@@ -19,13 +20,16 @@ constexpr uint64_t Mix(uint64_t x) {
   return x ^ (x >> 31);
 }
 
-constexpr uint64_t MixTwo(uint64_t a, uint64_t b) { return Mix(Mix(a) ^ (b + 0x632be59bd9b4e019ULL)); }
+constexpr uint64_t MixTwo(uint64_t a, uint64_t b) {
+  return Mix(Mix(a) ^ (b + 0x632be59bd9b4e019ULL));
+}
 
 // Uniform in [0, 1), from the top 53 bits of `bits`.
 constexpr double ToUnit(uint64_t bits) { return static_cast<double>(bits >> 11) * 0x1.0p-53; }
 
 // A stream of numbers named by (seed, stream). Single-threaded, trivially copyable; satisfies
-// UniformRandomBitGenerator, but prefer the methods: the standard distributions differ between libraries.
+// UniformRandomBitGenerator, but prefer the methods: the standard distributions differ between
+// libraries.
 class Random {
  public:
   using result_type = uint64_t;
@@ -42,7 +46,8 @@ class Random {
     __extension__ using Wide = unsigned __int128;
     return static_cast<uint64_t>((static_cast<Wide>((*this)()) * n) >> 64);
   }
-  // Standard normal, by Box and Muller's transform (one of the two values is dropped: no hidden state).
+  // Standard normal, by Box and Muller's transform (one of the two values is dropped: no hidden
+  // state).
   double Normal() {
     const double radius = std::sqrt(-2.0 * std::log1p(-Uniform()));
     return radius * std::cos(2.0 * std::numbers::pi * Uniform());

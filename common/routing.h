@@ -1,6 +1,7 @@
 // Which shard owns a key: key -> one of 4,096 buckets -> shard.
 //
-// Buckets are the unit of ownership, so that a commit of N shards restores onto M by reassigning buckets.
+// Buckets are the unit of ownership, so that a commit of N shards restores onto M by reassigning
+// buckets.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +22,8 @@ static_assert(kBuckets == 1u << (64 - 52));
 // bucket -> shard, [kBuckets], every entry < `shards`. Even to within one bucket. shards > 0.
 inline std::vector<uint32_t> EvenBucketMap(uint32_t shards) {
   std::vector<uint32_t> map(kBuckets);
-  for (uint32_t b = 0; b < kBuckets; ++b) map[b] = static_cast<uint32_t>(uint64_t{b} * shards / kBuckets);
+  for (uint32_t b = 0; b < kBuckets; ++b)
+    map[b] = static_cast<uint32_t>(uint64_t{b} * shards / kBuckets);
   return map;
 }
 

@@ -19,7 +19,8 @@
 
 namespace savior {
 
-// `status` with `context` before its message, as it travels upwards: "reading runs/a/x: No such file". OK stays OK.
+// `status` with `context` before its message, as it travels upwards: "reading runs/a/x: No such
+// file". OK stays OK.
 [[nodiscard]] inline absl::Status Annotate(const absl::Status& status, const std::string& context) {
   if (status.ok()) return status;
   return absl::Status(status.code(), context + ": " + std::string(status.message()));
@@ -28,8 +29,8 @@ namespace savior {
 }  // namespace savior
 
 // Returns from the enclosing function if `expression` (absl::Status) is not OK.
-#define SAVIOR_RETURN_IF_ERROR(expression)                   \
-  do {                                                       \
+#define SAVIOR_RETURN_IF_ERROR(expression)                                                    \
+  do {                                                                                        \
     if (absl::Status savior_status = (expression); !savior_status.ok()) return savior_status; \
   } while (false)
 

@@ -1,5 +1,6 @@
-// Named float arrays in one file, in the safetensors layout (8-byte little-endian header length, JSON header, raw
-// data), so that anybody's tools can read our dense weights, codebooks and vectors.
+// Named float arrays in one file, in the safetensors layout (8-byte little-endian header length,
+// JSON header, raw data), so that anybody's tools can read our dense weights, codebooks and
+// vectors.
 #pragma once
 
 #include <cstdint>
@@ -26,8 +27,10 @@ struct TensorFile {
 };
 
 // Same content, same bytes. Atomic and durable.
-[[nodiscard]] absl::Status WriteTensorFile(const std::filesystem::path& path, const TensorFile& file);
-// kDataLoss if the file is not one of ours: lengths, offsets and shapes are checked before use; F32 only.
+[[nodiscard]] absl::Status WriteTensorFile(const std::filesystem::path& path,
+                                           const TensorFile& file);
+// kDataLoss if the file is not one of ours: lengths, offsets and shapes are checked before use; F32
+// only.
 [[nodiscard]] absl::StatusOr<TensorFile> ReadTensorFile(const std::filesystem::path& path);
 
 }  // namespace savior

@@ -64,12 +64,16 @@ TableSpec TableFromJson(const Json& j) {
 }
 
 std::string Print(const CommitManifest& m) {
-  Json j = {{"format", kFormat},   {"step", m.step},       {"samples", m.samples},
-            {"log_fingerprint", m.log_fingerprint},        {"shards", m.shards}};
+  Json j = {{"format", kFormat},
+            {"step", m.step},
+            {"samples", m.samples},
+            {"log_fingerprint", m.log_fingerprint},
+            {"shards", m.shards}};
   j["tables"] = Json::array();
   for (const TableSpec& table : m.tables) j["tables"].push_back(TableToJson(table));
   j["files"] = Json::array();
-  for (const CommitFile& f : m.files) j["files"].push_back({{"path", f.path}, {"bytes", f.bytes}, {"xxh3", f.xxh3}});
+  for (const CommitFile& f : m.files)
+    j["files"].push_back({{"path", f.path}, {"bytes", f.bytes}, {"xxh3", f.xxh3}});
   j["xxh3"] = DigestBytes(j.dump());
   return j.dump(1) + "\n";
 }
@@ -80,13 +84,16 @@ absl::StatusOr<CommitManifest> ParseManifest(const fs::path& path, const std::st
   };
   try {
     Json j = Json::parse(text);
+    // Byte for byte: another spelling of the same values ("1E-8" for "1e-8") is a flipped byte too.
+    if (j.dump(1) + "\n" != text) return damaged("not as it was written");
     const std::string expected = j.at("xxh3").get<std::string>();
     j.erase("xxh3");
     if (const std::string found = DigestBytes(j.dump()); found != expected) {
       return damaged(fmt::format("digest {}, expected {}", found, expected));
     }
     if (j.at("format").get<int>() != kFormat) {
-      return damaged(fmt::format("format {}: written by another version of savior", j.at("format").get<int>()));
+      return damaged(fmt::format("format {}: written by another version of savior",
+                                 j.at("format").get<int>()));
     }
     CommitManifest m;
     m.step = j.at("step").get<int64_t>();
@@ -107,7 +114,8 @@ absl::StatusOr<CommitManifest> ParseManifest(const fs::path& path, const std::st
 absl::StatusOr<std::vector<CommitFile>> ListFiles(const fs::path& folder) {
   std::vector<CommitFile> files;
   std::error_code error;
-  for (auto it = fs::recursive_directory_iterator(folder, error); !error && it != fs::end(it); it.increment(error)) {
+  for (auto it = fs::recursive_directory_iterator(folder, error); !error && it != fs::end(it);
+       it.increment(error)) {
     if (!it->is_regular_file(error) || error) continue;
     CommitFile& file = files.emplace_back();
     file.path = fs::relative(it->path(), folder, error).string();
@@ -131,7 +139,8 @@ absl::StatusOr<Commit> WriteCommit(const fs::path& commits, CommitManifest manif
   SAVIOR_RETURN_IF_ERROR(Annotate(fill(part), "writing commit " + target.string()));
   SAVIOR_ASSIGN_OR_RETURN(manifest.files, ListFiles(part));
   SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(part / kManifest, Print(manifest)));
-  // The same step again (a run resumed at its end): the state is the same, the newer replaces the older.
+  // The same step again (a run resumed at its end): the state is the same, the newer replaces the
+  // older.
   SAVIOR_RETURN_IF_ERROR(RemoveAll(target));
   SAVIOR_RETURN_IF_ERROR(PublishFolder(part, target));
   return Commit{target, std::move(manifest)};
@@ -141,7 +150,8 @@ absl::StatusOr<Commit> OpenCommit(const fs::path& folder, bool digests) {
   const fs::path path = folder / kManifest;
   std::error_code error;
   if (!fs::exists(path, error)) {
-    return absl::NotFoundError(fmt::format("{}: no commit here ({} is missing)", folder.string(), kManifest));
+    return absl::NotFoundError(
+        fmt::format("{}: no commit here ({} is missing)", folder.string(), kManifest));
   }
   SAVIOR_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
   SAVIOR_ASSIGN_OR_RETURN(CommitManifest manifest, ParseManifest(path, text));
@@ -150,7 +160,8 @@ absl::StatusOr<Commit> OpenCommit(const fs::path& folder, bool digests) {
     const uintmax_t bytes = fs::file_size(at, error);
     if (error || bytes != file.bytes) {
       return absl::DataLossError(fmt::format("{}: {}, expected {} bytes", at.string(),
-                                             error ? "missing" : fmt::format("{} bytes", bytes), file.bytes));
+                                             error ? "missing" : fmt::format("{} bytes", bytes),
+                                             file.bytes));
     }
     if (!digests) continue;
     SAVIOR_ASSIGN_OR_RETURN(const std::string found, DigestFile(at));
@@ -165,7 +176,8 @@ absl::StatusOr<Commit> OpenCommit(const fs::path& folder, bool digests) {
 std::vector<fs::path> ListCommits(const fs::path& commits) {
   std::vector<fs::path> folders;
   std::error_code error;
-  for (auto it = fs::directory_iterator(commits, error); !error && it != fs::end(it); it.increment(error)) {
+  for (auto it = fs::directory_iterator(commits, error); !error && it != fs::end(it);
+       it.increment(error)) {
     const std::string name = it->path().filename().string();
     if (name.starts_with(kPrefix) && !name.ends_with(kPart)) folders.push_back(it->path());
   }
@@ -176,12 +188,14 @@ std::vector<fs::path> ListCommits(const fs::path& commits) {
 absl::StatusOr<Commit> NewestCommit(const fs::path& commits) {
   std::vector<fs::path> folders = ListCommits(commits);
   std::ranges::reverse(folders);
-  absl::Status last = absl::NotFoundError(fmt::format("{}: no commit to go on from", commits.string()));
+  absl::Status last =
+      absl::NotFoundError(fmt::format("{}: no commit to go on from", commits.string()));
   for (const fs::path& folder : folders) {
     absl::StatusOr<Commit> commit = OpenCommit(folder, /*digests=*/true);
     if (commit.ok()) return commit;
     LOG(ERROR) << "damaged commit passed over: " << commit.status().message();
-    last = absl::DataLossError(absl::StrCat("no whole commit; the oldest one's damage: ", commit.status().message()));
+    last = absl::DataLossError(
+        absl::StrCat("no whole commit; the oldest one's damage: ", commit.status().message()));
   }
   return last;
 }
@@ -193,7 +207,8 @@ absl::Status KeepNewest(const fs::path& commits, int64_t keep) {
   }
   std::error_code error;
   std::vector<fs::path> parts;
-  for (auto it = fs::directory_iterator(commits, error); !error && it != fs::end(it); it.increment(error)) {
+  for (auto it = fs::directory_iterator(commits, error); !error && it != fs::end(it);
+       it.increment(error)) {
     if (it->path().string().ends_with(kPart)) parts.push_back(it->path());
   }
   for (const fs::path& part : parts) SAVIOR_RETURN_IF_ERROR(RemoveAll(part));

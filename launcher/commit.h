@@ -1,14 +1,16 @@
 // Commits (checkpoints): what one is, how it is written, found and checked.
 //
 //   <run>/commits/commit-<step, 12 digits>/
-//     manifest.json          names every other file with size and XXH3-128; its own digest is its last field
+//     manifest.json          names every other file with size and XXH3-128; its last field is its
+//                            own digest
 //     resolved.toml          the configuration
 //     dense.safetensors      dense weights and Adam moments
 //     encoder.safetensors, codebook.safetensors    where the arm has them
 //     shard-<k>/             a RocksDB checkpoint of all tables
 //
-// A commit is written as commit-<step>.part and renamed when every byte is synced: a folder without the suffix is
-// whole. What is random in a run is a function of (seed, step), so the step is also the RNG state and the data cursor.
+// A commit is written as commit-<step>.part and renamed when every byte is synced: a folder without
+// the suffix is whole. What is random in a run is a function of (seed, step), so the step is also
+// the RNG state and the data cursor.
 #pragma once
 
 #include <cstdint>
@@ -43,15 +45,15 @@ struct Commit {
   CommitManifest manifest;
 };
 
-// Writes a commit. `fill` puts the files into the folder given to it; their list, sizes and digests are taken here.
-// Atomic and durable: when it returns OK the commit survives a power failure. An unfinished one of a former process
-// is replaced.
+// Writes a commit. `fill` puts the files into the folder given to it; their list, sizes and digests
+// are taken here. Atomic and durable: when it returns OK the commit survives a power failure. An
+// unfinished one of a former process is replaced.
 [[nodiscard]] absl::StatusOr<Commit> WriteCommit(
     const std::filesystem::path& commits, CommitManifest manifest,
     const std::function<absl::Status(const std::filesystem::path&)>& fill);
 
-// Reads and checks `folder`: the manifest's own digest, every file's size and, with `digests`, its bytes.
-// kDataLoss names file, expected and found; kNotFound: no commit there.
+// Reads and checks `folder`: the manifest's own digest, every file's size and, with `digests`, its
+// bytes. kDataLoss names file, expected and found; kNotFound: no commit there.
 [[nodiscard]] absl::StatusOr<Commit> OpenCommit(const std::filesystem::path& folder, bool digests);
 
 // The newest commit whose every digest holds. Damaged ones are named in the log and passed over.

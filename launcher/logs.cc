@@ -37,15 +37,18 @@ absl::StatusOr<std::unique_ptr<FileLock>> WaitForLock(const fs::path& path) {
 
 fs::path LogCache(const Config& config) {
   if (!config.data.cache.empty()) return config.data.cache;
-  if (const std::string cache = Environment("SAVIOR_CACHE"); !cache.empty()) return fs::path(cache) / "logs";
-  if (const std::string xdg = Environment("XDG_CACHE_HOME"); !xdg.empty()) return fs::path(xdg) / "savior" / "logs";
+  if (const std::string cache = Environment("SAVIOR_CACHE"); !cache.empty())
+    return fs::path(cache) / "logs";
+  if (const std::string xdg = Environment("XDG_CACHE_HOME"); !xdg.empty())
+    return fs::path(xdg) / "savior" / "logs";
   return fs::path(Environment("HOME")) / ".cache" / "savior" / "logs";
 }
 
 absl::StatusOr<std::unique_ptr<TrainingLog>> OpenOrPrepare(const Config& config) {
   if (config.data.raw.empty()) {
     return absl::InvalidArgumentError(
-        "data.raw is not set: give the folder of the raw data set (docs/datasets.md), e.g. data.raw=my_data");
+        "data.raw is not set: give the folder of the raw data set (docs/datasets.md), e.g. "
+        "data.raw=my_data");
   }
   SAVIOR_ASSIGN_OR_RETURN(const std::string fingerprint, RawFingerprint(config.data.raw));
   const fs::path cache = LogCache(config);
@@ -59,10 +62,11 @@ absl::StatusOr<std::unique_ptr<TrainingLog>> OpenOrPrepare(const Config& config)
     options.out = folder;
     options.memory_bytes = config.data.prepare_memory_mb << 20;
     SAVIOR_ASSIGN_OR_RETURN(const PrepareSummary summary, Prepare(options));
-    LOG(INFO) << fmt::format("prepared {} impressions in {} requests, {} behaviours, {} users, {} items ({} without "
-                             "a vector, {} distinct contents)",
-                             summary.impressions, summary.requests, summary.behaviours, summary.users,
-                             summary.items, summary.items_without_vector, summary.contents);
+    LOG(INFO) << fmt::format(
+        "prepared {} impressions in {} requests, {} behaviours, {} users, {} items ({} without "
+        "a vector, {} distinct contents)",
+        summary.impressions, summary.requests, summary.behaviours, summary.users, summary.items,
+        summary.items_without_vector, summary.contents);
   }
   return TrainingLog::Open(folder);
 }
@@ -71,7 +75,8 @@ absl::StatusOr<Periods> PeriodsOf(const Config& config) {
   const Config::Data& d = config.data;
   const auto date = [](const char* key, const std::string& text) -> absl::StatusOr<int64_t> {
     if (text.empty()) {
-      return absl::InvalidArgumentError(fmt::format("{} is not set: give a day like {}=2017-04-30", key, key));
+      return absl::InvalidArgumentError(
+          fmt::format("{} is not set: give a day like {}=2017-04-30", key, key));
     }
     return ParseDate(text);
   };

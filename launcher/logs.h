@@ -11,12 +11,12 @@
 
 namespace savior {
 
-// Where prepared logs are kept: data.cache, else $SAVIOR_CACHE/logs, else $XDG_CACHE_HOME/savior/logs, else
-// ~/.cache/savior/logs.
+// Where prepared logs are kept: data.cache, else $SAVIOR_CACHE/logs, else
+// $XDG_CACHE_HOME/savior/logs, else ~/.cache/savior/logs.
 std::filesystem::path LogCache(const Config& config);
 
-// The log of data.raw, from the cache where its fingerprint is there, prepared otherwise. Several processes may ask at
-// once: one prepares, the others wait.
+// The log of data.raw, from the cache where its fingerprint is there, prepared otherwise. Several
+// processes may ask at once: one prepares, the others wait.
 [[nodiscard]] absl::StatusOr<std::unique_ptr<TrainingLog>> OpenOrPrepare(const Config& config);
 
 struct Periods {

@@ -70,11 +70,14 @@ void AddTrain(CLI::App& app, TrainArguments& arguments) {
       "Every key: docs/configuration.md");
   train->add_option("config", arguments.config, "TOML file (empty: all defaults)");
   train->add_option("overrides", arguments.overrides, "key=value ..., stronger than the file");
-  train->add_flag("--resume", arguments.resume, "Go on from the run folder's newest commit, if there is one");
-  train->add_flag("--dry-run", arguments.dry_run, "Check configuration and data, print sizes, train nothing");
+  train->add_flag("--resume", arguments.resume,
+                  "Go on from the run folder's newest commit, if there is one");
+  train->add_flag("--dry-run", arguments.dry_run,
+                  "Check configuration and data, print sizes, train nothing");
   train->add_flag("--check-encoder", arguments.check_encoder,
                   "Compare the encoders on the last 14 training days and say which to use");
-  train->add_flag("--print-configuration-page", arguments.print_page, "Print docs/configuration.md and exit");
+  train->add_flag("--print-configuration-page", arguments.print_page,
+                  "Print docs/configuration.md and exit");
 }
 
 struct EvaluateArguments {
@@ -88,23 +91,31 @@ void AddEvaluate(CLI::App& app, EvaluateArguments& arguments) {
       "Examples:\n"
       "  savior evaluate runs/quickstart\n"
       "  savior evaluate runs/quickstart data.eval_from=2017-11-01 data.eval_until=2017-12-01");
-  evaluate->add_option("run", arguments.run, "Run folder; its newest whole commit is scored")->required();
-  evaluate->add_option("overrides", arguments.overrides, "key=value ... on top of the run's configuration");
+  evaluate->add_option("run", arguments.run, "Run folder; its newest whole commit is scored")
+      ->required();
+  evaluate->add_option("overrides", arguments.overrides,
+                       "key=value ... on top of the run's configuration");
   evaluate->add_option("--commit", arguments.commit, "This commit folder instead of the newest");
 }
 
 void AddPrepare(CLI::App& app, PrepareOptions& options, int64_t& memory_mb) {
-  CLI::App* prepare = app.add_subcommand("prepare", "Raw Parquet -> training log (train does it on first use)");
-  prepare->footer("Example:\n  savior prepare my_data --out my_log\nThe raw schema: docs/datasets.md");
-  prepare->add_option("raw", options.raw, "Folder with impressions, behaviours, items, item_vectors")->required();
+  CLI::App* prepare =
+      app.add_subcommand("prepare", "Raw Parquet -> training log (train does it on first use)");
+  prepare->footer(
+      "Example:\n  savior prepare my_data --out my_log\nThe raw schema: docs/datasets.md");
+  prepare
+      ->add_option("raw", options.raw, "Folder with impressions, behaviours, items, item_vectors")
+      ->required();
   prepare->add_option("--out", options.out, "The training log's folder")->required();
-  prepare->add_option("--memory-mb", memory_mb, "RAM in MiB for sorting")->check(CLI::Range(16, 1 << 20));
+  prepare->add_option("--memory-mb", memory_mb, "RAM in MiB for sorting")
+      ->check(CLI::Range(16, 1 << 20));
 }
 
 absl::Status RunPrepare(const PrepareOptions& options) {
   SAVIOR_ASSIGN_OR_RETURN(const PrepareSummary s, Prepare(options));
   std::cout << fmt::format(
-      "{} impressions in {} requests (click rate {:.4f}, conversion rate {:.4f}), {} behaviours of {} users, {} items "
+      "{} impressions in {} requests (click rate {:.4f}, conversion rate {:.4f}), {} behaviours of "
+      "{} users, {} items "
       "({} without a vector), {} distinct contents -> {}\n",
       s.impressions, s.requests, s.click_rate, s.conversion_rate, s.behaviours, s.users, s.items,
       s.items_without_vector, s.contents, options.out.string());
@@ -130,7 +141,8 @@ int Main(int argc, char** argv) {
 
   if (app.got_subcommand("train")) return Report(RunTrain(train));
   if (app.got_subcommand("evaluate")) {
-    return Report(EvaluateRun(evaluate.run, evaluate.commit, evaluate.overrides, std::cout).status());
+    return Report(
+        EvaluateRun(evaluate.run, evaluate.commit, evaluate.overrides, std::cout).status());
   }
   if (app.got_subcommand("inspect")) return Report(Inspect(inspect, std::cout));
   if (app.got_subcommand("generate")) return Report(Generate(generate).status());
@@ -146,7 +158,8 @@ int main(int argc, char** argv) {
   FLAGS_logtostderr = true;
   try {
     return savior::Main(argc, argv);
-  } catch (const std::exception& e) {  // LibTorch, Arrow and the standard library may throw what nobody expected
+  } catch (const std::exception& e) {
+    // LibTorch, Arrow and the standard library may throw what nobody expected.
     std::cerr << "savior: internal error: " << e.what() << "\n";
     return 2;
   }

@@ -12,12 +12,22 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Keys that may differ when a run goes on: they move work or say how much of it to do, and change no step's outcome.
+// Keys that may differ when a run goes on: they move work or say how much of it to do, and change
+// no step's outcome.
 bool MayDiffer(const std::string& difference) {
-  constexpr const char* kFree[] = {"run.",        "commit.",      "eval.",    "ps.",          "data.raw ",
-                                   "data.cache ", "data.prepare", "data.eval_", "train.max_steps ", "train.epochs ",
+  constexpr const char* kFree[] = {"run.",
+                                   "commit.",
+                                   "eval.",
+                                   "ps.",
+                                   "data.raw ",
+                                   "data.cache ",
+                                   "data.prepare",
+                                   "data.eval_",
+                                   "train.max_steps ",
+                                   "train.epochs ",
                                    "train.metrics_every_s "};
-  return std::ranges::any_of(kFree, [&](const char* prefix) { return difference.starts_with(prefix); });
+  return std::ranges::any_of(kFree,
+                             [&](const char* prefix) { return difference.starts_with(prefix); });
 }
 
 absl::Status CheckSameRun(const fs::path& resolved, const Config& config) {
@@ -25,9 +35,9 @@ absl::Status CheckSameRun(const fs::path& resolved, const Config& config) {
   std::vector<std::string> differences = DifferentKeys(former, config);
   std::erase_if(differences, MayDiffer);
   if (differences.empty()) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      fmt::format("{} holds a run with another configuration: {}; use the same values or another run.dir",
-                  resolved.parent_path().string(), fmt::join(differences, ", ")));
+  return absl::FailedPreconditionError(fmt::format(
+      "{} holds a run with another configuration: {}; use the same values or another run.dir",
+      resolved.parent_path().string(), fmt::join(differences, ", ")));
 }
 
 }  // namespace
@@ -54,7 +64,8 @@ absl::StatusOr<std::unique_ptr<RunFolder>> RunFolder::Open(const Config& config,
   SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(resolved, ToToml(config)));
   std::unique_ptr<RunFolder> folder(new RunFolder(path, std::move(lock), holds_run));
   if (!folder->metrics_) {
-    return absl::FailedPreconditionError(fmt::format("{}: cannot write metrics.jsonl", path.string()));
+    return absl::FailedPreconditionError(
+        fmt::format("{}: cannot write metrics.jsonl", path.string()));
   }
   return folder;
 }
@@ -63,7 +74,8 @@ absl::Status RunFolder::AddMetrics(const nlohmann::ordered_json& line) {
   metrics_ << line.dump() << std::endl;  // flushed: people follow it with tail -f
   if (metrics_) return absl::OkStatus();
   metrics_.clear();
-  return absl::ResourceExhaustedError(fmt::format("{}: metrics.jsonl: cannot write (disk full?)", path_.string()));
+  return absl::ResourceExhaustedError(
+      fmt::format("{}: metrics.jsonl: cannot write (disk full?)", path_.string()));
 }
 
 }  // namespace savior

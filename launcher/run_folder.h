@@ -1,6 +1,7 @@
 // A run's folder: who may write into it, and what lies where.
 //
-//   <run>/resolved.toml  metrics.jsonl  result.json  log/  commits/  live/ (the shards' working files, disposable)
+//   <run>/resolved.toml  metrics.jsonl  result.json  log/  commits/
+//         live/          the shards' working files, disposable
 #pragma once
 
 #include <filesystem>
@@ -18,9 +19,11 @@ namespace savior {
 // Exclusive while it lives. Single-threaded.
 class RunFolder {
  public:
-  // kFailedPrecondition: another process has it; or it holds a run and `resume` is false; or `resume` is true and the
-  // configuration differs from that run's in a key that changes the outcome (all such keys are named).
-  [[nodiscard]] static absl::StatusOr<std::unique_ptr<RunFolder>> Open(const Config& config, bool resume);
+  // kFailedPrecondition: another process has it; or it holds a run and `resume` is false; or
+  // `resume` is true and the configuration differs from that run's in a key that changes the
+  // outcome (all such keys are named).
+  [[nodiscard]] static absl::StatusOr<std::unique_ptr<RunFolder>> Open(const Config& config,
+                                                                       bool resume);
 
   const std::filesystem::path& path() const { return path_; }
   std::filesystem::path commits() const { return path_ / "commits"; }

@@ -47,11 +47,13 @@ absl::StatusOr<std::unique_ptr<LocalStore>> OpenStore(const Config& config, cons
 
 absl::StatusOr<std::vector<Bucket>> BucketsOf(const Config& config) {
   std::vector<BucketSpec> specs;
-  for (const std::string& name : config.eval.bucket_order()) specs.push_back({name, config.eval.buckets.at(name)});
+  for (const std::string& name : config.eval.bucket_order())
+    specs.push_back({name, config.eval.buckets.at(name)});
   return ParseBuckets(specs);
 }
 
-// Everything of a run that is alive at once. Members in the order in which they come to be; destroyed backwards.
+// Everything of a run that is alive at once. Members in the order in which they come to be;
+// destroyed backwards.
 class TrainingRun {
  public:
   TrainingRun(const Config& config, const RunOptions& options, std::ostream& out)
@@ -80,16 +82,16 @@ class TrainingRun {
   Content content_;
   std::unique_ptr<Trainer> trainer_;
 
-  int64_t samples_ = 0;            // impressions since step 0
-  int64_t committed_step_ = -1;    // of the newest commit
+  int64_t samples_ = 0;          // impressions since step 0
+  int64_t committed_step_ = -1;  // of the newest commit
   absl::Time train_start_;
   double train_cpu_start_ = 0;
-  int64_t samples_start_ = 0;      // at train_start_
+  int64_t samples_start_ = 0;  // at train_start_
   double train_wall_s_ = 0, train_cpu_s_ = 0;
   absl::Time last_metrics_;
   double last_cpu_ = 0;
   int64_t last_samples_ = 0;
-  RankerLosses mean_;              // exponential means, for people
+  RankerLosses mean_;  // exponential means, for people
 };
 
 absl::StatusOr<EvalResult> TrainingRun::Run() {
@@ -100,8 +102,9 @@ absl::StatusOr<EvalResult> TrainingRun::Run() {
   }
   if (Stopped() && trainer_->step() < trainer_->total_steps()) {
     return absl::CancelledError(fmt::format(
-        "stopped after step {} of {}; committed to {}. Go on with: savior train {} --resume", trainer_->step(),
-        trainer_->total_steps(), folder_->commits().string(), (folder_->path() / kResolved).string()));
+        "stopped after step {} of {}; committed to {}. Go on with: savior train {} --resume",
+        trainer_->step(), trainer_->total_steps(), folder_->commits().string(),
+        (folder_->path() / kResolved).string()));
   }
   return Finish();
 }
@@ -111,11 +114,13 @@ absl::Status TrainingRun::Open() {
   SAVIOR_ASSIGN_OR_RETURN(periods_, PeriodsOf(config_));
   SAVIOR_ASSIGN_OR_RETURN(log_, OpenOrPrepare(config_));
   SAVIOR_ASSIGN_OR_RETURN(folder_, RunFolder::Open(config_, options_.resume));
-  LOG(INFO) << "run " << folder_->path().string() << ", arm " << config_.model.arm << ", seed " << config_.seed;
+  LOG(INFO) << "run " << folder_->path().string() << ", arm " << config_.model.arm << ", seed "
+            << config_.seed;
   if (folder_->resumed()) {
     absl::StatusOr<Commit> commit = NewestCommit(folder_->commits());
     if (commit.ok()) return GoOn(*commit);
-    // Without any commit nothing can be lost by starting again; a damaged one is for a person to decide on.
+    // Without any commit nothing can be lost by starting again; a damaged one is for a person to
+    // decide on.
     if (!absl::IsNotFound(commit.status())) return commit.status();
     LOG(WARNING) << "the run was stopped before its first commit: starting from the beginning";
   }
@@ -126,7 +131,8 @@ absl::Status TrainingRun::StartAfresh() {
   SAVIOR_ASSIGN_OR_RETURN(content_, TrainContent(*log_, config_, periods_.training));
   SAVIOR_ASSIGN_OR_RETURN(store_, OpenStore(config_, folder_->live(), ""));
   SAVIOR_RETURN_IF_ERROR(PublishContent(*log_, content_, config_, *store_));
-  SAVIOR_ASSIGN_OR_RETURN(trainer_, Trainer::Create(config_, log_.get(), store_.get(), periods_.training));
+  SAVIOR_ASSIGN_OR_RETURN(trainer_,
+                          Trainer::Create(config_, log_.get(), store_.get(), periods_.training));
   return absl::OkStatus();
 }
 
@@ -135,7 +141,8 @@ absl::Status TrainingRun::GoOn(const Commit& commit) {
   LOG(INFO) << "going on from " << from.string() << ", step " << commit.manifest.step;
   if (commit.manifest.log_fingerprint != log_->fingerprint()) {
     return absl::FailedPreconditionError(
-        fmt::format("{} was trained on a training log with fingerprint {}, data.raw now gives {}: use the same data "
+        fmt::format("{} was trained on a training log with fingerprint {}, data.raw now gives {}: "
+                    "use the same data "
                     "or another run.dir",
                     from.string(), commit.manifest.log_fingerprint, log_->fingerprint()));
   }
@@ -148,7 +155,8 @@ absl::Status TrainingRun::GoOn(const Commit& commit) {
     SAVIOR_ASSIGN_OR_RETURN(content_.codebook, LoadCodebook(file));
   }
   SAVIOR_ASSIGN_OR_RETURN(store_, OpenStore(config_, folder_->live(), from));
-  SAVIOR_ASSIGN_OR_RETURN(trainer_, Trainer::Create(config_, log_.get(), store_.get(), periods_.training));
+  SAVIOR_ASSIGN_OR_RETURN(trainer_,
+                          Trainer::Create(config_, log_.get(), store_.get(), periods_.training));
   SAVIOR_ASSIGN_OR_RETURN(const TensorFile dense, ReadTensorFile(from / kDense));
   SAVIOR_RETURN_IF_ERROR(Annotate(trainer_->dense().Load(dense), (from / kDense).string()));
   SAVIOR_RETURN_IF_ERROR(trainer_->Seek(commit.manifest.step));
@@ -169,8 +177,9 @@ absl::Status TrainingRun::TrainLoop() {
     mean_.ctr = keep * mean_.ctr + (1 - keep) * figures.losses.ctr;
     mean_.ctcvr = keep * mean_.ctcvr + (1 - keep) * figures.losses.ctcvr;
     const double seconds = absl::ToDoubleSeconds(absl::Now() - train_start_);
-    progress.Update(trainer_->step(), fmt::format("loss {:.4f} {:.4f}, {:.0f} samples/s", mean_.ctr, mean_.ctcvr,
-                                                  static_cast<double>(samples_ - samples_start_) / seconds));
+    progress.Update(trainer_->step(),
+                    fmt::format("loss {:.4f} {:.4f}, {:.0f} samples/s", mean_.ctr, mean_.ctcvr,
+                                static_cast<double>(samples_ - samples_start_) / seconds));
     if (absl::Now() - last_metrics_ >= absl::Seconds(config_.train.metrics_every_s)) {
       SAVIOR_RETURN_IF_ERROR(WriteMetrics(figures));
     }
@@ -188,7 +197,8 @@ absl::Status TrainingRun::WriteMetrics(const StepFigures& figures) {
   const absl::Time now = absl::Now();
   const double cpu = ProcessCpuSeconds();
   const auto samples = static_cast<double>(samples_ - last_samples_);
-  SAVIOR_ASSIGN_OR_RETURN(const std::vector<TableStats> tables, store_->Stats(DeadlineIn(std::chrono::seconds(10))));
+  SAVIOR_ASSIGN_OR_RETURN(const std::vector<TableStats> tables,
+                          store_->Stats(DeadlineIn(std::chrono::seconds(10))));
   uint64_t pulled = 0, hits = 0;
   for (const TableStats& t : tables) {
     pulled += t.pulled - t.missing;
@@ -220,8 +230,10 @@ absl::Status TrainingRun::CommitNow() {
   const auto fill = [this](const fs::path& part) {
     SAVIOR_RETURN_IF_ERROR(store_->Checkpoint(part, DeadlineIn(kCommitTimeout)));
     SAVIOR_RETURN_IF_ERROR(WriteTensorFile(part / kDense, trainer_->dense().Save()));
-    if (content_.encoder) SAVIOR_RETURN_IF_ERROR(WriteTensorFile(part / kEncoder, content_.encoder->Save()));
-    if (content_.codebook) SAVIOR_RETURN_IF_ERROR(WriteTensorFile(part / kCodebook, content_.codebook->Save()));
+    if (content_.encoder)
+      SAVIOR_RETURN_IF_ERROR(WriteTensorFile(part / kEncoder, content_.encoder->Save()));
+    if (content_.codebook)
+      SAVIOR_RETURN_IF_ERROR(WriteTensorFile(part / kCodebook, content_.codebook->Save()));
     return WriteFileAtomically(part / kResolved, ToToml(config_));
   };
   SAVIOR_RETURN_IF_ERROR(WriteCommit(folder_->commits(), std::move(manifest), fill).status());
@@ -235,7 +247,8 @@ absl::StatusOr<EvalResult> TrainingRun::Finish() {
   SAVIOR_ASSIGN_OR_RETURN(const ItemFacts facts, ScanTraining(*log_, periods_.training));
   SAVIOR_ASSIGN_OR_RETURN(EvalResult result, Evaluate(*log_, predictions, buckets_, facts));
   if (config_.eval.save_predictions) {
-    SAVIOR_RETURN_IF_ERROR(SavePredictions(folder_->predictions(), *log_, predictions, buckets_, facts));
+    SAVIOR_RETURN_IF_ERROR(
+        SavePredictions(folder_->predictions(), *log_, predictions, buckets_, facts));
   }
   PrintTable(result, out_);
   const auto trained = static_cast<double>(samples_ - samples_start_);
@@ -251,26 +264,30 @@ absl::StatusOr<EvalResult> TrainingRun::Finish() {
                        {"samples_per_cpu_s", train_cpu_s_ > 0 ? trained / train_cpu_s_ : 0.0},
                        {"peak_rss_bytes", PeakRssBytes()}}}};
   SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(folder_->result(), json.dump(2) + "\n"));
-  out_ << fmt::format("\n{} impressions in {:.0f} s ({:.0f} per CPU-second), result in {}\n", samples_ - samples_start_,
-                      train_wall_s_, train_cpu_s_ > 0 ? trained / train_cpu_s_ : 0.0, folder_->result().string());
+  out_ << fmt::format("\n{} impressions in {:.0f} s ({:.0f} per CPU-second), result in {}\n",
+                      samples_ - samples_start_, train_wall_s_,
+                      train_cpu_s_ > 0 ? trained / train_cpu_s_ : 0.0, folder_->result().string());
   return result;
 }
 
 }  // namespace
 
-absl::StatusOr<EvalResult> Train(const Config& config, const RunOptions& options, std::ostream& out) {
+absl::StatusOr<EvalResult> Train(const Config& config, const RunOptions& options,
+                                 std::ostream& out) {
   return TrainingRun(config, options, out).Run();
 }
 
 absl::StatusOr<EvalResult> EvaluateRun(const std::string& run, const std::string& commit,
-                                       const std::vector<std::string>& overrides, std::ostream& out) {
+                                       const std::vector<std::string>& overrides,
+                                       std::ostream& out) {
   fs::path folder = commit;
   if (commit.empty()) {
     SAVIOR_ASSIGN_OR_RETURN(const Commit newest, NewestCommit(fs::path(run) / "commits"));
     folder = newest.folder;
   }
   SAVIOR_ASSIGN_OR_RETURN(const Commit from, OpenCommit(folder, /*digests=*/true));
-  SAVIOR_ASSIGN_OR_RETURN(const Config config, LoadConfig((folder / kResolved).string(), overrides));
+  SAVIOR_ASSIGN_OR_RETURN(const Config config,
+                          LoadConfig((folder / kResolved).string(), overrides));
   SAVIOR_ASSIGN_OR_RETURN(const std::vector<Bucket> buckets, BucketsOf(config));
   SAVIOR_ASSIGN_OR_RETURN(const Periods periods, PeriodsOf(config));
   SAVIOR_ASSIGN_OR_RETURN(const auto log, OpenOrPrepare(config));
@@ -279,7 +296,8 @@ absl::StatusOr<EvalResult> EvaluateRun(const std::string& run, const std::string
   const fs::path live = fs::temp_directory_path() / fmt::format("savior-evaluate-{}", getpid());
   absl::StatusOr<EvalResult> result = [&]() -> absl::StatusOr<EvalResult> {
     SAVIOR_ASSIGN_OR_RETURN(const auto store, OpenStore(config, live, folder));
-    SAVIOR_ASSIGN_OR_RETURN(const auto trainer, Trainer::Create(config, log.get(), store.get(), periods.training));
+    SAVIOR_ASSIGN_OR_RETURN(const auto trainer,
+                            Trainer::Create(config, log.get(), store.get(), periods.training));
     SAVIOR_ASSIGN_OR_RETURN(const TensorFile dense, ReadTensorFile(folder / kDense));
     SAVIOR_RETURN_IF_ERROR(Annotate(trainer->dense().Load(dense), (folder / kDense).string()));
     SAVIOR_ASSIGN_OR_RETURN(const Predictions predictions, trainer->Predict(periods.evaluation));
@@ -308,13 +326,17 @@ absl::Status DryRun(const Config& config, std::ostream& out) {
   SAVIOR_RETURN_IF_ERROR(count("evaluation", periods.evaluation));
   const std::vector<TableSpec> tables = ModelTables(config);
   // Upper bound: every user, item and content gets a row with one accumulator per weight.
-  const auto bytes = [&](ModelTable table, int64_t rows) { return 8.0 * tables[table].dim * static_cast<double>(rows); };
+  const auto bytes = [&](ModelTable table, int64_t rows) {
+    return 8.0 * tables[table].dim * static_cast<double>(rows);
+  };
   const double total = bytes(kUserTable, log->num_users()) + bytes(kItemTable, log->num_items()) +
                        2 * bytes(kContentTable, log->num_contents());
-  out << fmt::format("{} users, {} items, {} contents; tables at most about {:.0f} MiB, RAM budget {} MiB (the rest "
-                     "lives in RocksDB)\n",
-                     log->num_users(), log->num_items(), log->num_contents(), total / (1 << 20),
-                     config.ps.ram_budget_mb);
+  out << fmt::format(
+      "{} users, {} items, {} contents; tables at most about {:.0f} MiB, RAM budget {} MiB (the "
+      "rest "
+      "lives in RocksDB)\n",
+      log->num_users(), log->num_items(), log->num_contents(), total / (1 << 20),
+      config.ps.ram_budget_mb);
   out << "configuration and data are valid; nothing was trained\n";
   return absl::OkStatus();
 }
@@ -323,7 +345,8 @@ absl::Status CheckEncoder(const Config& config, const RunOptions& options, std::
   constexpr int64_t kHeldBack = 14 * 86400;
   SAVIOR_ASSIGN_OR_RETURN(const Periods periods, PeriodsOf(config));
   if (periods.training.until - kHeldBack <= periods.training.from) {
-    return absl::InvalidArgumentError("--check-encoder holds back the last 14 training days: train on more than that");
+    return absl::InvalidArgumentError(
+        "--check-encoder holds back the last 14 training days: train on more than that");
   }
   const auto date = [](int64_t seconds) {
     return absl::FormatTime("%Y-%m-%d", absl::FromUnixSeconds(seconds), absl::UTCTimeZone());
@@ -339,13 +362,14 @@ absl::Status CheckEncoder(const Config& config, const RunOptions& options, std::
         << trial.data.eval_until << "\n";
     SAVIOR_ASSIGN_OR_RETURN(const EvalResult result, Train(trial, options, out));
     if (!result.ctr[0].second.auc) {
-      return absl::FailedPreconditionError("the held back days have clicks of one kind only: no AUC to compare");
+      return absl::FailedPreconditionError(
+          "the held back days have clicks of one kind only: no AUC to compare");
     }
     aucs.emplace_back(kind, *result.ctr[0].second.auc);
   }
   const auto& best = aucs[0].second >= aucs[1].second ? aucs[0] : aucs[1];
-  out << fmt::format("\nCTR AUC: pca {:.4f}, swing_residual {:.4f}. Use encoder.kind = \"{}\".\n", aucs[0].second,
-                     aucs[1].second, best.first);
+  out << fmt::format("\nCTR AUC: pca {:.4f}, swing_residual {:.4f}. Use encoder.kind = \"{}\".\n",
+                     aucs[0].second, aucs[1].second, best.first);
   return absl::OkStatus();
 }
 

@@ -1,5 +1,5 @@
-// A training run in one process: the log, the shards, the worker, commits, evaluation. What `savior train` and `savior
-// evaluate` do.
+// A training run in one process: the log, the shards, the worker, commits, evaluation. What `savior
+// train` and `savior evaluate` do.
 #pragma once
 
 #include <atomic>
@@ -14,23 +14,30 @@ namespace savior {
 
 struct RunOptions {
   bool resume = false;
-  const std::atomic<bool>* stop = nullptr;  // set by a signal: stop after the step, commit, return kCancelled
+  // Set by a signal: stop after the step, commit, return kCancelled.
+  const std::atomic<bool>* stop = nullptr;
 };
 
-// Trains, commits, evaluates; prints the table to `out`, writes result.json. kCancelled when stopped: the message says
-// how to go on.
-[[nodiscard]] absl::StatusOr<EvalResult> Train(const Config& config, const RunOptions& options, std::ostream& out);
+// Trains, commits, evaluates; prints the table to `out`, writes result.json. kCancelled when
+// stopped: the message says how to go on.
+[[nodiscard]] absl::StatusOr<EvalResult> Train(const Config& config, const RunOptions& options,
+                                               std::ostream& out);
 
-// Scores the newest whole commit of run folder `run` (or the commit folder `commit`, if not empty) on `config`'s
-// evaluation period; `overrides` are key=value on top of the run's own configuration.
-[[nodiscard]] absl::StatusOr<EvalResult> EvaluateRun(const std::string& run, const std::string& commit,
-                                                     const std::vector<std::string>& overrides, std::ostream& out);
+// Scores the newest whole commit of run folder `run` (or the commit folder `commit`, if not empty)
+// on `config`'s evaluation period; `overrides` are key=value on top of the run's own configuration.
+[[nodiscard]] absl::StatusOr<EvalResult> EvaluateRun(const std::string& run,
+                                                     const std::string& commit,
+                                                     const std::vector<std::string>& overrides,
+                                                     std::ostream& out);
 
-// Checks configuration, data and schema without training, and prints what the run would be: sizes, steps, memory.
+// Checks configuration, data and schema without training, and prints what the run would be: sizes,
+// steps, memory.
 [[nodiscard]] absl::Status DryRun(const Config& config, std::ostream& out);
 
-// Trains with both encoders on the training days but the last 14, scores those, and says which encoder.kind to use:
-// the ranker's AUC decides, since retrieval figures do not order encoders as the ranker does (docs/encoder.md).
-[[nodiscard]] absl::Status CheckEncoder(const Config& config, const RunOptions& options, std::ostream& out);
+// Trains with both encoders on the training days but the last 14, scores those, and says which
+// encoder.kind to use: the ranker's AUC decides, since retrieval figures do not order encoders as
+// the ranker does (docs/encoder.md).
+[[nodiscard]] absl::Status CheckEncoder(const Config& config, const RunOptions& options,
+                                        std::ostream& out);
 
 }  // namespace savior

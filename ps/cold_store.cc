@@ -90,7 +90,7 @@ rocksdb::ColumnFamilyOptions TableOptions() {
   // read.
   table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(10, false));
   table.data_block_index_type = rocksdb::BlockBasedTableOptions::kDataBlockBinaryAndHash;
-  table.checksum = rocksdb::kXXH3;  // detects every flip in a block; cheaper than crc32c
+  table.checksum = rocksdb::kXXH3;
   table.format_version = 5;
 
   rocksdb::ColumnFamilyOptions options;

@@ -19,7 +19,7 @@ struct LocalStoreOptions {
   std::vector<TableSpec> tables;
   uint32_t shards = 1;  // 1 .. 1024
   // For the hot tiers of all tables and shards. Beside it a shard's cold store takes up to 32 MiB
-  // of unflushed rows and about 1.5 B per row for filters. A table has at least 16 hot rows per
+  // of unflushed rows and about 10 bits per row for filters. A table has at least 16 hot rows per
   // shard, however small the budget. Division: ps/ram_budget.h.
   uint64_t ram_budget_bytes = uint64_t{1} << 30;
   // Where the live databases are. Disposable: what an earlier store left in it is deleted. One

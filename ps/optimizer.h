@@ -1,25 +1,26 @@
 // Optimizers of single rows. Pure functions, thread-safe.
 //
 // w: weights, g: gradient, t: the row's number of updates with this one (not the training step: an
-// embedding row is updated when its key is seen). With g' = g + weight_decay * w, elementwise:
+// embedding row is updated when its key is seen). g' = g + weight_decay * w. Elementwise:
 //
 //   kSgd             w -= lr g'
-//   kAdagrad         a += g'^2;  w -= lr g' / (sqrt(a) + eps)                        a starts at
-//   initial_accumulator kRowwiseAdagrad  a += mean(g'^2);  w -= lr g' / (sqrt(a) + eps) one a per
-//   row kAdam            m = beta1 m + (1 - beta1) g';  v = beta2 v + (1 - beta2) g'^2   (Kingma &
-//   Ba, Algorithm 1)
+//   kAdagrad         a += g'^2
+//                    w -= lr g' / (sqrt(a) + eps)
+//   kRowwiseAdagrad  as kAdagrad with one a per row: a += mean(g'^2)
+//   kAdam            m = beta1 m + (1 - beta1) g'
+//                    v = beta2 v + (1 - beta2) g'^2
 //                    w -= lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
-//   kFtrl            n' = n + g^2;  z += g - (sqrt(n') - sqrt(n)) / lr * w;  n = n'  (McMahan et
-//   al. 2013, Alg. 1,
-//                    w = |z| <= l1 ? 0 : (sign(z) l1 - z) / (sqrt(n) / lr + l2)      with its beta
-//                    in initial n)
+//   kFtrl            z += g - (sqrt(n + g^2) - sqrt(n)) / lr * w
+//                    n += g^2
+//                    w = |z| <= l1 ? 0 : (sign(z) l1 - z) / (sqrt(n) / lr + l2)
 //
-// The first, second and fourth are torch.optim's SGD, Adagrad (lr_decay 0) and Adam; the third is
-// FBGEMM's. FTRL's z starts where its own formula gives the initial w, so a random start is not
-// thrown away by the first update; it does not take weight_decay (l2 is its own).
+// a and n start at initial_accumulator, m and v at 0. kSgd, kAdagrad (lr_decay 0) and kAdam are
+// torch.optim's, kRowwiseAdagrad is FBGEMM's. kFtrl is Algorithm 1 of McMahan et al. 2013, whose
+// beta is our initial n; its z starts where the last line gives the initial w, so that a random
+// start is not thrown away by the first update; it takes no weight_decay, l2 being its own.
 //
-// State, in this order: kAdagrad a [dim]; kRowwiseAdagrad a [1]; kAdam m [dim] v [dim]; kFtrl z
-// [dim] n [dim].
+// State, in this order:
+//   kAdagrad a [dim]; kRowwiseAdagrad a [1]; kAdam m [dim], v [dim]; kFtrl z [dim], n [dim].
 #pragma once
 
 #include <cstdint>

@@ -23,10 +23,10 @@ struct RestorePlan {
 // "shard-<k>": a shard's folder in a commit and in the live folder.
 std::string ShardFolder(uint32_t shard);
 
-// Makes the live databases. With as many shards as the commit has, by hard links, in milliseconds;
-// else every row is read and routed anew (about a million rows per second and core), and any number
-// of shards gets the same rows. kNotFound: no shards there. kDataLoss: a shard is missing, swapped,
-// or unreadable (named). kFailedPrecondition: made under other tables or another seed (named).
+// Makes the live databases. With as many shards as the commit has: by hard links. Else every row is
+// read and routed anew, so that any number of shards gets the same rows. kNotFound: no shards
+// there. kDataLoss: a shard is missing, swapped, or unreadable (named). kFailedPrecondition: made
+// under other tables or another seed (named).
 [[nodiscard]] absl::Status RestoreShards(const RestorePlan& plan);
 
 }  // namespace savior

@@ -59,7 +59,7 @@ absl::Status Shard::DivideRam() {
   for (const auto& table : tables_) demands.push_back(table->Demand());
   const std::vector<uint64_t> parts = DivideBudget(options_.ram_budget_bytes, demands);
   for (size_t t = 0; t < tables_.size(); ++t) {
-    const absl::Status status = tables_[t]->SetLimit(parts[t]);
+    absl::Status status = tables_[t]->SetLimit(parts[t]);
     // On a full disk the table stays as large as it is, and gives way at a later division.
     if (!status.ok() && !absl::IsResourceExhausted(status)) return status;
   }

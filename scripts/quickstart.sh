@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The main job from a fresh clone: installs what is missing, builds `savior`, makes the data set,
-# trains and prints the evaluation table. Arguments are settings for the training:
-#   scripts/quickstart.sh seed=2 model.arm=base
+# trains the plain ranker and SaviorRec and prints both tables and their difference. Arguments are
+# settings for both:
+#   scripts/quickstart.sh seed=2 train.threads=2
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 DATA=$CACHE/data/complete_journey
@@ -35,5 +36,13 @@ configure
 step build "Building savior" "10 minutes the first time, then seconds" \
   cmake --build --preset release --target savior
 make_data
-say "Training and evaluating (usually 8 minutes; Ctrl-C stops after a step and saves)"
-exec build/release/savior train configs/quickstart.toml "data.raw=$DATA" "$@"
+
+# Each run has a folder of its own; nothing of an earlier one is touched.
+RUNS=runs/quickstart-$(date +%Y%m%d-%H%M%S)
+for arm in base savior; do
+  say "Training and evaluating arm \"$arm\" (usually 2 minutes; Ctrl-C stops after a step and saves)"
+  build/release/savior train configs/quickstart.toml "data.raw=$DATA" "model.arm=$arm" \
+    "run.dir=$RUNS/$arm" "$@"
+done
+say "Are new items ranked better? AUC in points, savior against base, on weeks the training never saw"
+exec "$ROOT/.venv/bin/python" scripts/compare_runs.py "$RUNS/base" "$RUNS/savior" --baseline base

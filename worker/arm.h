@@ -1,4 +1,5 @@
-// Arms: which parts a ranker has. One code path serves all; an arm only switches parts on (docs/model.md).
+// Arms: which parts a ranker has. One code path serves all; an arm only switches parts on
+// (docs/model.md).
 #pragma once
 
 #include <string>

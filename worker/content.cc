@@ -66,7 +66,8 @@ std::vector<int32_t> KnownContents(const TrainingLog& log, int64_t until) {
   std::vector<uint8_t> known(static_cast<size_t>(log.num_contents()));
   for (int64_t i = 0; i < log.num_items(); ++i) {
     const int32_t content = log.item_contents()[static_cast<size_t>(i)];
-    if (content >= 0 && log.listed_at()[static_cast<size_t>(i)] < until) known[static_cast<size_t>(content)] = 1;
+    if (content >= 0 && log.listed_at()[static_cast<size_t>(i)] < until)
+      known[static_cast<size_t>(content)] = 1;
   }
   std::vector<int32_t> contents;
   for (size_t c = 0; c < known.size(); ++c) {
@@ -75,14 +76,16 @@ std::vector<int32_t> KnownContents(const TrainingLog& log, int64_t until) {
   return contents;
 }
 
-absl::StatusOr<std::unique_ptr<Codebook>> TrainOnKnown(const TrainingLog& log, const std::vector<float>& z,
+absl::StatusOr<std::unique_ptr<Codebook>> TrainOnKnown(const TrainingLog& log,
+                                                       const std::vector<float>& z,
                                                        const std::vector<ContentPair>& pairs,
                                                        const Config& config, Period training) {
   const auto dim = static_cast<size_t>(config.encoder.dim);
   const std::vector<int32_t> known = KnownContents(log, training.until);
   if (known.empty()) {
     return absl::InvalidArgumentError(
-        "no item with a vector was listed before the end of the training period: choose model.arm = \"base\" or "
+        "no item with a vector was listed before the end of the training period: choose model.arm "
+        "= \"base\" or "
         "bring item vectors");
   }
   std::vector<int32_t> row_of(static_cast<size_t>(log.num_contents()), -1);
@@ -104,14 +107,15 @@ absl::StatusOr<std::unique_ptr<Codebook>> TrainOnKnown(const TrainingLog& log, c
 
 }  // namespace
 
-absl::StatusOr<Content> TrainContent(const TrainingLog& log, const Config& config, Period training) {
+absl::StatusOr<Content> TrainContent(const TrainingLog& log, const Config& config,
+                                     Period training) {
   const Arm arm = ArmOf(config.model.arm);
   Content content;
   if (!arm.content && !arm.uses_codes()) return content;
   if (log.num_contents() == 0) {
-    return absl::InvalidArgumentError(
-        "model.arm = \"" + config.model.arm +
-        "\" needs item vectors and the data has none: bring item_vectors or choose model.arm = \"base\"");
+    return absl::InvalidArgumentError("model.arm = \"" + config.model.arm +
+                                      "\" needs item vectors and the data has none: bring "
+                                      "item_vectors or choose model.arm = \"base\"");
   }
   const EncoderOptions options = EncoderOptionsOf(config, arm);
   std::vector<ContentPair> pairs;
@@ -127,14 +131,16 @@ absl::StatusOr<Content> TrainContent(const TrainingLog& log, const Config& confi
   for (size_t l = 0; l < content.figures->levels.size(); ++l) {
     const CodebookFigures::Level& level = content.figures->levels[l];
     LOG(INFO) << "codebook level " << l + 1 << ": perplexity " << level.perplexity << " of "
-              << content.codebook->codes() << ", " << level.dead << " dead, largest share " << level.largest_share;
+              << content.codebook->codes() << ", " << level.dead << " dead, largest share "
+              << level.largest_share;
   }
   LOG(INFO) << "codebook: rq_mse " << content.figures->rq_mse << ", collision rate "
             << content.figures->collision_rate;
   return content;
 }
 
-std::vector<float> ContentRows(const TrainingLog& log, const Content& content, const Config& config) {
+std::vector<float> ContentRows(const TrainingLog& log, const Content& content,
+                               const Config& config) {
   const auto dim = static_cast<size_t>(config.encoder.dim);
   const auto levels = static_cast<size_t>(config.codebook.levels);
   const size_t width = ContentRowDim(static_cast<uint32_t>(dim), static_cast<uint32_t>(levels));

@@ -1,4 +1,5 @@
-// Item content of a run: encoder -> z, codebook -> codes, and the rows that the `content` table serves.
+// Item content of a run: encoder -> z, codebook -> codes, and the rows that the `content` table
+// serves.
 #pragma once
 
 #include <cstdint>
@@ -23,17 +24,18 @@ struct Content {
   std::optional<CodebookFigures> figures;  // over all contents
 };
 
-// Trains what config.model.arm needs, on the training period only: pairs and PCA never see anything later. Shows
-// progress. Deterministic.
+// Trains what config.model.arm needs, on the training period only: pairs and PCA never see anything
+// later. Shows progress. Deterministic.
 [[nodiscard]] absl::StatusOr<Content> TrainContent(const TrainingLog& log, const Config& config,
                                                    Period training);
 
-// The rows of the content table, [num_contents, ContentRowDim]: z, then codes as floats. For arm shuffled_sid the codes
-// are permuted over the contents (seeded): same histogram, no meaning.
-std::vector<float> ContentRows(const TrainingLog& log, const Content& content, const Config& config);
+// The rows of the content table, [num_contents, ContentRowDim]: z, then codes as floats. For arm
+// shuffled_sid the codes are permuted over the contents (seeded): same histogram, no meaning.
+std::vector<float> ContentRows(const TrainingLog& log, const Content& content,
+                               const Config& config);
 
 // Writes them into `store`.
-[[nodiscard]] absl::Status PublishContent(const TrainingLog& log, const Content& content, const Config& config,
-                                          EmbeddingStore& store);
+[[nodiscard]] absl::Status PublishContent(const TrainingLog& log, const Content& content,
+                                          const Config& config, EmbeddingStore& store);
 
 }  // namespace savior

@@ -14,8 +14,8 @@ namespace savior {
 namespace {
 
 SAVIOR_SIMD void AdamKernel(float* __restrict w, float* __restrict m, float* __restrict v,
-                            const float* __restrict g, int64_t n, float beta1, float beta2, float rate,
-                            float v_scale, float eps, float shrink) {
+                            const float* __restrict g, int64_t n, float beta1, float beta2,
+                            float rate, float v_scale, float eps, float shrink) {
   for (int64_t i = 0; i < n; ++i) {
     m[i] = beta1 * m[i] + (1.0f - beta1) * g[i];
     v[i] = beta2 * v[i] + (1.0f - beta2) * g[i] * g[i];
@@ -27,7 +27,8 @@ constexpr const char* kMoments[] = {"adam.m/", "adam.v/"};
 
 }  // namespace
 
-size_t DenseWeights::Add(std::string name, std::vector<int64_t> shape, double bound, uint64_t seed) {
+size_t DenseWeights::Add(std::string name, std::vector<int64_t> shape, double bound,
+                         uint64_t seed) {
   int64_t size = 1;
   for (const int64_t length : shape) size *= length;
   const auto offset = static_cast<int64_t>(weights_.size());
@@ -47,10 +48,10 @@ void DenseWeights::AdamStep(const AdamOptions& o) {
   const double t = static_cast<double>(steps_);
   const double rate = o.lr / (1.0 - std::pow(o.beta1, t));
   const double v_scale = 1.0 / (1.0 - std::pow(o.beta2, t));
-  AdamKernel(weights_.data(), m_.data(), v_.data(), gradients_.data(), static_cast<int64_t>(weights_.size()),
-             static_cast<float>(o.beta1), static_cast<float>(o.beta2), static_cast<float>(rate),
-             static_cast<float>(v_scale), static_cast<float>(o.eps),
-             static_cast<float>(1.0 - o.lr * o.weight_decay));
+  AdamKernel(weights_.data(), m_.data(), v_.data(), gradients_.data(),
+             static_cast<int64_t>(weights_.size()), static_cast<float>(o.beta1),
+             static_cast<float>(o.beta2), static_cast<float>(rate), static_cast<float>(v_scale),
+             static_cast<float>(o.eps), static_cast<float>(1.0 - o.lr * o.weight_decay));
 }
 
 TensorFile DenseWeights::Save() const {
@@ -69,8 +70,9 @@ TensorFile DenseWeights::Save() const {
 
 absl::Status DenseWeights::Load(const TensorFile& file) {
   if (file.tensors.size() != 3 * parameters_.size()) {
-    return absl::DataLossError(fmt::format("{} tensors, expected {} (another model.arm or version?)",
-                                           file.tensors.size(), 3 * parameters_.size()));
+    return absl::DataLossError(
+        fmt::format("{} tensors, expected {} (another model.arm or version?)", file.tensors.size(),
+                    3 * parameters_.size()));
   }
   const auto steps = file.metadata.find("adam.steps");
   if (steps == file.metadata.end() || !absl::SimpleAtoi(steps->second, &steps_) || steps_ < 0) {
@@ -82,8 +84,8 @@ absl::Status DenseWeights::Load(const TensorFile& file) {
     for (const auto& [name, all] : slices) {
       const auto found = file.tensors.find(name);
       if (found == file.tensors.end() || found->second.shape != p.shape) {
-        return absl::DataLossError(fmt::format("tensor {}: missing or not of shape [{}]", name,
-                                               fmt::join(p.shape, ", ")));
+        return absl::DataLossError(
+            fmt::format("tensor {}: missing or not of shape [{}]", name, fmt::join(p.shape, ", ")));
       }
       std::ranges::copy(found->second.data, all->begin() + p.offset);
     }

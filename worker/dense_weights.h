@@ -1,5 +1,5 @@
-// The dense weights of a model in one flat array, with their gradients and Adam state beside them: one buffer to
-// allreduce, one to digest, one to commit.
+// The dense weights of a model in one flat array, with their gradients and Adam state beside them:
+// one buffer to allreduce, one to digest, one to commit.
 //
 // No LibTorch: a model wraps slices of weights() and gradients() as tensors. Single-threaded.
 #pragma once
@@ -14,7 +14,8 @@
 namespace savior {
 
 // Decoupled weight decay (Loshchilov & Hutter 2019):
-//   m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;  w -= lr * (m / (1-b1^t) / (sqrt(v / (1-b2^t)) + eps) + decay * w)
+//   m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2
+//   w -= lr * (m / (1-b1^t) / (sqrt(v / (1-b2^t)) + eps) + decay * w)
 struct AdamOptions {
   double lr = 1e-3;  // > 0
   double beta1 = 0.9;
@@ -32,8 +33,8 @@ class DenseWeights {
     int64_t size = 0;
   };
 
-  // Adds a parameter, uniform in [-bound, bound] by (seed, its index): not dependent on what else is there later.
-  // Before the first weights() only. Returns its index.
+  // Adds a parameter, uniform in [-bound, bound] by (seed, its index): not dependent on what else
+  // is there later. Before the first weights() only. Returns its index.
   size_t Add(std::string name, std::vector<int64_t> shape, double bound, uint64_t seed);
 
   const std::vector<Parameter>& parameters() const { return parameters_; }
@@ -47,7 +48,8 @@ class DenseWeights {
 
   // Weights under their names, moments under "adam.m/<name>" and "adam.v/<name>".
   TensorFile Save() const;
-  // kDataLoss if names or shapes are not exactly those of this model (the first difference is named).
+  // kDataLoss if names or shapes are not exactly those of this model (the first difference is
+  // named).
   [[nodiscard]] absl::Status Load(const TensorFile& file);
 
  private:

@@ -6,7 +6,8 @@
 namespace savior {
 namespace {
 
-// Content rows that a worker keeps; beyond this it starts afresh. They are immutable within a codebook version.
+// Content rows that a worker keeps; beyond this it starts afresh. They are immutable within a
+// codebook version.
 constexpr size_t kCachedContents = size_t{1} << 22;
 
 // Numbers things in first-seen order.
@@ -28,13 +29,16 @@ std::vector<std::vector<uint64_t>> KeysOf(const std::vector<CategoricalFeature>&
   std::vector<std::vector<uint64_t>> keys;
   for (const CategoricalFeature& feature : features) {
     std::vector<uint64_t>& of = keys.emplace_back();
-    for (const std::string& value : feature.vocabulary) of.push_back(FeatureKey(feature.name, value));
+    for (const std::string& value : feature.vocabulary)
+      of.push_back(FeatureKey(feature.name, value));
   }
   return keys;
 }
 
 // Compresses counts, ages and whatever numeric features come along; odd, monotone, about [-3, 3].
-float Squash(double x) { return static_cast<float>(std::copysign(std::log1p(std::abs(x)), x) * 0.25); }
+float Squash(double x) {
+  return static_cast<float>(std::copysign(std::log1p(std::abs(x)), x) * 0.25);
+}
 
 }  // namespace
 
@@ -63,13 +67,15 @@ StepAssembler::StepAssembler(const TrainingLog* log, const Config& config)
                                            log->schema().context_numerics.size());
 }
 
-absl::StatusOr<StepInputs> StepAssembler::Assemble(Batch batch, EmbeddingStore& store, Deadline deadline) {
+absl::StatusOr<StepInputs> StepAssembler::Assemble(Batch batch, EmbeddingStore& store,
+                                                   Deadline deadline) {
   StepInputs in;
   in.batch = std::move(batch);
   AssembleItems(in);
   AssembleFeatures(in);
   AssembleNumerics(in);
-  if (arm_.content || arm_.uses_codes()) SAVIOR_RETURN_IF_ERROR(AssembleContents(in, store, deadline));
+  if (arm_.content || arm_.uses_codes())
+    SAVIOR_RETURN_IF_ERROR(AssembleContents(in, store, deadline));
   return in;
 }
 
@@ -79,9 +85,10 @@ void StepAssembler::AssembleItems(StepInputs& in) {
   const auto ids = log_->item_ids();
   in.user_of_row.reserve(b.items.size());
   for (size_t r = 0; r < b.users.size(); ++r) {
-    const int64_t number = user(static_cast<uint64_t>(log_->user_ids()[static_cast<size_t>(b.users[r])]));
-    in.user_of_row.insert(in.user_of_row.end(), static_cast<size_t>(b.row_offsets[r + 1] - b.row_offsets[r]),
-                          number);
+    const int64_t number =
+        user(static_cast<uint64_t>(log_->user_ids()[static_cast<size_t>(b.users[r])]));
+    in.user_of_row.insert(in.user_of_row.end(),
+                          static_cast<size_t>(b.row_offsets[r + 1] - b.row_offsets[r]), number);
   }
   const auto number_all = [&](const std::vector<int32_t>& items, std::vector<int64_t>* numbers) {
     numbers->reserve(items.size());
@@ -99,7 +106,8 @@ void StepAssembler::AssembleItems(StepInputs& in) {
 // Needs content_of_item to hold item numbers still.
 void StepAssembler::AssembleFeatures(StepInputs& in) {
   Numbering feature(&in.feature.keys);
-  const size_t items = features_of_history_ ? in.item.keys.size() : static_cast<size_t>(in.candidates);
+  const size_t items =
+      features_of_history_ ? in.item.keys.size() : static_cast<size_t>(in.candidates);
   in.features_of_item.reserve(item_feature_keys_.size() * items);
   for (size_t f = 0; f < item_feature_keys_.size(); ++f) {
     const auto codes = log_->item_feature(f);
@@ -120,10 +128,13 @@ void StepAssembler::AssembleNumerics(StepInputs& in) const {
   in.numerics.reserve(b.items.size() * static_cast<size_t>(num_numerics_));
   for (size_t r = 0; r < b.users.size(); ++r) {
     const int32_t begin = b.history_offsets[r], end = b.history_offsets[r + 1];
-    const double since = end > begin ? b.timestamps[r] - b.history_times[static_cast<size_t>(end) - 1] : 0;
-    for (auto n = static_cast<size_t>(b.row_offsets[r]); n < static_cast<size_t>(b.row_offsets[r + 1]); ++n) {
+    const double since =
+        end > begin ? b.timestamps[r] - b.history_times[static_cast<size_t>(end) - 1] : 0;
+    for (auto n = static_cast<size_t>(b.row_offsets[r]);
+         n < static_cast<size_t>(b.row_offsets[r + 1]); ++n) {
       const auto item = static_cast<size_t>(b.items[n]);
-      in.numerics.push_back(Squash(static_cast<double>(b.timestamps[r] - log_->listed_at()[item]) / 86400.0));
+      in.numerics.push_back(
+          Squash(static_cast<double>(b.timestamps[r] - log_->listed_at()[item]) / 86400.0));
       in.numerics.push_back(Squash(b.prior_counts[n]));
       in.numerics.push_back(Squash(end - begin));
       in.numerics.push_back(Squash(since / 3600.0));
@@ -135,7 +146,8 @@ void StepAssembler::AssembleNumerics(StepInputs& in) const {
   }
 }
 
-absl::Status StepAssembler::AssembleContents(StepInputs& in, EmbeddingStore& store, Deadline deadline) {
+absl::Status StepAssembler::AssembleContents(StepInputs& in, EmbeddingStore& store,
+                                             Deadline deadline) {
   Numbering content(&in.content_keys);
   const auto contents = log_->item_contents();
   for (int64_t& of : in.content_of_item) {
@@ -183,7 +195,8 @@ absl::Status StepAssembler::FetchContents(const std::vector<uint64_t>& keys, Emb
     cache_rows_.resize(offset);
     return status;
   }
-  for (size_t i = 0; i < missing.size(); ++i) cached_[missing[i]] = static_cast<int64_t>(offset + i * row);
+  for (size_t i = 0; i < missing.size(); ++i)
+    cached_[missing[i]] = static_cast<int64_t>(offset + i * row);
   return absl::OkStatus();
 }
 

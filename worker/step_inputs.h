@@ -1,4 +1,5 @@
-// From a batch to what a step needs: the unique keys of every table, where they occur, and their rows.
+// From a batch to what a step needs: the unique keys of every table, where they occur, and their
+// rows.
 //
 // Each row is pulled, projected and updated once per step, however often it occurs.
 #pragma once
@@ -20,28 +21,28 @@ namespace savior {
 
 // Unique keys of one table in first-seen order, and the rows pulled for them.
 struct Lookup {
-  std::vector<uint64_t> keys;      // [n] unique
-  std::vector<float> rows;         // [n, dim], after FetchRows
-  std::vector<uint32_t> updates;   // [n], after FetchRows, where the model asks for it
+  std::vector<uint64_t> keys;     // [n] unique
+  std::vector<float> rows;        // [n, dim], after FetchRows
+  std::vector<uint32_t> updates;  // [n], after FetchRows, where the model asks for it
 };
 
-// Indices are int64, as at::embedding likes them. R requests, N rows, T positions; U unique items, of which the first
-// `candidates` occur as candidates; C unique contents.
+// Indices are int64, as at::embedding likes them. R requests, N rows, T positions; U unique items,
+// of which the first `candidates` occur as candidates; C unique contents.
 struct StepInputs {
   Batch batch;
   Lookup user, item, feature, align, content_vector;
-  std::vector<float> z;                    // [C, dim]
-  std::vector<uint64_t> content_keys;      // [C]
+  std::vector<float> z;                // [C, dim]
+  std::vector<uint64_t> content_keys;  // [C]
 
-  int64_t candidates = 0;                  // <= U
-  std::vector<int64_t> user_of_row;        // [N] into user
-  std::vector<int64_t> item_of_row;        // [N] into item, < candidates
-  std::vector<int64_t> item_of_position;   // [T] into item
-  std::vector<int64_t> content_of_item;    // [U] into contents; C: no vector
-  std::vector<int64_t> features_of_item;   // [F, U or candidates] into feature
-  std::vector<int64_t> context_of_row;     // [context features, N] into feature
-  std::vector<int64_t> codes_of_content;   // [levels, C] into align
-  std::vector<float> numerics;             // [N, num_numerics]
+  int64_t candidates = 0;                 // <= U
+  std::vector<int64_t> user_of_row;       // [N] into user
+  std::vector<int64_t> item_of_row;       // [N] into item, < candidates
+  std::vector<int64_t> item_of_position;  // [T] into item
+  std::vector<int64_t> content_of_item;   // [U] into contents; C: no vector
+  std::vector<int64_t> features_of_item;  // [F, U or candidates] into feature
+  std::vector<int64_t> context_of_row;    // [context features, N] into feature
+  std::vector<int64_t> codes_of_content;  // [levels, C] into align
+  std::vector<float> numerics;            // [N, num_numerics]
 };
 
 // Knows the log and the model's shape. Single-threaded; keeps a bounded cache of content rows.
@@ -54,19 +55,22 @@ class StepAssembler {
   int64_t num_features() const { return static_cast<int64_t>(item_feature_keys_.size()); }
   int64_t num_context() const { return static_cast<int64_t>(context_keys_.size()); }
 
-  // Keys and indices; content rows (z and codes) come from the cache or, where it misses, from `store`.
-  [[nodiscard]] absl::StatusOr<StepInputs> Assemble(Batch batch, EmbeddingStore& store, Deadline deadline);
+  // Keys and indices; content rows (z and codes) come from the cache or, where it misses, from
+  // `store`.
+  [[nodiscard]] absl::StatusOr<StepInputs> Assemble(Batch batch, EmbeddingStore& store,
+                                                    Deadline deadline);
 
  private:
   void AssembleItems(StepInputs& in);
   void AssembleFeatures(StepInputs& in);
   void AssembleNumerics(StepInputs& in) const;
   absl::Status AssembleContents(StepInputs& in, EmbeddingStore& store, Deadline deadline);
-  absl::Status FetchContents(const std::vector<uint64_t>& keys, EmbeddingStore& store, Deadline deadline);
+  absl::Status FetchContents(const std::vector<uint64_t>& keys, EmbeddingStore& store,
+                             Deadline deadline);
 
   const TrainingLog* const log_;
   const Arm arm_;
-  const int64_t dim_;         // of z
+  const int64_t dim_;  // of z
   const int64_t levels_;
   const int64_t content_row_;  // ContentRowDim(dim_, levels_)
   const bool features_of_history_;

@@ -24,18 +24,22 @@ BatchOptions TrainingBatches(const Config& config, Period training, int64_t epoc
 
 }  // namespace
 
-Trainer::Trainer(const Config& config, const TrainingLog* log, EmbeddingStore* store, Period training)
+Trainer::Trainer(const Config& config, const TrainingLog* log, EmbeddingStore* store,
+                 Period training)
     : config_(config),
       log_(log),
       store_(store),
       training_(training),
       assembler_(log, config),
-      ranker_(config, {assembler_.num_features(), assembler_.num_context(), assembler_.num_numerics()}) {}
+      ranker_(config,
+              {assembler_.num_features(), assembler_.num_context(), assembler_.num_numerics()}) {}
 
-absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const Config& config, const TrainingLog* log,
+absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const Config& config,
+                                                         const TrainingLog* log,
                                                          EmbeddingStore* store, Period training) {
   std::unique_ptr<Trainer> trainer(new Trainer(config, log, store, training));
-  SAVIOR_ASSIGN_OR_RETURN(auto reader, BatchReader::Create(log, TrainingBatches(config, training, 0)));
+  SAVIOR_ASSIGN_OR_RETURN(auto reader,
+                          BatchReader::Create(log, TrainingBatches(config, training, 0)));
   trainer->steps_per_epoch_ = reader->num_batches();
   trainer->total_steps_ = reader->num_batches() * config.train.epochs;
   if (config.train.max_steps > 0) {
@@ -63,7 +67,8 @@ Deadline Trainer::NextDeadline() const {
 absl::StatusOr<StepInputs> Trainer::Load(int64_t step) {
   const int64_t epoch = step / steps_per_epoch_;
   if (epoch != epoch_) {
-    SAVIOR_ASSIGN_OR_RETURN(reader_, BatchReader::Create(log_, TrainingBatches(config_, training_, epoch)));
+    SAVIOR_ASSIGN_OR_RETURN(reader_,
+                            BatchReader::Create(log_, TrainingBatches(config_, training_, epoch)));
     epoch_ = epoch;
   }
   SAVIOR_ASSIGN_OR_RETURN(Batch batch, reader_->Read(step % steps_per_epoch_));
@@ -86,8 +91,10 @@ absl::StatusOr<StepFigures> Trainer::Step() {
   StepFigures figures;
   figures.losses = ranker_.Learn(in, step_, &grads);
   if (!std::isfinite(figures.losses.ctr) || !std::isfinite(figures.losses.ctcvr)) {
-    return absl::DataLossError(absl::StrCat("step ", step_, ": the loss is not finite: lower train.dense_lr or "
-                                            "train.table_lr, or look for extreme numeric features"));
+    return absl::DataLossError(
+        absl::StrCat("step ", step_,
+                     ": the loss is not finite: lower train.dense_lr or "
+                     "train.table_lr, or look for extreme numeric features"));
   }
   SAVIOR_RETURN_IF_ERROR(Push(in, grads));
   AdamOptions adam;
@@ -97,13 +104,15 @@ absl::StatusOr<StepFigures> Trainer::Step() {
   ++step_;
   figures.requests = in.batch.requests();
   figures.rows = in.batch.rows();
-  for (const TableKeys& keys : LearnedKeys(in)) figures.rows_pulled += static_cast<int64_t>(keys.keys.size());
+  for (const TableKeys& keys : LearnedKeys(in))
+    figures.rows_pulled += static_cast<int64_t>(keys.keys.size());
   return figures;
 }
 
 absl::Status Trainer::Push(const StepInputs& in, const RowGradients& grads) {
   std::vector<TablePush> pushes;
-  const auto add = [&pushes](uint32_t table, const Lookup& lookup, const std::vector<float>& gradient) {
+  const auto add = [&pushes](uint32_t table, const Lookup& lookup,
+                             const std::vector<float>& gradient) {
     if (!gradient.empty()) pushes.push_back({table, lookup.keys, gradient});
   };
   add(kUserTable, in.user, grads.user);
@@ -124,7 +133,8 @@ absl::StatusOr<Predictions> Trainer::Predict(Period period) {
   std::vector<float> p_ctr, p_ctcvr;
   for (int64_t b = 0; b < reader->num_batches(); ++b) {
     SAVIOR_ASSIGN_OR_RETURN(Batch batch, reader->Read(b));
-    SAVIOR_ASSIGN_OR_RETURN(StepInputs in, assembler_.Assemble(std::move(batch), *store_, NextDeadline()));
+    SAVIOR_ASSIGN_OR_RETURN(StepInputs in,
+                            assembler_.Assemble(std::move(batch), *store_, NextDeadline()));
     SAVIOR_RETURN_IF_ERROR(FetchRows(in, *store_, NextDeadline()));
     ranker_.Predict(in, &p_ctr, &p_ctcvr);
     predictions.Append(in.batch, p_ctr, p_ctcvr);

@@ -1,7 +1,8 @@
 // The worker's loop: batch -> unique keys -> pull -> forward, backward -> push and dense step.
 //
-// Sees the parameter server only as an EmbeddingStore. Single-threaded. Everything that a step does is a function of
-// (configuration, log, step, weights), so that a run resumed at a step is bit-identical to one never stopped.
+// Sees the parameter server only as an EmbeddingStore. Single-threaded. Everything that a step does
+// is a function of (configuration, log, step, weights), so that a run resumed at a step is
+// bit-identical to one never stopped.
 #pragma once
 
 #include <cstdint>
@@ -30,7 +31,8 @@ class Trainer {
   // `log` and `store` must outlive the trainer. `training` may be empty of requests: zero steps.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<Trainer>> Create(const Config& config,
                                                                        const TrainingLog* log,
-                                                                       EmbeddingStore* store, Period training);
+                                                                       EmbeddingStore* store,
+                                                                       Period training);
 
   int64_t total_steps() const { return total_steps_; }
   int64_t step() const { return step_; }  // the next one

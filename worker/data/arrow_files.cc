@@ -34,31 +34,46 @@ void ColumnSet::Add(const std::string& name, std::shared_ptr<arrow::Array> colum
   columns_.push_back(std::move(column));
 }
 
-absl::Status ColumnSet::Write(const std::filesystem::path& path) const {
-  const auto schema = arrow::schema(fields_);
+std::shared_ptr<arrow::RecordBatch> ColumnSet::ToBatch() const {
   const int64_t rows = columns_.empty() ? 0 : columns_.front()->length();
-  const auto batch = arrow::RecordBatch::Make(schema, rows, columns_);
-  const auto write = [&]() -> arrow::Status {
-    ARROW_ASSIGN_OR_RAISE(auto sink, arrow::io::FileOutputStream::Open(path.string()));
-    ARROW_ASSIGN_OR_RAISE(auto writer, arrow::ipc::MakeFileWriter(sink, schema));
-    ARROW_RETURN_NOT_OK(writer->WriteRecordBatch(*batch));
-    ARROW_RETURN_NOT_OK(writer->Close());
-    return sink->Close();
-  };
-  return FromArrow(write(), path);
+  return arrow::RecordBatch::Make(arrow::schema(fields_), rows, columns_);
 }
 
-absl::StatusOr<MappedColumns> MappedColumns::Open(const std::filesystem::path& path) {
+absl::Status ColumnSet::Write(const std::filesystem::path& path) const {
+  ColumnWriter writer(path);
+  SAVIOR_RETURN_IF_ERROR(writer.Append(*this));
+  return writer.Close();
+}
+
+absl::Status ColumnWriter::Append(const ColumnSet& columns) {
+  const auto batch = columns.ToBatch();
+  const auto write = [&]() -> arrow::Status {
+    if (writer_ == nullptr) {
+      ARROW_ASSIGN_OR_RAISE(sink_, arrow::io::FileOutputStream::Open(path_.string()));
+      ARROW_ASSIGN_OR_RAISE(writer_, arrow::ipc::MakeFileWriter(sink_, batch->schema()));
+    }
+    return writer_->WriteRecordBatch(*batch);
+  };
+  return FromArrow(write(), path_);
+}
+
+absl::Status ColumnWriter::Close() {
+  SAVIOR_RETURN_IF_ERROR(FromArrow(writer_->Close(), path_));
+  return FromArrow(sink_->Close(), path_);
+}
+
+absl::StatusOr<MappedColumns> MappedColumns::Open(const std::filesystem::path& path,
+                                                  int batch_number) {
   const auto read = [&]() -> arrow::Result<std::shared_ptr<arrow::RecordBatch>> {
     ARROW_ASSIGN_OR_RAISE(
         auto file, arrow::io::MemoryMappedFile::Open(path.string(), arrow::io::FileMode::READ));
     auto options = arrow::ipc::IpcReadOptions::Defaults();
     options.use_threads = false;
     ARROW_ASSIGN_OR_RAISE(auto reader, arrow::ipc::RecordBatchFileReader::Open(file, options));
-    if (reader->num_record_batches() != 1) {
-      return arrow::Status::Invalid("expected one record batch");
+    if (batch_number < 0 || batch_number >= reader->num_record_batches()) {
+      return arrow::Status::Invalid("has no record batch ", batch_number);
     }
-    ARROW_ASSIGN_OR_RAISE(auto batch, reader->ReadRecordBatch(0));
+    ARROW_ASSIGN_OR_RAISE(auto batch, reader->ReadRecordBatch(batch_number));
     ARROW_RETURN_NOT_OK(batch->Validate());
     return batch;
   };

@@ -1,8 +1,10 @@
-// Arrow IPC files of one record batch: written whole, read by memory map without copying.
+// Arrow IPC files: record batches written whole, read by memory map without copying.
 #pragma once
 
 #include <arrow/array.h>
 #include <arrow/buffer.h>
+#include <arrow/io/type_fwd.h>
+#include <arrow/ipc/type_fwd.h>
 #include <arrow/record_batch.h>
 #include <arrow/status.h>
 #include <arrow/type_traits.h>
@@ -38,19 +40,38 @@ class ColumnSet {
     Add(name, std::make_shared<ArrayType>(rows, arrow::Buffer::FromVector(std::move(values))));
   }
 
-  // Not durable: the folder's publication syncs it.
+  // A file of one batch: these columns. Not durable: the folder's publication syncs it.
   [[nodiscard]] absl::Status Write(const std::filesystem::path& path) const;
+
+  std::shared_ptr<arrow::RecordBatch> ToBatch() const;
 
  private:
   std::vector<std::shared_ptr<arrow::Field>> fields_;
   std::vector<std::shared_ptr<arrow::Array>> columns_;
 };
 
-// A mapped file. Thread-safe: immutable. Spans live as long as `batch()`.
+// Writes a file batch by batch. Single-threaded. Not durable.
+class ColumnWriter {
+ public:
+  explicit ColumnWriter(std::filesystem::path path) : path_(std::move(path)) {}
+
+  // The first batch's columns are the file's.
+  [[nodiscard]] absl::Status Append(const ColumnSet& columns);
+  // Without it the file is not whole. At least one batch must have been appended.
+  [[nodiscard]] absl::Status Close();
+
+ private:
+  const std::filesystem::path path_;
+  std::shared_ptr<arrow::io::OutputStream> sink_;
+  std::shared_ptr<arrow::ipc::RecordBatchWriter> writer_;
+};
+
+// One mapped batch of a file. Thread-safe: immutable. Spans live as long as `batch()`.
 class MappedColumns {
  public:
-  // kDataLoss names a file that is not one batch of well-formed columns.
-  [[nodiscard]] static absl::StatusOr<MappedColumns> Open(const std::filesystem::path& path);
+  // kDataLoss names a file that has no such batch of well-formed columns.
+  [[nodiscard]] static absl::StatusOr<MappedColumns> Open(const std::filesystem::path& path,
+                                                          int batch = 0);
 
   const std::shared_ptr<arrow::RecordBatch>& batch() const { return batch_; }
   int64_t rows() const { return batch_->num_rows(); }

@@ -66,8 +66,12 @@ LogSchema SchemaFromJson(const Json& json) {
 
 Json ToJson(const LogManifest& manifest) {
   Json days = Json::array();
-  for (const DayInfo& day : manifest.days) {
-    days.push_back({{"start", day.start}, {"requests", day.requests}, {"rows", day.rows}});
+  for (size_t i = 0; i < manifest.days.size(); ++i) {
+    days.push_back({{"start", manifest.days[i].start},
+                    {"requests", manifest.days[i].requests},
+                    {"rows", manifest.days[i].rows},
+                    {"file_start", manifest.day_places[i].file_start},
+                    {"batch", manifest.day_places[i].batch}});
   }
   Json files = Json::object();
   for (const auto& [name, entry] : manifest.files) {
@@ -106,6 +110,7 @@ LogManifest FromJson(const Json& json) {
   for (const Json& day : json.at("days")) {
     manifest.days.push_back(
         {.start = day.at("start"), .requests = day.at("requests"), .rows = day.at("rows")});
+    manifest.day_places.push_back({.file_start = day.at("file_start"), .batch = day.at("batch")});
   }
   manifest.timeline_first_users = json.at("timeline_first_users").get<std::vector<int64_t>>();
   for (const auto& [name, entry] : json.at("files").items()) {
@@ -120,9 +125,9 @@ std::string VectorsName(const std::string& modality) { return "vectors-" + modal
 
 std::string TimelinesName(size_t part) { return absl::StrFormat("timelines-%05d.arrow", part); }
 
-std::string DayName(int64_t start, const std::string& what) {
+std::string DaysName(int64_t file_start, const std::string& what) {
   const std::string date =
-      absl::FormatTime("%Y-%m-%d", absl::FromUnixSeconds(start), absl::UTCTimeZone());
+      absl::FormatTime("%Y-%m-%d", absl::FromUnixSeconds(file_start), absl::UTCTimeZone());
   return "days/" + date + "-" + what + ".arrow";
 }
 

@@ -22,11 +22,18 @@ struct FileEntry {
   std::string digest;  // XXH3-128, hex
 };
 
+// Where a day is: a record batch of the two files that start with day `file_start`.
+struct DayPlace {
+  int64_t file_start = 0;  // unix seconds
+  int batch = 0;
+};
+
 struct LogManifest {
   LogSchema schema;
   int64_t users = 0, items = 0, contents = 0, items_without_vector = 0;
   int64_t impressions = 0, requests = 0, behaviours = 0, clicks = 0, conversions = 0;
   std::vector<DayInfo> days;                  // ascending
+  std::vector<DayPlace> day_places;           // [days]
   std::vector<int64_t> timeline_first_users;  // first user number of each timelines-*.arrow
   std::map<std::string, FileEntry> files;     // path below the log -> what it must be
   std::string fingerprint;                    // digest of all of the above
@@ -34,8 +41,8 @@ struct LogManifest {
 
 std::string VectorsName(const std::string& modality);
 std::string TimelinesName(size_t part);
-// `start` as in DayInfo; `what` is "requests" or "rows".
-std::string DayName(int64_t start, const std::string& what);
+// `file_start` as in DayPlace; `what` is "requests" or "rows".
+std::string DaysName(int64_t file_start, const std::string& what);
 
 // Digests every file below `folder` into `manifest`, sets its fingerprint and writes it.
 [[nodiscard]] absl::Status WriteLogManifest(const std::filesystem::path& folder,

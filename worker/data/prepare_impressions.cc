@@ -40,6 +40,44 @@ T ReadAt(const std::vector<char>& bytes, size_t offset) {
   return value;
 }
 
+// With a budget of 1 GiB a pair of day files takes days up to a million rows: a file costs its
+// publication an fsync, and years of quiet days would cost thousands.
+constexpr int64_t kBytesPerFileRow = 1024;
+
+// A pair of files under way, a record batch per day.
+class DayFiles {
+ public:
+  // `start` is the first day's.
+  DayFiles(const std::filesystem::path& folder, int64_t start)
+      : start_(start),
+        requests_file_(folder / DaysName(start, "requests")),
+        rows_file_(folder / DaysName(start, "rows")) {}
+
+  absl::Status Append(const ColumnSet& requests, const ColumnSet& rows, const DayInfo& info,
+                      LogManifest* manifest) {
+    SAVIOR_RETURN_IF_ERROR(requests_file_.Append(requests));
+    SAVIOR_RETURN_IF_ERROR(rows_file_.Append(rows));
+    manifest->days.push_back(info);
+    manifest->day_places.push_back({.file_start = start_, .batch = days_++});
+    rows_ += info.rows;
+    return absl::OkStatus();
+  }
+
+  absl::Status Close() {
+    SAVIOR_RETURN_IF_ERROR(requests_file_.Close());
+    return rows_file_.Close();
+  }
+
+  int64_t rows() const { return rows_; }
+
+ private:
+  const int64_t start_;
+  ColumnWriter requests_file_;
+  ColumnWriter rows_file_;
+  int days_ = 0;
+  int64_t rows_ = 0;
+};
+
 }  // namespace
 
 ImpressionSorter::ImpressionSorter(const RawTable* table, PrepareWork* work)
@@ -201,19 +239,26 @@ absl::Status ImpressionSorter::WriteDays(const Timelines& timelines, BehaviourSo
   LogManifest& manifest = work_->manifest;
   Progress progress("days", manifest.impressions, "impressions");
   int64_t done = 0;
+  const int64_t rows_per_file = work_->memory_bytes / kBytesPerFileRow;
+  std::unique_ptr<DayFiles> files;
   for (const int64_t number : by_day_.Partitions()) {
     SAVIOR_RETURN_IF_ERROR(behaviours->AddDaysBefore(number, &prior_counts));
     SAVIOR_ASSIGN_OR_RETURN(auto bytes, by_day_.Take(number));
     const DayRows day = SortDay(std::move(bytes));
-    DayInfo info{.start = number * kSecondsPerDay,
-                 .requests = 0,
-                 .rows = static_cast<int64_t>(day.order.size())};
-    SAVIOR_RETURN_IF_ERROR(WriteRequests(day, timelines, &info));
-    SAVIOR_RETURN_IF_ERROR(WriteRows(day, prior_counts, info));
-    manifest.days.push_back(info);
+    const ColumnSet requests = Requests(day, timelines);
+    const DayInfo info{.start = number * kSecondsPerDay,
+                       .requests = requests.ToBatch()->num_rows(),
+                       .rows = static_cast<int64_t>(day.order.size())};
+    if (files == nullptr) files = std::make_unique<DayFiles>(work_->folder, info.start);
+    SAVIOR_RETURN_IF_ERROR(files->Append(requests, Rows(day, prior_counts), info, &manifest));
+    if (files->rows() >= rows_per_file) {
+      SAVIOR_RETURN_IF_ERROR(files->Close());
+      files.reset();
+    }
     manifest.requests += info.requests;
     progress.Update(done += info.rows);
   }
+  if (files != nullptr) SAVIOR_RETURN_IF_ERROR(files->Close());
   progress.Finish();
   return absl::OkStatus();
 }
@@ -246,8 +291,7 @@ ImpressionSorter::Head ImpressionSorter::HeadAt(const DayRows& day, size_t row) 
   return ReadAt<Head>(day.bytes, day.order[row]);
 }
 
-absl::Status ImpressionSorter::WriteRequests(const DayRows& day, const Timelines& timelines,
-                                             DayInfo* info) const {
+ColumnSet ImpressionSorter::Requests(const DayRows& day, const Timelines& timelines) const {
   std::vector<int64_t> request_ids;
   std::vector<int64_t> timestamps;
   std::vector<int64_t> history_end;
@@ -269,19 +313,16 @@ absl::Status ImpressionSorter::WriteRequests(const DayRows& day, const Timelines
     users.push_back(user);
     rows.push_back(1);
   }
-  info->requests = static_cast<int64_t>(rows.size());
   ColumnSet file;
   file.AddValues("request_id", std::move(request_ids));
   file.AddValues("user", std::move(users));
   file.AddValues("timestamp", std::move(timestamps));
   file.AddValues("history_end", std::move(history_end));
   file.AddValues("rows", std::move(rows));
-  return file.Write(work_->folder / DayName(info->start, "requests"));
+  return file;
 }
 
-absl::Status ImpressionSorter::WriteRows(const DayRows& day,
-                                         const std::vector<int32_t>& prior_counts,
-                                         const DayInfo& info) {
+ColumnSet ImpressionSorter::Rows(const DayRows& day, const std::vector<int32_t>& prior_counts) {
   const size_t rows = day.order.size();
   ColumnSet file;
   // One column at a time: `make` computes its value from a row's head.
@@ -323,7 +364,7 @@ absl::Status ImpressionSorter::WriteRows(const DayRows& day,
     file.AddValues(name, std::move(values));
     offset += sizeof(float);
   }
-  return file.Write(work_->folder / DayName(info.start, "rows"));
+  return file;
 }
 
 }  // namespace savior

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "common/status.h"
+#include "worker/data/arrow_files.h"
 #include "worker/data/id_index.h"
 #include "worker/data/log_manifest.h"
 #include "worker/data/raw.h"
@@ -135,9 +136,8 @@ class ImpressionSorter {
   absl::Status ReadLabels(const RawSlice& slice, size_t row, Head* head) const;
   absl::Status CheckRequests(Spill* keys) const;
   DayRows SortDay(std::vector<char> bytes) const;
-  absl::Status WriteRequests(const DayRows& day, const Timelines& timelines, DayInfo* info) const;
-  absl::Status WriteRows(const DayRows& day, const std::vector<int32_t>& prior_counts,
-                         const DayInfo& info);
+  ColumnSet Requests(const DayRows& day, const Timelines& timelines) const;
+  ColumnSet Rows(const DayRows& day, const std::vector<int32_t>& prior_counts);
   Head HeadAt(const DayRows& day, size_t row) const;
 
   const RawTable* const table_;

@@ -158,10 +158,11 @@ absl::Status MappedLog::OpenVectors(const Modality& modality) {
 
 absl::StatusOr<DayLog> MappedLog::ReadDay(size_t day) const {
   const DayInfo& info = manifest_.days[day];
+  const auto& [file_start, batch] = manifest_.day_places[day];
   SAVIOR_ASSIGN_OR_RETURN(const auto requests,
-                          MappedColumns::Open(folder_ / DayName(info.start, "requests")));
+                          MappedColumns::Open(folder_ / DaysName(file_start, "requests"), batch));
   SAVIOR_ASSIGN_OR_RETURN(const auto rows,
-                          MappedColumns::Open(folder_ / DayName(info.start, "rows")));
+                          MappedColumns::Open(folder_ / DaysName(file_start, "rows"), batch));
   auto mapping = std::make_shared<DayMapping>();
   DayLog log;
   SAVIOR_RETURN_IF_ERROR(ReadRequests(requests, info, &log, &mapping->row_begin));

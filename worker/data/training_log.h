@@ -1,14 +1,16 @@
 // The training log: what `savior prepare` writes and everything after it reads. Arrow IPC files,
-// memory-mapped.
+// memory-mapped, below the log's folder:
 //
-//   <log>/manifest.json            schema, counts, digests, fingerprint of the raw data; written
-//   last: a log without it
-//                                  is not a log
-//   <log>/items.arrow              one row per item, by ascending item_id; an item's row number is
-//   its *item number* <log>/vectors-<modality>.arrow  one row per distinct content (float16); the
-//   row number is the *content number* <log>/users.arrow, timelines-*.arrow   user ids ascending
-//   (*user number*), every user's behaviours by time <log>/days/<date>-requests.arrow,
-//   <date>-rows.arrow    requests by (timestamp, request_id), their impressions
+//   manifest.json            schema, counts, digests of all files. Written last: a log without it
+//                            is not a log
+//   items.arrow              a row per item, by ascending item_id: its row is its *item number*
+//   vectors-<modality>.arrow  a row per distinct content (float16): its row is its *content number*
+//   users.arrow              a row per user, by ascending user_id: its row is its *user number*
+//   timelines-*.arrow        every user's behaviours by time, users in order of their numbers
+//   days/<date>-requests.arrow, days/<date>-rows.arrow
+//                            requests by (timestamp, request_id), and their impressions: a record
+//                            batch per day. Small days share a pair of files, which is named by the
+//                            first of them
 //
 // Histories are not copied into rows: a request names the end of the slice of its user's timeline
 // that lies strictly before it. Nothing of the future can reach a batch.
@@ -91,7 +93,8 @@ class TrainingLog {
   virtual ~TrainingLog() = default;
 
   virtual const LogSchema& schema() const = 0;
-  // Hex digest of everything the log was made from: equal fingerprints, equal logs.
+  // Hex digest of the log's files and schema: equal fingerprints, equal logs. It does not depend on
+  // where or when the log was made.
   virtual const std::string& fingerprint() const = 0;
 
   virtual int64_t num_items() const = 0;

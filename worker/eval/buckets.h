@@ -8,10 +8,12 @@
 //
 //   age_days         request time - listing time, in days, with fraction; negative before the
 //   listing listed_day       listing time in days since the start of the log
-//   (ItemFacts::log_start), with fraction prior_count      behaviours with the item on earlier days
-//   (UTC) train_exposures  impressions of the item in the training period content_seen     1 if an
-//   item with the same content had an impression in the training period, else 0; an item
-//                    without content: 0
+//   (ItemFacts::log_start), with
+//                    fraction
+//   prior_count      behaviours with the item on earlier days (UTC)
+//   train_exposures  impressions of the item in the training period
+//   content_seen     1 if an item with the same content had an impression in the training period,
+//                    else 0; an item without content: 0
 //   has_vector       1 if the item has content (a vector), else 0
 #pragma once
 

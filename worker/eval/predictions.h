@@ -1,10 +1,12 @@
 // What a ranker said about the impressions of an evaluation period, and the file that keeps it.
 //
 //   <run>/predictions.parquet   one row per impression, in the order of Predictions
-//     user_id, request_id, item_id, timestamp   int64; ids of the raw data, timestamp in unix
-//     seconds prior_count                               int32 click, conversion int8; 0 or 1 weight
-//     float; 1 if the data has none p_ctr, p_ctcvr                            float in_<bucket>
-//     bool, one per bucket
+//     user_id, request_id, item_id, timestamp   int64; ids of the raw data, time in unix seconds
+//     prior_count                               int32
+//     click, conversion                         int8; 0 or 1
+//     weight                                    float; 1 if the data has none
+//     p_ctr, p_ctcvr                            float
+//     in_<bucket>                               bool, one per bucket
 //   A log without conversions has neither `conversion` nor `p_ctcvr`.
 #pragma once
 

@@ -15,7 +15,8 @@ constexpr size_t kInputs = 8;
 const float* Data(const at::Tensor& tensor) { return tensor.data_ptr<float>(); }
 
 AttentionInputs Pointers(const variable_list& v) {
-  return {Data(v[0]), Data(v[1]), Data(v[2]), Data(v[3]), Data(v[4]), Data(v[5]), Data(v[6]), Data(v[7])};
+  return {Data(v[0]), Data(v[1]), Data(v[2]), Data(v[3]),
+          Data(v[4]), Data(v[5]), Data(v[6]), Data(v[7])};
 }
 
 // Keeps the shape beside the saved tensors.
@@ -25,11 +26,12 @@ struct ShapeHolder : torch::CustomClassHolder {
 
 class AttentionFunction : public torch::autograd::Function<AttentionFunction> {
  public:
-  static at::Tensor forward(torch::autograd::AutogradContext* context, std::shared_ptr<const AttentionShape> shape,
-                            at::Tensor query_modal, at::Tensor history_modal, at::Tensor query, at::Tensor history,
+  static at::Tensor forward(torch::autograd::AutogradContext* context,
+                            std::shared_ptr<const AttentionShape> shape, at::Tensor query_modal,
+                            at::Tensor history_modal, at::Tensor query, at::Tensor history,
                             at::Tensor query_hidden, at::Tensor history_hidden, at::Tensor product,
                             at::Tensor score) {
-    variable_list inputs = {query_modal, history_modal,  query,   history,
+    variable_list inputs = {query_modal,  history_modal,  query,   history,
                             query_hidden, history_hidden, product, score};
     for (at::Tensor& tensor : inputs) tensor = tensor.contiguous();
     at::Tensor out = at::empty({shape->rows(), shape->out()}, query.options().requires_grad(false));
@@ -51,7 +53,8 @@ class AttentionFunction : public torch::autograd::Function<AttentionFunction> {
     for (size_t i = 0; i < kInputs; ++i) grads[1 + i] = at::zeros_like(saved[i]);
     const auto to = [&grads](size_t i) { return grads[i].data_ptr<float>(); };
     const at::Tensor d = d_out[0].contiguous();
-    AttentionBackward(*holder->shape, Pointers(saved), saved[kInputs].data_ptr<float>(), d.data_ptr<float>(),
+    AttentionBackward(*holder->shape, Pointers(saved), saved[kInputs].data_ptr<float>(),
+                      d.data_ptr<float>(),
                       {to(1), to(2), to(3), to(4), to(5), to(6), to(7), to(8)});
     return grads;
   }
@@ -59,7 +62,8 @@ class AttentionFunction : public torch::autograd::Function<AttentionFunction> {
 
 }  // namespace
 
-at::Tensor BiTargetAttention(std::shared_ptr<const AttentionShape> shape, const AttentionTensors& in) {
+at::Tensor BiTargetAttention(std::shared_ptr<const AttentionShape> shape,
+                             const AttentionTensors& in) {
   // Autograd functions do not take undefined tensors: without modal scores these are empty.
   const at::Tensor none = at::empty({0}, in.query.options().requires_grad(false));
   const bool modal = shape->modal > 0;
@@ -71,7 +75,9 @@ at::Tensor BiTargetAttention(std::shared_ptr<const AttentionShape> shape, const 
 at::Tensor BiTargetAttentionReference(const AttentionShape& shape, const AttentionTensors& in) {
   std::vector<at::Tensor> outs;
   for (size_t r = 0; r + 1 < shape.row_offsets.size(); ++r) {
-    const auto rows = [&](const at::Tensor& t) { return t.slice(0, shape.row_offsets[r], shape.row_offsets[r + 1]); };
+    const auto rows = [&](const at::Tensor& t) {
+      return t.slice(0, shape.row_offsets[r], shape.row_offsets[r + 1]);
+    };
     const auto positions = [&](const at::Tensor& t) {
       return t.slice(0, shape.history_offsets[r], shape.history_offsets[r + 1]);
     };
@@ -82,9 +88,9 @@ at::Tensor BiTargetAttentionReference(const AttentionShape& shape, const Attenti
     }
     const at::Tensor h = positions(in.history);
     const at::Tensor products = rows(in.query).unsqueeze(1) * h.unsqueeze(0);  // [n, t, behaviour]
-    const at::Tensor hidden = at::relu(rows(in.query_hidden).unsqueeze(1) +
-                                       positions(in.history_hidden).unsqueeze(0) +
-                                       at::matmul(products, in.product.t()));
+    const at::Tensor hidden =
+        at::relu(rows(in.query_hidden).unsqueeze(1) + positions(in.history_hidden).unsqueeze(0) +
+                 at::matmul(products, in.product.t()));
     const at::Tensor p_b = at::softmax(at::matmul(hidden, in.score), 1);  // [n, t]
     if (shape.modal == 0) {
       outs.push_back(p_b.mm(h));

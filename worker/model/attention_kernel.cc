@@ -9,7 +9,8 @@ namespace savior {
 namespace {
 
 SAVIOR_INLINE float Dot(const float* a, const float* b, int64_t n) {
-  // Sixteen partial sums: fixed order whatever the vector width, and wide enough to keep the units busy.
+  // Sixteen partial sums: fixed order whatever the vector width, and wide enough to keep the units
+  // busy.
   float sums[16] = {};
   int64_t i = 0;
   for (; i + 16 <= n; i += 16) {
@@ -21,7 +22,8 @@ SAVIOR_INLINE float Dot(const float* a, const float* b, int64_t n) {
   return total;
 }
 
-SAVIOR_INLINE void AddScaled(float* __restrict to, float scale, const float* __restrict from, int64_t n) {
+SAVIOR_INLINE void AddScaled(float* __restrict to, float scale, const float* __restrict from,
+                             int64_t n) {
   for (int64_t i = 0; i < n; ++i) to[i] += scale * from[i];
 }
 
@@ -52,14 +54,15 @@ struct Scratch {
     d_modal.resize(longest);
     d_behaviour.resize(longest);
   }
-  std::vector<float> mixed;    // P diag(q), transposed: [behaviour, hidden], so that the inner loop runs over hidden
-  std::vector<float> hidden;   // [hidden]
-  std::vector<float> d_mixed;  // [behaviour, hidden]
+  // P diag(q), transposed: [behaviour, hidden], so that the inner loop runs over hidden.
+  std::vector<float> mixed;
+  std::vector<float> hidden;                // [hidden]
+  std::vector<float> d_mixed;               // [behaviour, hidden]
   std::vector<float> d_modal, d_behaviour;  // [longest history] gradients of p, then of s
 };
 
-SAVIOR_INLINE void MixProduct(const AttentionShape& s, const AttentionInputs& in, const float* query,
-                              float* mixed) {
+SAVIOR_INLINE void MixProduct(const AttentionShape& s, const AttentionInputs& in,
+                              const float* query, float* mixed) {
   for (int64_t h = 0; h < s.hidden; ++h) {
     for (int64_t d = 0; d < s.behaviour; ++d) {
       mixed[d * s.hidden + h] = in.product[h * s.behaviour + d] * query[d];
@@ -68,8 +71,8 @@ SAVIOR_INLINE void MixProduct(const AttentionShape& s, const AttentionInputs& in
 }
 
 // hidden = a + b + mixed^T h, before the relu.
-SAVIOR_INLINE void DinHidden(const AttentionShape& s, const float* a, const float* b, const float* mixed,
-                             const float* h, float* hidden) {
+SAVIOR_INLINE void DinHidden(const AttentionShape& s, const float* a, const float* b,
+                             const float* mixed, const float* h, float* hidden) {
   for (int64_t k = 0; k < s.hidden; ++k) hidden[k] = a[k] + b[k];
   for (int64_t d = 0; d < s.behaviour; ++d) AddScaled(hidden, h[d], mixed + d * s.hidden, s.hidden);
 }
@@ -80,9 +83,11 @@ SAVIOR_INLINE float ReluDot(const float* hidden, const float* w, int64_t n) {
   return total;
 }
 
-// One candidate over positions [begin, end): fills its weights and its output row (zeroed by the caller).
-SAVIOR_INLINE void ForwardRow(const AttentionShape& s, const AttentionInputs& in, int64_t n, int64_t begin,
-                              int64_t end, Scratch& scratch, float* out, float* p_modal, float* p_behaviour) {
+// One candidate over positions [begin, end): fills its weights and its output row (zeroed by the
+// caller).
+SAVIOR_INLINE void ForwardRow(const AttentionShape& s, const AttentionInputs& in, int64_t n,
+                              int64_t begin, int64_t end, Scratch& scratch, float* out,
+                              float* p_modal, float* p_behaviour) {
   const int64_t length = end - begin;
   MixProduct(s, in, in.query + n * s.behaviour, scratch.mixed.data());
   for (int64_t t = 0; t < length; ++t) {
@@ -98,7 +103,8 @@ SAVIOR_INLINE void ForwardRow(const AttentionShape& s, const AttentionInputs& in
     return;
   }
   for (int64_t t = 0; t < length; ++t) {
-    p_modal[t] = Dot(in.query_modal + n * s.modal, in.history_modal + (begin + t) * s.modal, s.modal);
+    p_modal[t] =
+        Dot(in.query_modal + n * s.modal, in.history_modal + (begin + t) * s.modal, s.modal);
   }
   Softmax(p_modal, length);
   const int64_t half = s.modal + s.behaviour;
@@ -112,10 +118,12 @@ SAVIOR_INLINE void ForwardRow(const AttentionShape& s, const AttentionInputs& in
   }
 }
 
-// Through the values: gradients of m and h, and of the softmax weights into scratch.d_modal and d_behaviour.
+// Through the values: gradients of m and h, and of the softmax weights into scratch.d_modal and
+// d_behaviour.
 SAVIOR_INLINE void BackwardValues(const AttentionShape& s, const AttentionInputs& in, int64_t begin,
                                   int64_t length, const float* p_modal, const float* p_behaviour,
-                                  const float* d_out, const AttentionGradients& g, Scratch& scratch) {
+                                  const float* d_out, const AttentionGradients& g,
+                                  Scratch& scratch) {
   const int64_t half = s.modal + s.behaviour;
   for (int64_t t = 0; t < length; ++t) {
     const float* h = in.history + (begin + t) * s.behaviour;
@@ -128,7 +136,8 @@ SAVIOR_INLINE void BackwardValues(const AttentionShape& s, const AttentionInputs
     const float* m = in.history_modal + (begin + t) * s.modal;
     float* d_m = g.history_modal + (begin + t) * s.modal;
     scratch.d_modal[t] = Dot(d_out, m, s.modal) + Dot(d_out + s.modal, h, s.behaviour);
-    scratch.d_behaviour[t] = Dot(d_out + half, m, s.modal) + Dot(d_out + half + s.modal, h, s.behaviour);
+    scratch.d_behaviour[t] =
+        Dot(d_out + half, m, s.modal) + Dot(d_out + half + s.modal, h, s.behaviour);
     AddScaled(d_m, p_modal[t], d_out, s.modal);
     AddScaled(d_m, p_behaviour[t], d_out + half, s.modal);
     AddScaled(d_h, p_modal[t], d_out + s.modal, s.behaviour);
@@ -137,8 +146,9 @@ SAVIOR_INLINE void BackwardValues(const AttentionShape& s, const AttentionInputs
 }
 
 // Through the DIN scorer, recomputing its hidden layer. scratch.d_behaviour holds ds.
-SAVIOR_INLINE void BackwardDin(const AttentionShape& s, const AttentionInputs& in, int64_t n, int64_t begin,
-                               int64_t length, const AttentionGradients& g, Scratch& scratch) {
+SAVIOR_INLINE void BackwardDin(const AttentionShape& s, const AttentionInputs& in, int64_t n,
+                               int64_t begin, int64_t length, const AttentionGradients& g,
+                               Scratch& scratch) {
   float* hidden = scratch.hidden.data();
   const float* query = in.query + n * s.behaviour;
   MixProduct(s, in, query, scratch.mixed.data());
@@ -171,9 +181,10 @@ SAVIOR_INLINE void BackwardDin(const AttentionShape& s, const AttentionInputs& i
   }
 }
 
-SAVIOR_INLINE void BackwardRow(const AttentionShape& s, const AttentionInputs& in, int64_t n, int64_t begin,
-                               int64_t length, const float* p_modal, const float* p_behaviour,
-                               const float* d_out, const AttentionGradients& g, Scratch& scratch) {
+SAVIOR_INLINE void BackwardRow(const AttentionShape& s, const AttentionInputs& in, int64_t n,
+                               int64_t begin, int64_t length, const float* p_modal,
+                               const float* p_behaviour, const float* d_out,
+                               const AttentionGradients& g, Scratch& scratch) {
   BackwardValues(s, in, begin, length, p_modal, p_behaviour, d_out, g, scratch);
   SoftmaxBackward(p_behaviour, scratch.d_behaviour.data(), length);
   BackwardDin(s, in, n, begin, length, g, scratch);
@@ -181,7 +192,8 @@ SAVIOR_INLINE void BackwardRow(const AttentionShape& s, const AttentionInputs& i
   SoftmaxBackward(p_modal, scratch.d_modal.data(), length);
   const float* query = in.query_modal + n * s.modal;
   for (int64_t t = 0; t < length; ++t) {
-    AddScaled(g.query_modal + n * s.modal, scratch.d_modal[t], in.history_modal + (begin + t) * s.modal, s.modal);
+    AddScaled(g.query_modal + n * s.modal, scratch.d_modal[t],
+              in.history_modal + (begin + t) * s.modal, s.modal);
     AddScaled(g.history_modal + (begin + t) * s.modal, scratch.d_modal[t], query, s.modal);
   }
 }
@@ -191,13 +203,14 @@ SAVIOR_INLINE void BackwardRow(const AttentionShape& s, const AttentionInputs& i
 int64_t AttentionShape::pairs() const {
   int64_t total = 0;
   for (size_t r = 0; r + 1 < row_offsets.size(); ++r) {
-    total += int64_t{row_offsets[r + 1] - row_offsets[r]} * (history_offsets[r + 1] - history_offsets[r]);
+    total += int64_t{row_offsets[r + 1] - row_offsets[r]} *
+             (history_offsets[r + 1] - history_offsets[r]);
   }
   return total;
 }
 
-SAVIOR_SIMD void AttentionForward(const AttentionShape& shape, const AttentionInputs& in, float* out,
-                                  float* weights) {
+SAVIOR_SIMD void AttentionForward(const AttentionShape& shape, const AttentionInputs& in,
+                                  float* out, float* weights) {
   Scratch scratch(shape);
   const int64_t sets = shape.modal == 0 ? 1 : 2;
   std::fill(out, out + shape.rows() * shape.out(), 0.0f);
@@ -212,8 +225,9 @@ SAVIOR_SIMD void AttentionForward(const AttentionShape& shape, const AttentionIn
   }
 }
 
-SAVIOR_SIMD void AttentionBackward(const AttentionShape& shape, const AttentionInputs& in, const float* weights,
-                                   const float* d_out, const AttentionGradients& grads) {
+SAVIOR_SIMD void AttentionBackward(const AttentionShape& shape, const AttentionInputs& in,
+                                   const float* weights, const float* d_out,
+                                   const AttentionGradients& grads) {
   Scratch scratch(shape);
   const int64_t sets = shape.modal == 0 ? 1 : 2;
   for (size_t r = 0; r + 1 < shape.row_offsets.size(); ++r) {

@@ -27,8 +27,11 @@ at::Tensor Indices(const std::vector<int64_t>& values) {
   return Indices(values, 0, static_cast<int64_t>(values.size()));
 }
 
-// Rows of `table` at `indices`. Not index_select: embedding's backward adds row by row, fast and in order.
-at::Tensor Gather(const at::Tensor& table, const at::Tensor& indices) { return at::embedding(table, indices); }
+// Rows of `table` at `indices`. Not index_select: embedding's backward adds row by row, fast and in
+// order.
+at::Tensor Gather(const at::Tensor& table, const at::Tensor& indices) {
+  return at::embedding(table, indices);
+}
 
 std::vector<float> TakeGradient(const at::Tensor& rows) {
   if (!rows.defined() || !rows.grad().defined()) return {};
@@ -36,7 +39,8 @@ std::vector<float> TakeGradient(const at::Tensor& rows) {
   return {grad.data_ptr<float>(), grad.data_ptr<float>() + grad.numel()};
 }
 
-// -log(pCTR * pCVR) where converted, -log(1 - pCTR * pCVR) elsewhere, from the logits: no probability underflows.
+// -log(pCTR * pCVR) where converted, -log(1 - pCTR * pCVR) elsewhere, from the logits: no
+// probability underflows.
 at::Tensor CtcvrLoss(const at::Tensor& ctr, const at::Tensor& cvr, const at::Tensor& labels) {
   const at::Tensor log_p = at::log_sigmoid(ctr) + at::log_sigmoid(cvr);
   const at::Tensor log_not = at::log(at::clamp_min(-at::expm1(log_p), 1e-7));
@@ -55,20 +59,24 @@ Ranker::Ranker(const Config& config, const Sizes& sizes)
   const int64_t id = config.model.id_dim, hidden = config.model.attention_hidden;
   if (arm_.alignment) {
     const int64_t parts = arm_.free_content ? 1 : config.codebook.levels + (hybrid_ ? 1 : 0);
-    // Bias-free and SiLU: with a bias z~ would not start at z, with ReLU the zero rows would never get a gradient.
+    // Bias-free and SiLU: with a bias z~ would not start at z, with ReLU the zero rows would never
+    // get a gradient.
     fusion_in_ = AddLayer("fusion.in", parts * modal_, config.model.fusion_hidden, false);
     fusion_out_ = AddLayer("fusion.out", config.model.fusion_hidden, modal_, false);
   }
   din_query_ = AddLayer("din.query", id, hidden, true);
   din_history_ = AddLayer("din.history", id, hidden, false);
-  din_product_ = dense_.Add("din.product", {hidden, id}, 1.0 / std::sqrt(id), config.seed ^ kWeightStream);
-  din_score_ = dense_.Add("din.score", {hidden}, 1.0 / std::sqrt(hidden), config.seed ^ kWeightStream);
+  din_product_ =
+      dense_.Add("din.product", {hidden, id}, 1.0 / std::sqrt(id), config.seed ^ kWeightStream);
+  din_score_ =
+      dense_.Add("din.score", {hidden}, 1.0 / std::sqrt(hidden), config.seed ^ kWeightStream);
   if (arm_.modal_attention) {
     query_modal_ = AddLayer("attention.query_modal", modal_, modal_, false);
   }
   if (arm_.content) user_modal_ = AddLayer("user_modal", id, modal_, false);
   if (config.model.behaviour_features) {
-    behaviour_ = AddLayer("behaviour_features", sizes.features * config.model.feature_dim, id, false);
+    behaviour_ =
+        AddLayer("behaviour_features", sizes.features * config.model.feature_dim, id, false);
   }
   AddTargetLayers(sizes);
 
@@ -76,7 +84,8 @@ Ranker::Ranker(const Config& config, const Sizes& sizes)
     at::Tensor tensor = at::from_blob(dense_.weights().data() + p.offset, p.shape, at::kFloat);
     tensors_.push_back(tensor.requires_grad_(true));
     // Autograd adds into a gradient that is there: all gradients end up in one flat array.
-    tensors_.back().mutable_grad() = at::from_blob(dense_.gradients().data() + p.offset, p.shape, at::kFloat);
+    tensors_.back().mutable_grad() =
+        at::from_blob(dense_.gradients().data() + p.offset, p.shape, at::kFloat);
   }
   if (arm_.modal_attention) {
     // Starts as cos(z_t, z_h) at a sharpness that lets near content stand out.
@@ -91,7 +100,7 @@ void Ranker::AddTargetLayers(const Sizes& sizes) {
   int64_t width = id;  // BehaviorTA
   if (arm_.modal_attention) width += modal_;
   if (arm_.cross_attention) width += modal_ + id;
-  width += 3 * id;                      // u, b_t, u * b_t
+  width += 3 * id;                        // u, b_t, u * b_t
   if (arm_.content) width += 2 * modal_;  // z~_t, Wu u * z~_t
   if (arm_.codes_in_dnn) width += config_.codebook.levels * modal_;
   if (tiers_) width += kSimilarityTiers;
@@ -108,7 +117,8 @@ void Ranker::AddTargetLayers(const Sizes& sizes) {
     int64_t in = width;
     number = 0;
     for (const int64_t out : *tower) {
-      layers->push_back(AddLayer(std::string(name) + "." + std::to_string(number++), in, out, true));
+      layers->push_back(
+          AddLayer(std::string(name) + "." + std::to_string(number++), in, out, true));
       in = out;
     }
     layers->push_back(AddLayer(std::string(name) + ".out", in, 1, true));
@@ -153,8 +163,8 @@ Ranker::Rows Ranker::MakeRows(const StepInputs& in, bool learn) const {
   return rows;
 }
 
-// [C, parts, 1] of 0 and 1: for a share of the contents a random suffix of the parts is dropped, so that coarse parts
-// learn to stand alone: that is what an unseen content has.
+// [C, parts, 1] of 0 and 1: for a share of the contents a random suffix of the parts is dropped, so
+// that coarse parts learn to stand alone: that is what an unseen content has.
 at::Tensor Ranker::SuffixMask(const StepInputs& in, int64_t parts, int64_t step) const {
   const auto n = static_cast<int64_t>(in.content_keys.size());
   at::Tensor mask = at::ones({n, parts, 1});
@@ -179,16 +189,18 @@ at::Tensor Ranker::Align(const StepInputs& in, const Rows& rows, int64_t step) c
     }
   }
   if (hybrid_) {
-    // Finest part: the content's own vector, shrunk towards what its codes say until it has been seen often.
+    // Finest part: the content's own vector, shrunk towards what its codes say until it has been
+    // seen often.
     at::Tensor shrink = at::empty({n, 1});
     for (int64_t c = 0; c < n; ++c) {
       const double seen = in.content_vector.updates[static_cast<size_t>(c)];
       shrink.data_ptr<float>()[c] =
           seen == 0 ? 0.0f : static_cast<float>(seen / (seen + config_.model.hybrid_shrinkage));
     }
-    // A content never updated must still get a first gradient: its row is zero, so that the weight may be small but
-    // not zero.
-    parts.push_back(rows.content_vector * at::clamp_min(shrink, 1.0 / (1.0 + config_.model.hybrid_shrinkage)));
+    // A content never updated must still get a first gradient: its row is zero, so that the weight
+    // may be small but not zero.
+    parts.push_back(rows.content_vector *
+                    at::clamp_min(shrink, 1.0 / (1.0 + config_.model.hybrid_shrinkage)));
   }
   if (arm_.free_content) parts.push_back(rows.content_vector);
   const auto count = static_cast<int64_t>(parts.size());
@@ -199,7 +211,8 @@ at::Tensor Ranker::Align(const StepInputs& in, const Rows& rows, int64_t step) c
   return rows.z + Apply(fusion_out_, at::silu(Apply(fusion_in_, all)));
 }
 
-// b of every unique item: its ID embedding, plus its projected side features where the configuration says so.
+// b of every unique item: its ID embedding, plus its projected side features where the
+// configuration says so.
 at::Tensor Ranker::Behaviours(const StepInputs& in, const Rows& rows) const {
   if (!config_.model.behaviour_features || sizes_.features == 0) return rows.item;
   const auto items = static_cast<int64_t>(in.item.keys.size());
@@ -210,8 +223,9 @@ at::Tensor Ranker::Behaviours(const StepInputs& in, const Rows& rows) const {
   return rows.item + Apply(behaviour_, at::cat(features, 1));
 }
 
-at::Tensor Ranker::Attend(const StepInputs& in, const at::Tensor& modal_target, const at::Tensor& modal_history,
-                          const at::Tensor& target, const at::Tensor& history) const {
+at::Tensor Ranker::Attend(const StepInputs& in, const at::Tensor& modal_target,
+                          const at::Tensor& modal_history, const at::Tensor& target,
+                          const at::Tensor& history) const {
   auto shape = std::make_shared<AttentionShape>();
   shape->modal = arm_.modal_attention ? modal_ : 0;
   shape->behaviour = config_.model.id_dim;
@@ -246,14 +260,15 @@ at::Tensor Ranker::Tiers(const StepInputs& in) const {
   shape.row_offsets = in.batch.row_offsets;
   shape.history_offsets = in.batch.history_offsets;
   at::Tensor tiers = at::empty({in.batch.rows(), kSimilarityTiers});
-  SimilarityTiers(shape, modal_, target.data_ptr<float>(), history.data_ptr<float>(), kSimilarityTiers,
-                  tiers.data_ptr<float>());
+  SimilarityTiers(shape, modal_, target.data_ptr<float>(), history.data_ptr<float>(),
+                  kSimilarityTiers, tiers.data_ptr<float>());
   return tiers;
 }
 
 Ranker::Logits Ranker::Forward(const StepInputs& in, const Rows& rows, int64_t step) const {
   const int64_t n = in.batch.rows();
-  const at::Tensor item_of_row = Indices(in.item_of_row), item_of_position = Indices(in.item_of_position);
+  const at::Tensor item_of_row = Indices(in.item_of_row),
+                   item_of_position = Indices(in.item_of_position);
   const at::Tensor user = Gather(rows.user, Indices(in.user_of_row));
   const at::Tensor behaviours = Behaviours(in, rows);
   at::Tensor target = Gather(behaviours, item_of_row);
@@ -261,7 +276,8 @@ Ranker::Logits Ranker::Forward(const StepInputs& in, const Rows& rows, int64_t s
     at::Tensor keep = at::ones({n, 1});
     for (int64_t i = 0; i < n; ++i) {
       Random random(static_cast<uint64_t>(config_.seed) ^ kIdStream,
-                    MixTwo(static_cast<uint64_t>(step), static_cast<uint64_t>(in.item_of_row[static_cast<size_t>(i)])));
+                    MixTwo(static_cast<uint64_t>(step),
+                           static_cast<uint64_t>(in.item_of_row[static_cast<size_t>(i)])));
       if (random.Uniform() < config_.model.id_dropout) keep.data_ptr<float>()[i] = 0.0f;
     }
     target = target * keep;
@@ -275,7 +291,8 @@ Ranker::Logits Ranker::Forward(const StepInputs& in, const Rows& rows, int64_t s
     const at::Tensor aligned = at::cat({Align(in, rows, step), at::zeros({1, modal_})}, 0);
     const at::Tensor of_item = Indices(in.content_of_item);
     modal_target = Gather(aligned, of_item.index_select(0, item_of_row));
-    if (arm_.modal_attention) modal_history = Gather(aligned, of_item.index_select(0, item_of_position));
+    if (arm_.modal_attention)
+      modal_history = Gather(aligned, of_item.index_select(0, item_of_position));
   }
   x.push_back(Attend(in, modal_target, modal_history, target, history));
   x.insert(x.end(), {user, target, user * target});
@@ -291,9 +308,8 @@ Ranker::Logits Ranker::Forward(const StepInputs& in, const Rows& rows, int64_t s
     }
   }
   if (tiers_) x.push_back(Tiers(in));
-  const int64_t items = sizes_.features == 0
-                            ? 0
-                            : static_cast<int64_t>(in.features_of_item.size()) / sizes_.features;
+  const int64_t items =
+      sizes_.features == 0 ? 0 : static_cast<int64_t>(in.features_of_item.size()) / sizes_.features;
   for (int64_t f = 0; f < sizes_.features; ++f) {
     const at::Tensor of_item = Indices(in.features_of_item, f * items, items);
     x.push_back(Gather(rows.feature, of_item.index_select(0, item_of_row)));

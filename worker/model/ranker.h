@@ -1,12 +1,14 @@
-// The SaviorRec ranker (Figure 2, right): MBA block, bi-directional target attention, DNN, pCTR and pCVR.
+// The SaviorRec ranker (Figure 2, right): MBA block, bi-directional target attention, DNN, pCTR and
+// pCVR.
 //
-//   z~   = z + FusionMLP([A_1[c_1]; ...; A_L[c_L]])         all A = 0 at the start, so z~ = z bit for bit
+//   z~   = z + FusionMLP([A_1[c_1]; ...; A_L[c_L]])     all A = 0 at the start: z~ = z bit for bit
 //   attn = [ModalTA; Modal2BehavTA; Behav2ModalTA; BehaviorTA]
 //   y    = towers(DNN([attn; u; b_t; u*b_t; z~_t; Wu*z~_t; SimTier; features; numerics]))
-//   pCTR = sigmoid(y_1), pCVR = sigmoid(y_2), pCTCVR = pCTR * pCVR                      (ESMM, Ma et al. 2018)
+//   pCTR = sigmoid(y_1), pCVR = sigmoid(y_2), pCTCVR = pCTR * pCVR      (ESMM, Ma et al. 2018)
 //   loss = BCE(click, pCTR) + weight * BCE(click * conversion, pCTCVR), both over all impressions
 //
-// The DNN, SimTier, the hybrid alignment and everything about pCVR are ours (docs/model.md says which part is whose).
+// The DNN, SimTier, the hybrid alignment and everything about pCVR are ours (docs/model.md says
+// which part is whose).
 #pragma once
 
 #include <ATen/ATen.h>
@@ -24,13 +26,14 @@ namespace savior {
 
 inline constexpr int64_t kSimilarityTiers = 16;
 
-// Gradients of the rows pulled, in the order of the Lookup's keys; empty where the table is not used.
+// Gradients of the rows pulled, in the order of the Lookup's keys; empty where the table is not
+// used.
 struct RowGradients {
   std::vector<float> user, item, feature, align, content_vector;
 };
 
 struct RankerLosses {
-  double ctr = 0;    // mean BCE
+  double ctr = 0;  // mean BCE
   double ctcvr = 0;
 };
 
@@ -45,7 +48,8 @@ class Ranker {
 
   DenseWeights& dense() { return dense_; }
 
-  // Forward and backward; dense gradients go to dense().gradients(), overwritten. `step` seeds the dropouts.
+  // Forward and backward; dense gradients go to dense().gradients(), overwritten. `step` seeds the
+  // dropouts.
   RankerLosses Learn(const StepInputs& in, int64_t step, RowGradients* grads);
 
   // pCTR and pCTCVR of every row, [N].
@@ -76,8 +80,9 @@ class Ranker {
   at::Tensor SuffixMask(const StepInputs& in, int64_t parts, int64_t step) const;
   at::Tensor Align(const StepInputs& in, const Rows& rows, int64_t step) const;
   at::Tensor Behaviours(const StepInputs& in, const Rows& rows) const;
-  at::Tensor Attend(const StepInputs& in, const at::Tensor& modal_target, const at::Tensor& modal_history,
-                    const at::Tensor& target, const at::Tensor& history) const;
+  at::Tensor Attend(const StepInputs& in, const at::Tensor& modal_target,
+                    const at::Tensor& modal_history, const at::Tensor& target,
+                    const at::Tensor& history) const;
   at::Tensor Tiers(const StepInputs& in) const;
   Logits Forward(const StepInputs& in, const Rows& rows, int64_t step) const;
 

@@ -231,8 +231,10 @@ TEST(BatchReader, RefusesOptionsOutOfBounds) {
   const Folder folder;
   const auto log = PrepareAndOpen(testing::TinyRaw(), folder);
   ASSERT_NE(log, nullptr);
-  const std::vector<BatchOptions> wrong = {
-      {.period = {2, 1}}, {.requests_per_batch = 0}, {.max_history = -1}, {.shuffle_window = -1}};
+  const std::vector<BatchOptions> wrong = {{.period = {2, 1}},
+                                           {.period = kAll, .requests_per_batch = 0},
+                                           {.period = kAll, .max_history = -1},
+                                           {.period = kAll, .shuffle_window = -1}};
   for (const BatchOptions& options : wrong) {
     EXPECT_TRUE(absl::IsInvalidArgument(BatchReader::Create(log.get(), options).status()));
   }

@@ -10,6 +10,7 @@
 
 #include "common/random.h"
 #include "tests/worker/data/raw_tables.h"
+#include "worker/data/batch.h"
 
 namespace savior {
 namespace {
@@ -158,7 +159,7 @@ TEST(Prepare, SameRawGivesTheSameBytesForAnyPartsAndRowGroups) {
   EXPECT_EQ(testing::FilesOf(folder / "a"), testing::FilesOf(folder / "c"));
 }
 
-TEST(Prepare, SpillingChangesNothingButThePartsOfTimelines) {
+TEST(Prepare, SpillingChangesNothingButTheCutOfFiles) {
   const Folder folder;
   const auto raw = testing::RandomRaw(4, 300, 5);
   const auto whole = PrepareAndOpen(raw, folder, "whole", int64_t{1} << 30);
@@ -167,18 +168,26 @@ TEST(Prepare, SpillingChangesNothingButThePartsOfTimelines) {
   auto whole_files = testing::FilesOf(folder / "whole");
   auto spilled_files = testing::FilesOf(folder / "spilled");
   EXPECT_GT(spilled_files.count("timelines-00003.arrow"), 0u);
+  EXPECT_GT(spilled_files.size(), whole_files.size() + 8);  // a pair of files per day, not for all
   const auto differs = [](const auto& file) {
-    return file.first.rfind("timelines-", 0) == 0 || file.first == "manifest.json";
+    return file.first.rfind("timelines-", 0) == 0 || file.first.rfind("days/", 0) == 0 ||
+           file.first == "manifest.json";
   };
   std::erase_if(whole_files, differs);
   std::erase_if(spilled_files, differs);
   EXPECT_EQ(whole_files, spilled_files);
+  const BatchOptions all{.period = {.from = 0, .until = int64_t{1} << 40},
+                         .requests_per_batch = 10'000};
+  const auto a = BatchReader::Create(whole.get(), all);
+  const auto b = BatchReader::Create(spilled.get(), all);
+  ASSERT_TRUE(a.ok() && b.ok());
+  EXPECT_TRUE(*(*a)->Read(0) == *(*b)->Read(0));
   for (int64_t user = 0; user < whole->num_users(); ++user) {
-    const Timeline a = whole->timeline(user);
-    const Timeline b = spilled->timeline(user);
-    EXPECT_THAT(a.items, ::testing::ElementsAreArray(b.items));
-    EXPECT_THAT(a.timestamps, ::testing::ElementsAreArray(b.timestamps));
-    EXPECT_THAT(a.kinds, ::testing::ElementsAreArray(b.kinds));
+    const Timeline one = whole->timeline(user);
+    const Timeline two = spilled->timeline(user);
+    EXPECT_THAT(one.items, ::testing::ElementsAreArray(two.items));
+    EXPECT_THAT(one.timestamps, ::testing::ElementsAreArray(two.timestamps));
+    EXPECT_THAT(one.kinds, ::testing::ElementsAreArray(two.kinds));
   }
 }
 

@@ -260,7 +260,7 @@ RawData RandomRaw(uint64_t seed, int requests, int days) {
   const auto time = [&] { return kStart + below(days) * kDay + below(20) * 4000; };
   const auto user = [&] { return 7 + 1000 * below(12); };
   for (int r = 0; r < requests; ++r) {
-    RawImpression impression{.request = 5000 - r, .user = user(), .time = time()};
+    RawImpression impression{.request = 5000 - r, .user = user(), .time = time(), .channel = ""};
     for (int64_t rows = 1 + below(4); rows > 0; --rows) {
       impression.item = item();
       impression.click = static_cast<int>(below(2));

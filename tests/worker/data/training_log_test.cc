@@ -93,7 +93,7 @@ TEST_F(TrainingLogFiles, IndicesOutOfRangeAreDataLoss) {
   rows.AddValues<int32_t>("prior_count", {0, 0, 0, 0});
   rows.AddValues<int32_t>("ctx_channel", {0, 0, 0, 0});
   rows.AddValues<float>("num_hour", {0, 0, 0, 0});
-  const std::string name = DayName(testing::kStart, "rows");
+  const std::string name = DaysName(testing::kStart, "rows");
   ASSERT_TRUE(rows.Write(log_ / name).ok());
   Resign();
   const absl::Status status = OpenAndReadAll();

@@ -16,7 +16,8 @@ struct Case {
   std::vector<int32_t> rows, positions;  // offsets
 };
 
-// Degenerate worlds on purpose: no request, no history, one candidate, one position, dims that fill no register.
+// Degenerate worlds on purpose: no request, no history, one candidate, one position, dims that fill
+// no register.
 std::vector<Case> Cases() {
   return {{"several_requests", 8, {0, 3, 4, 9}, {0, 5, 5, 12}},
           {"one_candidate_one_position", 8, {0, 1}, {0, 1}},

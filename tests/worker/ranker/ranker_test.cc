@@ -32,8 +32,8 @@ Config SmallConfig(const std::string& arm) {
 
 constexpr Ranker::Sizes kSizes = {2, 1, 3};
 
-// Three requests: 2 candidates with 3 positions, 1 candidate without history, 2 candidates with 1 position. Item 4 has
-// no vector. Rows are random, alignment rows zero as in a table.
+// Three requests: 2 candidates with 3 positions, 1 candidate without history, 2 candidates with 1
+// position. Item 4 has no vector. Rows are random, alignment rows zero as in a table.
 StepInputs MakeInputs(const Config& config) {
   StepInputs in;
   in.batch.users = {0, 1, 0};
@@ -157,7 +157,8 @@ TEST_P(RankerArmTest, IsDeterministic) {
   EXPECT_EQ(grads_a.item, grads_b.item);
 }
 
-// The paper's zero start: the aligned vector is the content vector, bit for bit, and the zero rows do learn.
+// The paper's zero start: the aligned vector is the content vector, bit for bit, and the zero rows
+// do learn.
 TEST(Ranker, AlignedContentStartsAtZBitForBitAndItsRowsGetGradients) {
   for (const char* alignment : {"codes", "hybrid"}) {
     Config config = SmallConfig("savior");
@@ -198,7 +199,8 @@ TEST(Ranker, EmptyBatchAndBatchWithoutVectorsWork) {
   const Config config = SmallConfig("savior");
   Ranker ranker(config, kSizes);
   StepInputs in = MakeInputs(config);
-  in.content_of_item.assign(5, 0);  // nobody has a vector: everybody points at the row of zeros behind none
+  // Nobody has a vector: everybody points at the row of zeros behind none.
+  in.content_of_item.assign(5, 0);
   in.content_keys.clear();
   in.z.clear();
   in.align = {};

@@ -1,0 +1,156 @@
+// `savior inspect codebook`: what the codes are used for, told by the items that have them.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <span>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "common/tensor_file.h"
+#include "launcher/inspected_commit.h"
+#include "launcher/logs.h"
+#include "worker/model/codebook.h"
+#include "worker/tables.h"
+
+namespace savior {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr size_t kExamples = 3;      // items shown per code
+constexpr size_t kTitleLength = 40;  // characters shown of a title
+
+// The content table's keys (each the id of the content's first item), ascending, and their codes.
+struct ContentCodes {
+  size_t levels = 0;
+  std::vector<std::pair<uint64_t, std::vector<int32_t>>> contents;  // key, codes [levels]
+};
+
+absl::StatusOr<ContentCodes> ReadCodes(InspectedCommit& inspected, const Codebook& codebook) {
+  ContentCodes read;
+  read.levels = static_cast<size_t>(codebook.levels());
+  const auto dim = static_cast<size_t>(codebook.dim());
+  if (inspected.commit().manifest.tables[kContentTable].dim < dim + read.levels) {
+    return absl::DataLossError(
+        fmt::format("{}: codebook.safetensors does not fit the content table",
+                    inspected.commit().folder.string()));
+  }
+  const auto add = [&](const StoredRow& row) {
+    std::vector<int32_t> codes(read.levels);
+    for (size_t l = 0; l < read.levels; ++l) {
+      const float code = row.weights[dim + l];
+      if (!(code >= 0) || code >= static_cast<float>(codebook.codes())) {
+        return absl::DataLossError(fmt::format("content {}: code {} of level {} is not in [0, {})",
+                                               row.key, code, l + 1, codebook.codes()));
+      }
+      codes[l] = static_cast<int32_t>(code);
+    }
+    read.contents.emplace_back(row.key, std::move(codes));
+    return absl::OkStatus();
+  };
+  SAVIOR_RETURN_IF_ERROR(inspected.store().ForEachRow(kContentTable, add, InspectDeadline()));
+  std::ranges::sort(read.contents);
+  return read;
+}
+
+// Names items for a person: by title where the training log is at hand, else by id.
+class ItemNames {
+ public:
+  ItemNames(const Config& config, std::ostream& out) {
+    absl::StatusOr<std::unique_ptr<TrainingLog>> log = OpenOrPrepare(config);
+    if (log.ok()) {
+      log_ = *std::move(log);
+    } else {
+      out << "no titles, item ids instead: the training log cannot be opened: "
+          << std::string(log.status().message()) << "\n";
+    }
+  }
+
+  std::string NameOf(uint64_t id) const {
+    std::string_view title;
+    if (log_) {
+      const std::span<const int64_t> ids = log_->item_ids();
+      const auto at = std::ranges::lower_bound(ids, static_cast<int64_t>(id));
+      if (at != ids.end() && *at == static_cast<int64_t>(id)) title = log_->title(at - ids.begin());
+    }
+    if (title.empty()) return fmt::format("item {}", id);
+    if (title.size() <= kTitleLength) return std::string(title);
+    size_t end = kTitleLength;
+    while (end > 0 && (static_cast<unsigned char>(title[end]) & 0xC0) == 0x80)
+      --end;  // whole UTF-8
+    return std::string(title.substr(0, end)) + "...";
+  }
+
+ private:
+  std::unique_ptr<TrainingLog> log_;  // null: not at hand
+};
+
+void PrintLevel(const ContentCodes& read, size_t level, size_t codes, size_t top,
+                const ItemNames& names, std::ostream& out) {
+  std::vector<std::vector<uint64_t>> members(codes);  // content keys, ascending
+  for (const auto& [key, own] : read.contents) {
+    members[static_cast<size_t>(own[level])].push_back(key);
+  }
+  const auto total = static_cast<double>(read.contents.size());
+  double entropy = 0;
+  size_t dead = 0;
+  for (const std::vector<uint64_t>& keys : members) {
+    if (keys.empty()) ++dead;
+    const double share = static_cast<double>(keys.size()) / total;
+    if (!keys.empty()) entropy -= share * std::log(share);
+  }
+  std::vector<size_t> order(codes);
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::ranges::stable_sort(order, std::greater(), [&](size_t c) { return members[c].size(); });
+  const auto share_of = [&](size_t code) {
+    return 100 * static_cast<double>(members[code].size()) / total;
+  };
+  out << fmt::format("\nlevel {}: perplexity {:.1f} of {}, {} dead, largest share {:.1f}%\n",
+                     level + 1, std::exp(entropy), codes, dead, share_of(order[0]));
+  for (size_t i = 0; i < std::min(top, codes); ++i) {
+    const std::vector<uint64_t>& keys = members[order[i]];
+    if (keys.empty()) break;
+    std::string examples;
+    for (size_t e = 0; e < std::min(kExamples, keys.size()); ++e) {
+      // Spread over the code's contents: neighbours in id are often of one kind anyhow.
+      const uint64_t key = keys[e * keys.size() / std::min(kExamples, keys.size())];
+      examples += (e == 0 ? "" : " | ") + names.NameOf(key);
+    }
+    out << fmt::format("  code {:>4} {:>7} contents {:>5.1f}%  {}\n", order[i], keys.size(),
+                       share_of(order[i]), examples);
+  }
+}
+
+}  // namespace
+
+absl::Status InspectCodebook(const std::string& path, int64_t top, std::ostream& out) {
+  SAVIOR_ASSIGN_OR_RETURN(const auto inspected, InspectedCommit::Open(path));
+  const fs::path file = inspected->commit().folder / "codebook.safetensors";
+  if (!fs::exists(file)) {
+    return absl::NotFoundError(fmt::format("{}: no codebook: model.arm = \"{}\" uses no codes",
+                                           inspected->commit().folder.string(),
+                                           inspected->config().model.arm));
+  }
+  SAVIOR_ASSIGN_OR_RETURN(const TensorFile tensors, ReadTensorFile(file));
+  absl::StatusOr<std::unique_ptr<Codebook>> codebook = LoadCodebook(tensors);
+  if (!codebook.ok()) return Annotate(codebook.status(), file.string());
+  SAVIOR_ASSIGN_OR_RETURN(const ContentCodes read, ReadCodes(*inspected, **codebook));
+  if (read.contents.empty()) {
+    return absl::NotFoundError(fmt::format("{}: the content table is empty", path));
+  }
+  const ItemNames names(inspected->config(), out);
+  out << fmt::format("{}\n{} contents, {} levels of {} codes\n",
+                     inspected->commit().folder.string(), read.contents.size(), read.levels,
+                     (*codebook)->codes());
+  for (size_t level = 0; level < read.levels; ++level) {
+    PrintLevel(read, level, static_cast<size_t>((*codebook)->codes()), static_cast<size_t>(top),
+               names, out);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace savior

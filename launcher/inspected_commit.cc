@@ -1,0 +1,86 @@
+#include "launcher/inspected_commit.h"
+
+#include <fmt/format.h>
+#include <glog/logging.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "common/files.h"
+
+namespace savior {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Looking needs no hot rows; this is room for the walk.
+constexpr uint64_t kRamBytes = uint64_t{64} << 20;
+
+absl::StatusOr<fs::path> TemporaryFolder() {
+  std::string name = (fs::temp_directory_path() / "savior-inspect-XXXXXX").string();
+  if (::mkdtemp(name.data()) == nullptr) {
+    return absl::FailedPreconditionError(
+        fmt::format("{}: cannot make a temporary folder: {}", name, std::strerror(errno)));
+  }
+  return fs::path(name);
+}
+
+}  // namespace
+
+absl::StatusOr<Commit> FindCommit(const fs::path& path) {
+  std::error_code error;
+  if (!fs::is_directory(path, error)) {
+    return absl::NotFoundError(fmt::format("{}: no such folder", path.string()));
+  }
+  if (fs::is_directory(path / "commits", error)) return NewestCommit(path / "commits");
+  absl::StatusOr<Commit> commit = OpenCommit(path, /*digests=*/false);
+  if (!absl::IsNotFound(commit.status())) return commit;
+  return absl::NotFoundError(
+      fmt::format("{}: neither a run folder (no commits/ in it) nor a commit (no manifest.json)",
+                  path.string()));
+}
+
+absl::StatusOr<std::unique_ptr<InspectedCommit>> InspectedCommit::Open(const fs::path& path) {
+  std::unique_ptr<InspectedCommit> inspected(new InspectedCommit);
+  SAVIOR_ASSIGN_OR_RETURN(inspected->commit_, FindCommit(path));
+  const Commit& commit = inspected->commit_;
+  SAVIOR_ASSIGN_OR_RETURN(inspected->config_,
+                          LoadConfig((commit.folder / "resolved.toml").string(), {}));
+  SAVIOR_ASSIGN_OR_RETURN(inspected->live_, TemporaryFolder());
+  LocalStoreOptions options;
+  options.tables = commit.manifest.tables;
+  options.shards = commit.manifest.shards;
+  options.ram_budget_bytes = kRamBytes;
+  options.folder = inspected->live_;
+  options.seed = static_cast<uint64_t>(inspected->config_.seed);
+  options.restore_from = commit.folder;
+  SAVIOR_ASSIGN_OR_RETURN(inspected->store_, LocalStore::Open(options));
+  return inspected;
+}
+
+InspectedCommit::~InspectedCommit() {
+  store_.reset();
+  if (live_.empty()) return;
+  if (const absl::Status removed = RemoveAll(live_); !removed.ok()) {
+    LOG(WARNING) << "left behind: " << removed.message();
+  }
+}
+
+absl::StatusOr<uint32_t> InspectedCommit::TableNamed(const std::string& name) const {
+  const std::vector<TableSpec>& tables = commit_.manifest.tables;
+  std::vector<std::string> names;
+  for (uint32_t t = 0; t < tables.size(); ++t) {
+    if (tables[t].name == name) return t;
+    names.push_back(tables[t].name);
+  }
+  if (names.empty()) {
+    return absl::NotFoundError(fmt::format("{}: no tables", commit_.folder.string()));
+  }
+  return absl::NotFoundError(fmt::format("{}: no table \"{}\"; nearest is \"{}\"",
+                                         commit_.folder.string(), name, Nearest(name, names)));
+}
+
+}  // namespace savior

@@ -1,0 +1,52 @@
+// A commit opened to be looked at: its configuration, and its tables in a temporary folder.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <ostream>
+#include <string>
+
+#include "common/config.h"
+#include "common/status.h"
+#include "launcher/commit.h"
+#include "ps/local_store.h"
+
+namespace savior {
+
+// `path` is a commit folder, or a run folder: then its newest whole commit. kNotFound: neither;
+// kDataLoss: damaged (file named).
+[[nodiscard]] absl::StatusOr<Commit> FindCommit(const std::filesystem::path& path);
+
+// Single-threaded. The commit is only read; the temporary folder goes with the object.
+class InspectedCommit {
+ public:
+  [[nodiscard]] static absl::StatusOr<std::unique_ptr<InspectedCommit>> Open(
+      const std::filesystem::path& path);
+  ~InspectedCommit();
+  InspectedCommit(const InspectedCommit&) = delete;
+  InspectedCommit& operator=(const InspectedCommit&) = delete;
+
+  const Commit& commit() const { return commit_; }
+  const Config& config() const { return config_; }
+  LocalStore& store() { return *store_; }
+
+  // Index of table `name`. kNotFound names the nearest.
+  [[nodiscard]] absl::StatusOr<uint32_t> TableNamed(const std::string& name) const;
+
+ private:
+  InspectedCommit() = default;
+
+  Commit commit_;
+  Config config_;
+  std::filesystem::path live_;
+  std::unique_ptr<LocalStore> store_;
+};
+
+// How long looking at a commit may take: a walk over all rows of a large table is minutes.
+inline Deadline InspectDeadline() { return DeadlineIn(std::chrono::minutes(30)); }
+
+// `savior inspect codebook`: use of every level's codes, and the `top` most used with example
+// titles.
+[[nodiscard]] absl::Status InspectCodebook(const std::string& path, int64_t top, std::ostream& out);
+
+}  // namespace savior

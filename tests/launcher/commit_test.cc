@@ -1,0 +1,242 @@
+#include "launcher/commit.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "common/files.h"
+#include "tests/common/temp_folder.h"
+
+namespace savior {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+CommitManifest Manifest(int64_t step) {
+  CommitManifest manifest;
+  manifest.step = step;
+  manifest.samples = 10 * step;
+  manifest.log_fingerprint = "0123abcd";
+  manifest.shards = 2;
+  OptimizerSpec adam;
+  adam.kind = OptimizerKind::kAdam;
+  adam.lr = 0.03f;
+  adam.weight_decay = 1e-7f;
+  OptimizerSpec none;
+  none.kind = OptimizerKind::kNone;
+  manifest.tables = {{.name = "user", .dim = 8, .optimizer = adam, .init_scale = 0.02f},
+                     {.name = "content",
+                      .dim = 12,
+                      .kind = TableKind::kFrozen,
+                      .optimizer = none,
+                      .dtype = StoreDtype::kFloat16}};
+  return manifest;
+}
+
+// Files at the top and in folders, one of them empty.
+absl::Status Fill(const fs::path& folder) {
+  fs::create_directories(folder / "shard-0");
+  fs::create_directories(folder / "shard-1" / "deeper");
+  SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(folder / "dense.safetensors", "weights"));
+  SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(folder / "resolved.toml", ""));
+  SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(folder / "shard-0" / "1.sst", "rows of shard 0"));
+  return WriteFileAtomically(folder / "shard-1" / "deeper" / "2.sst", std::string(5000, 'r'));
+}
+
+Commit Write(const fs::path& commits, int64_t step) {
+  absl::StatusOr<Commit> commit = WriteCommit(commits, Manifest(step), Fill);
+  EXPECT_TRUE(commit.ok()) << commit.status();
+  return *std::move(commit);
+}
+
+std::string BytesOf(const fs::path& path) { return ReadFile(path).value(); }
+
+// In place, as a bad disk does it.
+void Overwrite(const fs::path& path, const std::string& bytes) {
+  std::ofstream(path, std::ios::binary | std::ios::trunc) << bytes;
+}
+
+std::vector<std::string> NamesIn(const fs::path& folder) {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    names.push_back(entry.path().filename().string());
+  }
+  std::ranges::sort(names);
+  return names;
+}
+
+TEST(Commit, OpensAsItWasWritten) {
+  const TempFolder folder;
+  const Commit written = Write(folder / "commits", 42);
+  EXPECT_EQ(written.folder.filename(), "commit-000000000042");
+  const auto opened = OpenCommit(written.folder, /*digests=*/true);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  const CommitManifest& manifest = opened->manifest;
+  EXPECT_EQ(manifest.step, 42);
+  EXPECT_EQ(manifest.samples, 420);
+  EXPECT_EQ(manifest.log_fingerprint, "0123abcd");
+  EXPECT_EQ(manifest.shards, 2u);
+  EXPECT_EQ(manifest.tables, Manifest(42).tables);
+  std::vector<std::string> paths;
+  for (const CommitFile& file : manifest.files) paths.push_back(file.path);
+  EXPECT_THAT(paths, ElementsAre("dense.safetensors", "resolved.toml", "shard-0/1.sst",
+                                 "shard-1/deeper/2.sst"));
+  EXPECT_EQ(manifest.files[3].bytes, 5000u);
+}
+
+TEST(Commit, AFlippedByteInAnyFileIsDamageThatNamesTheFile) {
+  const TempFolder folder;
+  const Commit commit = Write(folder / "commits", 1);
+  for (const CommitFile& file : commit.manifest.files) {
+    const fs::path path = commit.folder / file.path;
+    const std::string bytes = BytesOf(path);
+    for (const size_t at : {size_t{0}, bytes.size() / 2, bytes.size() - 1}) {
+      if (bytes.empty()) break;
+      std::string flipped = bytes;
+      flipped[at] ^= 1;
+      Overwrite(path, flipped);
+      const absl::Status status = OpenCommit(commit.folder, /*digests=*/true).status();
+      EXPECT_TRUE(absl::IsDataLoss(status)) << file.path << " at " << at << ": " << status;
+      EXPECT_THAT(status.message(), HasSubstr(path.string()));
+    }
+    Overwrite(path, bytes);
+  }
+  EXPECT_TRUE(OpenCommit(commit.folder, /*digests=*/true).ok());
+}
+
+TEST(Commit, ALongerShorterOrMissingFileIsSeenWithoutDigests) {
+  const TempFolder folder;
+  const Commit commit = Write(folder / "commits", 1);
+  for (const CommitFile& file : commit.manifest.files) {
+    const fs::path path = commit.folder / file.path;
+    const std::string bytes = BytesOf(path);
+    std::vector<std::string> torn = {bytes + "x"};
+    if (!bytes.empty()) torn.push_back(bytes.substr(0, bytes.size() - 1));
+    for (const std::string& other : torn) {
+      Overwrite(path, other);
+      const absl::Status status = OpenCommit(commit.folder, /*digests=*/false).status();
+      EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+      EXPECT_THAT(status.message(), HasSubstr(path.string()));
+    }
+    fs::remove(path);
+    const absl::Status status = OpenCommit(commit.folder, /*digests=*/false).status();
+    EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+    EXPECT_THAT(status.message(), HasSubstr("missing"));
+    Overwrite(path, bytes);
+  }
+}
+
+TEST(Commit, AManifestWithAnyBitFlippedOrCutIsRefused) {
+  const TempFolder folder;
+  const Commit commit = Write(folder / "commits", 7);
+  const fs::path path = commit.folder / "manifest.json";
+  const std::string bytes = BytesOf(path);
+  for (size_t at = 0; at < bytes.size(); ++at) {
+    for (int bit = 0; bit < 8; ++bit) {
+      std::string flipped = bytes;
+      flipped[at] = static_cast<char>(flipped[at] ^ (1 << bit));
+      Overwrite(path, flipped);
+      const absl::Status status = OpenCommit(commit.folder, /*digests=*/false).status();
+      ASSERT_TRUE(absl::IsDataLoss(status)) << "byte " << at << ", bit " << bit << ": " << status;
+      ASSERT_THAT(status.message(), HasSubstr(path.string()));
+    }
+    Overwrite(path, bytes.substr(0, at));
+    ASSERT_TRUE(absl::IsDataLoss(OpenCommit(commit.folder, false).status())) << "cut at " << at;
+  }
+}
+
+TEST(Commit, NothingOfItIsNotFound) {
+  const TempFolder folder;
+  EXPECT_TRUE(absl::IsNotFound(OpenCommit(folder / "nowhere", false).status()));
+  EXPECT_TRUE(absl::IsNotFound(NewestCommit(folder / "commits").status()));
+  fs::create_directories(folder / "commits" / "something-else");
+  EXPECT_TRUE(absl::IsNotFound(NewestCommit(folder / "commits").status()));
+  EXPECT_TRUE(ListCommits(folder / "nowhere").empty());
+}
+
+TEST(Commit, TheNewestIsTheOneOfTheHighestStep) {
+  const TempFolder folder;
+  for (const int64_t step : {9, 100, 20}) Write(folder / "commits", step);
+  EXPECT_EQ(NewestCommit(folder / "commits")->manifest.step, 100);
+}
+
+TEST(Commit, DamagedNewestIsPassedOver) {
+  const TempFolder folder;
+  const Commit older = Write(folder / "commits", 1);
+  const Commit newer = Write(folder / "commits", 2);
+  const Commit newest = Write(folder / "commits", 3);
+  Overwrite(newer.folder / "dense.safetensors", "weighty");
+  fs::remove(newest.folder / "manifest.json");
+  const auto found = NewestCommit(folder / "commits");
+  ASSERT_TRUE(found.ok()) << found.status();
+  EXPECT_EQ(found->manifest.step, 1);
+}
+
+TEST(Commit, AllDamagedIsDataLossNotAFreshStart) {
+  const TempFolder folder;
+  const Commit commit = Write(folder / "commits", 1);
+  Overwrite(commit.folder / "dense.safetensors", "weighty");
+  const absl::Status status = NewestCommit(folder / "commits").status();
+  EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+  EXPECT_THAT(status.message(), HasSubstr("dense.safetensors"));
+}
+
+TEST(Commit, UnfinishedOnesAreIgnoredReplacedAndCleaned) {
+  const TempFolder folder;
+  const fs::path commits = folder / "commits";
+  Write(commits, 1);
+  for (const char* name : {"commit-000000000002.part", "commit-000000000009.part"}) {
+    fs::create_directories(commits / name / "shard-0");
+    Overwrite(commits / name / "left.sst", "half a commit");
+  }
+  EXPECT_EQ(NewestCommit(commits)->manifest.step, 1);
+  EXPECT_EQ(ListCommits(commits).size(), 1u);
+  const Commit second = Write(commits, 2);  // where a former process left its part
+  EXPECT_FALSE(fs::exists(second.folder / "left.sst"));
+  ASSERT_TRUE(KeepNewest(commits, 5).ok());
+  EXPECT_THAT(NamesIn(commits), ElementsAre("commit-000000000001", "commit-000000000002"));
+}
+
+TEST(Commit, FillThatFailsLeavesNoCommit) {
+  const TempFolder folder;
+  const fs::path commits = folder / "commits";
+  Write(commits, 1);
+  const auto fail = [](const fs::path& part) {
+    Overwrite(part / "dense.safetensors", "hal");
+    return absl::ResourceExhaustedError("writing dense.safetensors: No space left on device");
+  };
+  const absl::Status status = WriteCommit(commits, Manifest(2), fail).status();
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  EXPECT_THAT(status.message(), HasSubstr("commit-000000000002"));
+  EXPECT_EQ(NewestCommit(commits)->manifest.step, 1);
+}
+
+TEST(Commit, TheSameStepAgainReplaces) {
+  const TempFolder folder;
+  Write(folder / "commits", 3);
+  const auto fill = [](const fs::path& part) { return WriteFileAtomically(part / "other", "x"); };
+  const auto again = WriteCommit(folder / "commits", Manifest(3), fill);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_THAT(NamesIn(again->folder), ElementsAre("manifest.json", "other"));
+  EXPECT_TRUE(OpenCommit(again->folder, /*digests=*/true).ok());
+}
+
+TEST(Commit, KeepNewestDeletesTheOlder) {
+  const TempFolder folder;
+  const fs::path commits = folder / "commits";
+  for (const int64_t step : {5, 10, 15, 1000}) Write(commits, step);
+  ASSERT_TRUE(KeepNewest(commits, 2).ok());
+  EXPECT_THAT(NamesIn(commits), ElementsAre("commit-000000000015", "commit-000000001000"));
+  ASSERT_TRUE(KeepNewest(commits, 2).ok());
+  ASSERT_TRUE(KeepNewest(commits, 1).ok());
+  EXPECT_THAT(NamesIn(commits), ElementsAre("commit-000000001000"));
+  EXPECT_TRUE(KeepNewest(folder / "nowhere", 1).ok());
+}
+
+}  // namespace
+}  // namespace savior
