@@ -133,6 +133,7 @@ absl::Status Assign(const std::string& where, const ConfigField& field, const to
 
 std::vector<std::string> Keys(const std::vector<ConfigField>& fields) {
   std::vector<std::string> keys;
+  keys.reserve(fields.size());
   for (const ConfigField& field : fields) keys.push_back(field.key);
   return keys;
 }
@@ -148,13 +149,20 @@ const ConfigField* Find(const std::vector<ConfigField>& fields, std::string_view
   return found == fields.end() ? nullptr : &*found;
 }
 
+// Whether keys lie below `name`.
+bool IsSection(const std::vector<ConfigField>& fields, const std::string& name) {
+  return std::ranges::any_of(
+      fields, [&](const ConfigField& field) { return field.key.starts_with(name + "."); });
+}
+
 absl::Status ReadTable(const std::string& where, const std::string& prefix,
                        const toml::table& table, const std::vector<ConfigField>& fields) {
   for (const auto& [name, node] : table) {
     const std::string key = prefix + std::string(name.str());
     if (const ConfigField* field = Find(fields, key)) {
       SAVIOR_RETURN_IF_ERROR(Assign(where, *field, node));
-    } else if (node.is_table()) {
+    } else if (node.is_table() && (IsSection(fields, key) || !node.as_table()->empty())) {
+      // Of an unknown section, its first key says best what was meant.
       SAVIOR_RETURN_IF_ERROR(ReadTable(where, key + ".", *node.as_table(), fields));
     } else {
       return UnknownKey(where, key, fields);

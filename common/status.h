@@ -35,6 +35,7 @@ namespace savior {
   } while (false)
 
 // `SAVIOR_ASSIGN_OR_RETURN(auto x, MakeX())`: x = the value, or returns the error.
+// NOLINTBEGIN(bugprone-macro-parentheses): what is declared here cannot stand in parentheses.
 #define SAVIOR_ASSIGN_OR_RETURN(lhs, expression) \
   SAVIOR_ASSIGN_OR_RETURN_IMPL(SAVIOR_CONCAT(savior_result_, __LINE__), lhs, expression)
 #define SAVIOR_ASSIGN_OR_RETURN_IMPL(result, lhs, expression) \
@@ -43,3 +44,4 @@ namespace savior {
   lhs = std::move(result).value()
 #define SAVIOR_CONCAT(a, b) SAVIOR_CONCAT_IMPL(a, b)
 #define SAVIOR_CONCAT_IMPL(a, b) a##b
+// NOLINTEND(bugprone-macro-parentheses)

@@ -1,6 +1,5 @@
 // `savior`: the command line. Every command is a few lines over the room that does the work.
 
-#include <ATen/Parallel.h>
 #include <fmt/format.h>
 #include <glog/logging.h>
 
@@ -49,7 +48,6 @@ absl::Status RunTrain(const TrainArguments& arguments) {
     return absl::OkStatus();
   }
   SAVIOR_ASSIGN_OR_RETURN(const Config config, LoadConfig(arguments.config, arguments.overrides));
-  at::set_num_threads(static_cast<int>(config.train.threads));
   if (arguments.dry_run) return DryRun(config, std::cout);
   std::signal(SIGINT, OnSignal);
   std::signal(SIGTERM, OnSignal);
@@ -137,7 +135,11 @@ int Main(int argc, char** argv) {
   AddEvaluate(app, evaluate);
   AddInspect(app, inspect);
   AddGenerate(app, generate);
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? 0 : 1;  // --help and --version end here too
+  }
 
   if (app.got_subcommand("train")) return Report(RunTrain(train));
   if (app.got_subcommand("evaluate")) {

@@ -1,5 +1,6 @@
 #include "launcher/training_run.h"
 
+#include <ATen/Parallel.h>
 #include <absl/strings/str_cat.h>
 #include <absl/time/clock.h>
 #include <fmt/format.h>
@@ -50,6 +51,39 @@ absl::StatusOr<std::vector<Bucket>> BucketsOf(const Config& config) {
   for (const std::string& name : config.eval.bucket_order())
     specs.push_back({name, config.eval.buckets.at(name)});
   return ParseBuckets(specs);
+}
+
+// Sums inside LibTorch depend on the number of threads: scoring must use as many as training did.
+void UseThreads(const Config& config) {
+  at::set_num_threads(static_cast<int>(config.train.threads));
+}
+
+// Wrong dates are the likeliest mistake with a new data set: found before hours of training.
+absl::Status CheckPeriods(const TrainingLog& log, const Periods& periods) {
+  const auto requests = [&log](Period period) {
+    int64_t n = 0;
+    for (const DayInfo& day : log.days()) {
+      if (period.from <= day.start && day.start < period.until) n += day.requests;
+    }
+    return n;
+  };
+  const auto date = [](int64_t seconds) {
+    return absl::FormatTime("%Y-%m-%d", absl::FromUnixSeconds(seconds), absl::UTCTimeZone());
+  };
+  const std::string days = log.days().empty() ? "the data has no requests at all"
+                                              : fmt::format("the data's requests are from {} to {}",
+                                                            date(log.days().front().start),
+                                                            date(log.days().back().start));
+  if (requests(periods.training) == 0) {
+    return absl::InvalidArgumentError(fmt::format(
+        "no requests to train on from data.train_from = {} until data.train_until = {}: {}",
+        date(periods.training.from), date(periods.training.until), days));
+  }
+  if (requests(periods.evaluation) == 0) {
+    LOG(WARNING) << "no requests to score from data.eval_from = " << date(periods.evaluation.from)
+                 << " until data.eval_until = " << date(periods.evaluation.until) << ": " << days;
+  }
+  return absl::OkStatus();
 }
 
 // Everything of a run that is alive at once. Members in the order in which they come to be;
@@ -113,6 +147,7 @@ absl::Status TrainingRun::Open() {
   SAVIOR_ASSIGN_OR_RETURN(buckets_, BucketsOf(config_));
   SAVIOR_ASSIGN_OR_RETURN(periods_, PeriodsOf(config_));
   SAVIOR_ASSIGN_OR_RETURN(log_, OpenOrPrepare(config_));
+  SAVIOR_RETURN_IF_ERROR(CheckPeriods(*log_, periods_));
   SAVIOR_ASSIGN_OR_RETURN(folder_, RunFolder::Open(config_, options_.resume));
   LOG(INFO) << "run " << folder_->path().string() << ", arm " << config_.model.arm << ", seed "
             << config_.seed;
@@ -274,6 +309,7 @@ absl::StatusOr<EvalResult> TrainingRun::Finish() {
 
 absl::StatusOr<EvalResult> Train(const Config& config, const RunOptions& options,
                                  std::ostream& out) {
+  UseThreads(config);
   return TrainingRun(config, options, out).Run();
 }
 
@@ -288,6 +324,7 @@ absl::StatusOr<EvalResult> EvaluateRun(const std::string& run, const std::string
   SAVIOR_ASSIGN_OR_RETURN(const Commit from, OpenCommit(folder, /*digests=*/true));
   SAVIOR_ASSIGN_OR_RETURN(const Config config,
                           LoadConfig((folder / kResolved).string(), overrides));
+  UseThreads(config);
   SAVIOR_ASSIGN_OR_RETURN(const std::vector<Bucket> buckets, BucketsOf(config));
   SAVIOR_ASSIGN_OR_RETURN(const Periods periods, PeriodsOf(config));
   SAVIOR_ASSIGN_OR_RETURN(const auto log, OpenOrPrepare(config));

@@ -13,8 +13,8 @@
 #include <system_error>
 #include <utility>
 
+#include "common/half.h"
 #include "common/routing.h"
-#include "ps/half.h"
 #include "ps/restore.h"
 #include "ps/table_spec.h"
 

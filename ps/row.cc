@@ -5,7 +5,7 @@
 #include <bit>
 #include <cstring>
 
-#include "ps/half.h"
+#include "common/half.h"
 #include "ps/optimizer.h"
 
 namespace savior {

@@ -179,8 +179,8 @@ def check(bundle: Bundle, clang_tidy: str) -> tuple[bool, str, float]:
             text=True,
             errors="replace",
         )
-    said = done.stdout if done.stdout.strip() else done.stderr
     passed = done.returncode == 0 and not done.stdout.strip()
+    said = next(filter(str.strip, (done.stdout, done.stderr)), f"status {done.returncode}")
     return passed, said, time.monotonic() - start
 
 

@@ -7,8 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "common/half.h"
 #include "common/store.h"
-#include "ps/half.h"
 #include "ps/initial_row.h"
 #include "ps/optimizer.h"
 

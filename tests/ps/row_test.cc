@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "ps/half.h"
+#include "common/half.h"
 #include "ps/initial_row.h"
 #include "ps/table_spec.h"
 #include "tests/ps/store_testing.h"

@@ -1,8 +1,8 @@
 // What every EmbeddingStore must do, as a suite over factories. A test program of an implementation
 // instantiates it:
 //
-//   INSTANTIATE_TEST_SUITE_P(Mine, StoreConformance, testing::Values(StoreMaker{"mine", [](...)
-//   {...}}));
+//   INSTANTIATE_TEST_SUITE_P(Mine, StoreConformance,
+//                            testing::Values(StoreMaker{"mine", [](...) {...}}));
 //
 // Tables are AllTables() or, for degenerate sizes, others.
 #pragma once

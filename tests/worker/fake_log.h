@@ -10,8 +10,8 @@
 #include <string_view>
 #include <vector>
 
+#include "common/half.h"
 #include "worker/data/training_log.h"
-#include "worker/model/half.h"
 
 namespace savior {
 
@@ -28,7 +28,7 @@ class FakeLog final : public TrainingLog {
   // Its content number. `vectors`: one of each modality.
   int32_t AddContent(const std::vector<std::vector<float>>& vectors) {
     for (size_t m = 0; m < vectors.size(); ++m) {
-      for (const float v : vectors[m]) vectors_[m].push_back(FloatToHalf(v));
+      for (const float v : vectors[m]) vectors_[m].push_back(HalfOf(v));
     }
     return num_contents_++;
   }

@@ -161,6 +161,8 @@ class Events {
       if (repeated) break;  // hardly anything is listed: the request stays shorter
       candidates_.push_back(item);
     }
+    const int64_t whole_hours = time % kSecondsPerDay / 3600;
+    const auto hour = static_cast<float>(whole_hours);
     for (const int64_t item : candidates_) {
       const bool click = random->Uniform() < truth_.ClickProbability(user, item);
       const bool conversion = click && random->Uniform() < truth_.ConversionProbability(user, item);
@@ -171,7 +173,7 @@ class Events {
       clicks_.push_back(click ? 1 : 0);
       conversions_.push_back(conversion ? 1 : 0);
       channels_.push_back(channel);
-      hours_.push_back(static_cast<float>(time % kSecondsPerDay / 3600));
+      hours_.push_back(hour);
       // An outcome is later than its request: it can be history only to the next one.
       if (click) Behave(user, item, time + 1 + static_cast<int64_t>(random->Below(60)), 0);
       if (conversion) Behave(user, item, time + 61 + static_cast<int64_t>(random->Below(600)), 1);

@@ -76,6 +76,7 @@ std::optional<BadCell> ReadInts(const arrow::Array& array, std::vector<int64_t>*
     for (int64_t i = 0; i < typed.length(); ++i) {
       if (nulls && typed.IsNull(i)) return BadCell{i, kMissing};
       if (!std::in_range<int64_t>(values[i])) return BadCell{i, "does not fit int64"};
+      // int8 is a number here. NOLINTNEXTLINE(bugprone-signed-char-misuse)
       (*ints)[static_cast<size_t>(i)] = static_cast<int64_t>(values[i]);
     }
     return std::nullopt;
@@ -127,6 +128,7 @@ std::optional<BadCell> ReadDictionary(const arrow::DictionaryArray& array, RawTe
   return VisitIntegers(*array.indices(), [&](const auto& indices) -> std::optional<BadCell> {
     for (int64_t i = 0; i < indices.length(); ++i) {
       if (indices.IsNull(i)) continue;
+      // A negative one wraps to beyond the end. NOLINTNEXTLINE(bugprone-signed-char-misuse)
       const auto entry = static_cast<uint64_t>(indices.Value(i));
       if (entry >= of_entry.size()) return BadCell{i, "refers to no dictionary entry"};
       text->codes[static_cast<size_t>(i)] = of_entry[entry];

@@ -4,7 +4,7 @@
 //   manifest.json            schema, counts, digests of all files. Written last: a log without it
 //                            is not a log
 //   items.arrow              a row per item, by ascending item_id: its row is its *item number*
-//   vectors-<modality>.arrow  a row per distinct content (float16): its row is its *content number*
+//   vectors-<modality>.arrow a row per distinct content (float16): its row is its *content number*
 //   users.arrow              a row per user, by ascending user_id: its row is its *user number*
 //   timelines-*.arrow        every user's behaviours by time, users in order of their numbers
 //   days/<date>-requests.arrow, days/<date>-rows.arrow

@@ -27,10 +27,11 @@ struct ShapeHolder : torch::CustomClassHolder {
 class AttentionFunction : public torch::autograd::Function<AttentionFunction> {
  public:
   static at::Tensor forward(torch::autograd::AutogradContext* context,
-                            std::shared_ptr<const AttentionShape> shape, at::Tensor query_modal,
-                            at::Tensor history_modal, at::Tensor query, at::Tensor history,
-                            at::Tensor query_hidden, at::Tensor history_hidden, at::Tensor product,
-                            at::Tensor score) {
+                            std::shared_ptr<const AttentionShape> shape,
+                            const at::Tensor& query_modal, const at::Tensor& history_modal,
+                            const at::Tensor& query, const at::Tensor& history,
+                            const at::Tensor& query_hidden, const at::Tensor& history_hidden,
+                            const at::Tensor& product, const at::Tensor& score) {
     variable_list inputs = {query_modal,  history_modal,  query,   history,
                             query_hidden, history_hidden, product, score};
     for (at::Tensor& tensor : inputs) tensor = tensor.contiguous();

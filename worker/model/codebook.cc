@@ -106,7 +106,7 @@ CodebookFigures::Level MeasureLevel(std::span<const int32_t> codes, size_t level
                                     int num_codes) {
   std::vector<int64_t> histogram(static_cast<size_t>(num_codes));
   for (size_t i = level; i < codes.size(); i += levels) ++histogram[static_cast<size_t>(codes[i])];
-  const auto n = static_cast<double>(codes.size() / levels);
+  const size_t rows = codes.size() / levels;
   double entropy = 0.0;
   CodebookFigures::Level result;
   for (const int64_t count : histogram) {
@@ -114,7 +114,7 @@ CodebookFigures::Level MeasureLevel(std::span<const int32_t> codes, size_t level
       ++result.dead;
       continue;
     }
-    const double share = static_cast<double>(count) / n;
+    const double share = static_cast<double>(count) / static_cast<double>(rows);
     entropy -= share * std::log(share);
     result.largest_share = std::max(result.largest_share, share);
   }
@@ -128,9 +128,10 @@ double CollisionRate(std::span<const int32_t> codes, size_t levels) {
     ++owners[std::vector<int32_t>(codes.begin() + static_cast<std::ptrdiff_t>(i),
                                   codes.begin() + static_cast<std::ptrdiff_t>(i + levels))];
   }
+  const size_t rows = codes.size() / levels;
   int64_t shared = 0;
   for (const auto& [key, count] : owners) shared += count > 1 ? count : 0;
-  return static_cast<double>(shared) / static_cast<double>(codes.size() / levels);
+  return static_cast<double>(shared) / static_cast<double>(rows);
 }
 
 }  // namespace

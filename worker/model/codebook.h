@@ -1,9 +1,11 @@
 // Residual quantiser: z -> L codes, one per level (SaviorRec, Figure 2, middle; RQ-VAE after Lee et
 // al. 2022).
 //
-//   latent = RqEncoder(z);  r_1 = latent;  c_l = argmin_k |r_l - e_l[k]|^2 (ties: lowest k);
-//   r_{l+1} = r_l - e_l[c_l] z^ = RqDecoder(sum_l e_l[c_l]) loss = |z - z^|^2 + L_con(z^) + sum_l
-//   (|sg r_l - e|^2 + beta |r_l - sg e|^2)
+//   latent  = RqEncoder(z);  r_1 = latent
+//   c_l     = argmin_k |r_l - e_l[k]|^2     (ties: lowest k)
+//   r_{l+1} = r_l - e_l[c_l]
+//   z^      = RqDecoder(sum_l e_l[c_l])
+//   loss    = |z - z^|^2 + L_con(z^) + sum_l (|sg r_l - e|^2 + beta |r_l - sg e|^2)
 //
 // Encoder and decoder are linear maps plus MLPs that start silent: training starts as residual
 // k-means on the main directions of z, and fine-tuning goes on from there. With `finetune_steps` =

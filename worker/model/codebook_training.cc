@@ -113,14 +113,13 @@ void StartFromComponents(std::span<const float> z, const CodebookOptions& option
                          CodebookWeights* weights) {
   const int dim = weights->dim;
   const int latent = options.latent == 0 ? dim : options.latent;
+  const auto rows = static_cast<size_t>(latent), columns = static_cast<size_t>(dim);
   PrincipalComponents components(dim);
   components.Add(z);
   const std::vector<float> basis = components.Find(latent, /*centred=*/false).basis;
   std::vector<float> back(basis.size());
-  for (int d = 0; d < dim; ++d) {
-    for (int l = 0; l < latent; ++l) {
-      back[static_cast<size_t>(l * dim + d)] = basis[static_cast<size_t>(d * latent + l)];
-    }
+  for (size_t d = 0; d < columns; ++d) {
+    for (size_t l = 0; l < rows; ++l) back[l * columns + d] = basis[d * rows + l];
   }
   Random random(options.seed, kInitialWeights);
   weights->latent = latent;
@@ -214,7 +213,7 @@ class RqModel {
 
 // Moves every code of `codes` [K, latent] that none of `rows` [n, latent] is nearest to onto a row
 // of the code with the largest error; then takes the codes off the rows.
-int ReseedLevel(at::Tensor codes, std::vector<float>* rows, Random* random) {
+int ReseedLevel(const at::Tensor& codes, std::vector<float>* rows, Random* random) {
   const auto latent = static_cast<size_t>(codes.size(1));
   const auto k = static_cast<size_t>(codes.size(0));
   const CodeSearch search(ToHost(codes), static_cast<int>(latent));

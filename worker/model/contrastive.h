@@ -1,7 +1,8 @@
 // InfoNCE over behaviour pairs with in-batch negatives: the loss of SaviorEnc and of the codebook.
 //
-//   L = - mean_a log( exp(cos(u_a, v_a) / tau) / sum_b exp(cos(u_a, v_b) / tau) ),  b over a itself
-//   and unmasked others
+//   L = - mean_a log( exp(cos(u_a, v_a) / tau) / sum_b exp(cos(u_a, v_b) / tau) )
+//
+// where b runs over a itself and the others that are not masked.
 //
 // Not negatives: other occurrences of a's target, a's trigger itself, and contents that are a pair
 // with a's trigger in either direction.

@@ -6,8 +6,8 @@
 #include <numeric>
 #include <utility>
 
+#include "common/half.h"
 #include "worker/model/encoder_weights.h"
-#include "worker/model/half.h"
 
 namespace savior {
 namespace {
@@ -71,7 +71,7 @@ class ResidualEncoder final : public Encoder {
 // x [dim of the modality] of one content, unit length.
 void AppendModality(std::span<const uint16_t> halves, std::vector<float>* x) {
   const size_t begin = x->size();
-  for (const uint16_t half : halves) x->push_back(HalfToFloat(half));
+  for (const uint16_t half : halves) x->push_back(FloatOfHalf(half));
   Normalise(std::span(*x).subspan(begin));
 }
 

@@ -73,8 +73,8 @@ Lists Transpose(const Lists& lists, size_t size) {
 // Swing scores of one content against all others. The sum over pairs of users is turned around:
 // with S_j = the sampled users of i who also have j,
 //
-//   |I_u & I_v| = #{j : u, v in S_j},      s(i, j) = sum over u < v in S_j of c_uv,   c_uv = w_u
-//   w_v / (alpha + |I_u & I_v|)
+//   |I_u & I_v| = #{j : u, v in S_j}
+//   s(i, j)     = sum over u < v in S_j of c_uv,   c_uv = w_u w_v / (alpha + |I_u & I_v|)
 //
 // so two passes over the S_j do, at sum_j |S_j|^2 / 2 additions each, without intersecting a single
 // pair of sets.

@@ -1,8 +1,8 @@
 // Behaviour pairs that SaviorEnc learns from: Swing item-item similarity over co-purchase, training
 // period only.
 //
-//   s(i, j) = sum over pairs u < v of users of both items of  w_u w_v / (alpha + |I_u & I_v|),  w_u
-//   = |I_u|^-1/2
+//   s(i, j) = sum over pairs u < v of users of both items of  w_u w_v / (alpha + |I_u & I_v|)
+//   w_u     = |I_u|^-1/2
 //
 // Merely consecutive purchases are not used as pairs: an encoder trained on them ranks worse than
 // plain PCA (measured; docs/encoder.md).

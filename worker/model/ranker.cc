@@ -243,7 +243,7 @@ at::Tensor Ranker::Attend(const StepInputs& in, const at::Tensor& modal_target,
     t.query_modal = Apply(query_modal_, modal_target);
     t.history_modal = modal_history;
   }
-  const at::Tensor out = BiTargetAttention(shape, t);
+  at::Tensor out = BiTargetAttention(shape, t);
   if (!arm_.modal_attention || arm_.cross_attention) return out;
   // Only ModalTA and BehaviorTA.
   return at::cat({out.slice(1, 0, modal_), out.slice(1, out.size(1) - config_.model.id_dim)}, 1);

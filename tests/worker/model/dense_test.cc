@@ -7,7 +7,7 @@
 #include <limits>
 #include <vector>
 
-#include "worker/model/half.h"
+#include "common/half.h"
 
 namespace savior {
 namespace {
@@ -19,29 +19,29 @@ TEST(Half, ComesBackFromFloatForAllBits) {
   for (uint32_t bits = 0; bits < 0x10000; ++bits) {
     const auto half = static_cast<uint16_t>(bits);
     if ((half & 0x7c00) == 0x7c00 && (half & 0x3ff) != 0) {
-      EXPECT_TRUE(std::isnan(HalfToFloat(half)));
+      EXPECT_TRUE(std::isnan(FloatOfHalf(half)));
     } else {
-      EXPECT_EQ(FloatToHalf(HalfToFloat(half)), half) << bits;
+      EXPECT_EQ(HalfOf(FloatOfHalf(half)), half) << bits;
     }
   }
 }
 
 TEST(Half, HasTheStandardsValues) {
-  EXPECT_EQ(HalfToFloat(0x3c00), 1.0f);
-  EXPECT_EQ(HalfToFloat(0xc000), -2.0f);
-  EXPECT_EQ(HalfToFloat(0x0001), 0x1p-24f);
-  EXPECT_EQ(HalfToFloat(0x7bff), 65504.0f);
-  EXPECT_TRUE(std::isinf(HalfToFloat(0x7c00)));
+  EXPECT_EQ(FloatOfHalf(0x3c00), 1.0f);
+  EXPECT_EQ(FloatOfHalf(0xc000), -2.0f);
+  EXPECT_EQ(FloatOfHalf(0x0001), 0x1p-24f);
+  EXPECT_EQ(FloatOfHalf(0x7bff), 65504.0f);
+  EXPECT_TRUE(std::isinf(FloatOfHalf(0x7c00)));
 }
 
 TEST(Half, RoundsToNearestEven) {
-  EXPECT_EQ(FloatToHalf(1.0f + 0x1p-11f), 0x3c00);      // half way: the even one
-  EXPECT_EQ(FloatToHalf(1.0f + 3 * 0x1p-11f), 0x3c02);  // half way: the even one
-  EXPECT_EQ(FloatToHalf(1.0f + 0x1.8p-11f), 0x3c01);
-  EXPECT_EQ(FloatToHalf(65519.0f), 0x7bff);
-  EXPECT_EQ(FloatToHalf(65520.0f), 0x7c00);
-  EXPECT_EQ(FloatToHalf(0x1p-26f), 0x0000);
-  EXPECT_EQ(FloatToHalf(-0x1.8p-25f), 0x8001);
+  EXPECT_EQ(HalfOf(1.0f + 0x1p-11f), 0x3c00);      // half way: the even one
+  EXPECT_EQ(HalfOf(1.0f + 3 * 0x1p-11f), 0x3c02);  // half way: the even one
+  EXPECT_EQ(HalfOf(1.0f + 0x1.8p-11f), 0x3c01);
+  EXPECT_EQ(HalfOf(65519.0f), 0x7bff);
+  EXPECT_EQ(HalfOf(65520.0f), 0x7c00);
+  EXPECT_EQ(HalfOf(0x1p-26f), 0x0000);
+  EXPECT_EQ(HalfOf(-0x1.8p-25f), 0x8001);
 }
 
 TEST(Dense, AddsTheProduct) {

@@ -53,8 +53,8 @@ struct World {
 
   std::vector<at::Tensor> leaves() const {
     std::vector<at::Tensor> all;
-    for (const at::Tensor& t : {in.query_modal, in.history_modal, in.query, in.history, in.query_hidden,
-                                in.history_hidden, in.product, in.score}) {
+    for (const at::Tensor& t : {in.query_modal, in.history_modal, in.query, in.history,
+                                in.query_hidden, in.history_hidden, in.product, in.score}) {
       if (t.defined()) all.push_back(t);
     }
     return all;

@@ -33,7 +33,8 @@ TEST(DenseWeights, AdamEqualsLibTorchs) {
   options.lr = 0.01;
   options.weight_decay = 0.1;
   at::Tensor theirs = at::from_blob(dense.weights().data(), {10}).clone().requires_grad_(true);
-  torch::optim::AdamW adam({theirs}, torch::optim::AdamWOptions(options.lr).eps(options.eps).weight_decay(0.1));
+  torch::optim::AdamW adam(
+      {theirs}, torch::optim::AdamWOptions(options.lr).eps(options.eps).weight_decay(0.1));
   torch::manual_seed(5);
   for (int step = 0; step < 20; ++step) {
     const at::Tensor grad = at::randn({10});

@@ -12,7 +12,8 @@
 namespace savior {
 namespace {
 
-using MakeOptimizer = std::function<std::unique_ptr<torch::optim::Optimizer>(std::vector<at::Tensor>)>;
+using MakeOptimizer =
+    std::function<std::unique_ptr<torch::optim::Optimizer>(std::vector<at::Tensor>)>;
 
 void ExpectParity(const OptimizerSpec& spec, const MakeOptimizer& make) {
   constexpr uint32_t kDim = 12;
@@ -38,7 +39,8 @@ TEST(OptimizerParity, Sgd) {
   spec.lr = 0.05f;
   spec.weight_decay = 0.01f;
   ExpectParity(spec, [](std::vector<at::Tensor> parameters) {
-    return std::make_unique<torch::optim::SGD>(parameters, torch::optim::SGDOptions(0.05).weight_decay(0.01));
+    return std::make_unique<torch::optim::SGD>(parameters,
+                                               torch::optim::SGDOptions(0.05).weight_decay(0.01));
   });
 }
 
@@ -52,7 +54,8 @@ TEST(OptimizerParity, Adagrad) {
   ExpectParity(spec, [](std::vector<at::Tensor> parameters) {
     return std::make_unique<torch::optim::Adagrad>(
         parameters,
-        torch::optim::AdagradOptions(0.05).eps(1e-8).initial_accumulator_value(0.1).weight_decay(0.01));
+        torch::optim::AdagradOptions(0.05).eps(1e-8).initial_accumulator_value(0.1).weight_decay(
+            0.01));
   });
 }
 
@@ -62,7 +65,8 @@ TEST(OptimizerParity, Adam) {
   spec.lr = 0.05f;
   spec.eps = 1e-6f;
   ExpectParity(spec, [](std::vector<at::Tensor> parameters) {
-    return std::make_unique<torch::optim::Adam>(parameters, torch::optim::AdamOptions(0.05).eps(1e-6));
+    return std::make_unique<torch::optim::Adam>(parameters,
+                                                torch::optim::AdamOptions(0.05).eps(1e-6));
   });
 }
 

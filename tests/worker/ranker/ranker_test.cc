@@ -13,8 +13,8 @@
 namespace savior {
 namespace {
 
-const char* const kArms[] = {"base", "generic_content", "saviorenc",    "sid",         "mba",
-                             "savior", "mba_off",       "shuffled_sid", "free_content"};
+const char* const kArms[] = {"base",   "generic_content", "saviorenc",    "sid",         "mba",
+                             "savior", "mba_off",         "shuffled_sid", "free_content"};
 
 Config SmallConfig(const std::string& arm) {
   Config config;
@@ -100,7 +100,8 @@ TEST_P(RankerArmTest, GradientsAreThoseOfTheLoss) {
   ranker.Learn(in, 0, &grads);
   const std::vector<float> dense_grads = ranker.dense().gradients();
 
-  const auto check = [&](std::vector<float>& values, const std::vector<float>& gradient, const char* what) {
+  const auto check = [&](std::vector<float>& values, const std::vector<float>& gradient,
+                         const char* what) {
     if (values.empty()) return;
     if (gradient.empty()) return ADD_FAILURE() << what << " got no gradient";
     for (size_t i = 0; i < values.size(); i += 1 + values.size() / 17) {
@@ -166,7 +167,8 @@ TEST(Ranker, AlignedContentStartsAtZBitForBitAndItsRowsGetGradients) {
     Ranker ranker(config, kSizes);
     const StepInputs in = MakeInputs(config);
     const at::Tensor aligned = ranker.Aligned(in);
-    const std::vector<float> z(aligned.data_ptr<float>(), aligned.data_ptr<float>() + aligned.numel());
+    const std::vector<float> z(aligned.data_ptr<float>(),
+                               aligned.data_ptr<float>() + aligned.numel());
     EXPECT_EQ(z, in.z);
     RowGradients grads;
     ranker.Learn(in, 0, &grads);

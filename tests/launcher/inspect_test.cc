@@ -1,0 +1,186 @@
+#include "launcher/inspect.h"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <fstream>
+#include <sstream>
+#include <string>
+
+#include "launcher/commit.h"
+#include "tests/common/temp_folder.h"
+#include "tests/launcher/small_run.h"
+#include "worker/tables.h"
+
+namespace savior {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+class InspectRun : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    folder_ = new TempFolder;
+    MakeRaw(folder_->path());
+    Config config = Trained();
+    config.commit.every_steps = 40;
+    config.ps.shards = 2;
+    RunToTheEnd(config);
+  }
+  static void TearDownTestSuite() { delete folder_; }
+  static Config Trained() { return SmallRun(folder_->path(), "trained"); }
+  static fs::path NewestFolder() {
+    return ListCommits(fs::path(Trained().run.dir) / "commits").back();
+  }
+
+  // What is printed; the error's text if there is one.
+  absl::Status Look(InspectArguments arguments) {
+    if (arguments.path.empty()) arguments.path = Trained().run.dir;
+    std::ostringstream out;
+    const absl::Status status = Inspect(arguments, out);
+    printed_ = out.str();
+    return status;
+  }
+
+  static TempFolder* folder_;
+  std::string printed_;
+};
+TempFolder* InspectRun::folder_ = nullptr;
+
+TEST_F(InspectRun, CommitShowsStepTablesAndFiles) {
+  const auto commit = NewestCommit(fs::path(Trained().run.dir) / "commits");
+  ASSERT_TRUE(Look({.what = "commit"}).ok());
+  EXPECT_THAT(
+      printed_,
+      AllOf(HasSubstr("step " + std::to_string(commit->manifest.step)), HasSubstr("2 shards"),
+            HasSubstr("content_vector"), HasSubstr("adagrad"), HasSubstr("dense.safetensors"),
+            HasSubstr("shard-1/CURRENT"), HasSubstr(commit->manifest.log_fingerprint)));
+  const std::string by_run = printed_;
+  ASSERT_TRUE(Look({.what = "commit", .path = commit->folder.string()}).ok());
+  EXPECT_EQ(printed_, by_run);
+}
+
+TEST_F(InspectRun, VerifyNamesTheDamagedFileOfAnyCommit) {
+  ASSERT_TRUE(Look({.what = "commit", .verify = true}).ok());
+  EXPECT_THAT(printed_, AllOf(HasSubstr("every digest holds"), Not(HasSubstr("DAMAGED"))));
+  const TempFolder copy;
+  fs::copy(Trained().run.dir, copy / "run", fs::copy_options::recursive);
+  const fs::path oldest = ListCommits(copy / "run" / "commits").front();
+  ASSERT_NE(oldest.filename(), NewestFolder().filename());
+  std::fstream file(oldest / "dense.safetensors", std::ios::in | std::ios::out);
+  file.seekp(100);
+  file.put('\x55');
+  file.close();
+  const absl::Status run =
+      Look({.what = "commit", .path = (copy / "run").string(), .verify = true});
+  EXPECT_TRUE(absl::IsDataLoss(run)) << run;
+  EXPECT_THAT(run.message(), HasSubstr((oldest / "dense.safetensors").string()));
+  EXPECT_THAT(printed_, AllOf(HasSubstr("every digest holds"), HasSubstr("DAMAGED")));
+  const absl::Status one = Look({.what = "commit", .path = oldest.string(), .verify = true});
+  EXPECT_TRUE(absl::IsDataLoss(one)) << one;
+}
+
+TEST_F(InspectRun, NeitherRunNorCommitIsNotFound) {
+  for (const char* what : {"commit", "table", "codebook"}) {
+    const absl::Status missing = Look({.what = what, .path = (*folder_ / "nowhere").string()});
+    EXPECT_TRUE(absl::IsNotFound(missing)) << missing;
+    const absl::Status other = Look({.what = what, .path = folder_->path().string()});
+    EXPECT_TRUE(absl::IsNotFound(other)) << other;
+    EXPECT_THAT(other.message(), HasSubstr("neither a run folder"));
+  }
+}
+
+TEST_F(InspectRun, TablesAreCounted) {
+  const Learned learned = LearnedBy(Trained());
+  ASSERT_TRUE(Look({.what = "table"}).ok());
+  std::istringstream lines(printed_);
+  std::string line, name, kind;
+  std::getline(lines, line);
+  for (const auto& table : ModelTables(Trained())) {
+    uint64_t dim = 0, rows = 0;
+    ASSERT_TRUE(std::getline(lines, line));
+    std::istringstream(line) >> name >> kind >> dim >> rows;
+    EXPECT_EQ(name, table.name);
+    EXPECT_EQ(dim, table.dim);
+    EXPECT_EQ(rows, learned.tables.at(name).size()) << name;
+  }
+  ASSERT_TRUE(Look({.what = "table", .table = "user"}).ok());
+  EXPECT_THAT(printed_, AllOf(HasSubstr("200 rows of 8 weights and 8 floats of optimizer state"),
+                              HasSubstr("most updated")));
+}
+
+TEST_F(InspectRun, ARowIsShownByItsKey) {
+  const Learned learned = LearnedBy(Trained());
+  for (const char* table : {"item", "align", "content"}) {
+    const auto& [key, row] = *learned.tables.at(table).rbegin();
+    ASSERT_TRUE(Look({.what = "table", .table = table, .key = key}).ok()) << table;
+    EXPECT_THAT(printed_, AllOf(HasSubstr("key " + std::to_string(key)),
+                                HasSubstr(std::to_string(row.updates) + " updates"),
+                                HasSubstr("last at step " + std::to_string(row.last_step)),
+                                HasSubstr(fmt::format("{:.5g}", row.weights[0])),
+                                HasSubstr(fmt::format("{:.5g}", row.weights.back()))));
+  }
+  const absl::Status missing = Look({.what = "table", .table = "item", .key = 3});
+  EXPECT_TRUE(absl::IsNotFound(missing)) << missing;
+  EXPECT_THAT(missing.message(), HasSubstr("no row with key 3"));
+}
+
+TEST_F(InspectRun, AnUnknownTableNamesTheNearest) {
+  const absl::Status status = Look({.what = "table", .table = "contentvector"});
+  EXPECT_TRUE(absl::IsNotFound(status)) << status;
+  EXPECT_THAT(status.message(), HasSubstr("nearest is \"content_vector\""));
+  EXPECT_TRUE(absl::IsInvalidArgument(Look({.what = "table", .key = 1})));
+}
+
+TEST_F(InspectRun, CodebookShowsUseAndExampleTitles) {
+  ASSERT_TRUE(Look({.what = "codebook", .top = 2}).ok());
+  EXPECT_THAT(printed_, AllOf(HasSubstr("300 contents, 2 levels of 8 codes"),
+                              HasSubstr("level 1: perplexity"), HasSubstr("level 2: perplexity"),
+                              HasSubstr("of cluster")));
+  std::istringstream lines(printed_);
+  int64_t codes = 0;
+  for (std::string line; std::getline(lines, line);) codes += line.starts_with("  code ");
+  EXPECT_EQ(codes, 4);
+}
+
+TEST_F(InspectRun, CodebookWithoutTheLogShowsItemIds) {
+  const fs::path raw = *folder_ / "raw";
+  fs::rename(raw, *folder_ / "raw-moved");
+  const absl::Status status = Look({.what = "codebook", .top = 1});
+  fs::rename(*folder_ / "raw-moved", raw);
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_THAT(printed_, AllOf(HasSubstr("no titles, item ids instead"), HasSubstr("item 1"),
+                              Not(HasSubstr("of cluster"))));
+}
+
+TEST_F(InspectRun, ACommitWithoutCodesSaysWhy) {
+  Config config = SmallRun(folder_->path(), "base");
+  config.model.arm = "base";
+  config.train.max_steps = 2;
+  RunToTheEnd(config);
+  const absl::Status status = Look({.what = "codebook", .path = config.run.dir});
+  EXPECT_TRUE(absl::IsNotFound(status)) << status;
+  EXPECT_THAT(status.message(), HasSubstr("model.arm = \"base\" uses no codes"));
+}
+
+TEST_F(InspectRun, NothingIsLeftBehindOrChanged) {
+  const auto temporary = [] {
+    return std::ranges::count_if(
+        fs::directory_iterator(fs::temp_directory_path()), [](auto& entry) {
+          return entry.path().filename().string().starts_with("savior-inspect-");
+        });
+  };
+  const auto before = temporary();
+  ASSERT_TRUE(Look({.what = "table", .table = "user"}).ok());
+  ASSERT_TRUE(Look({.what = "codebook"}).ok());
+  EXPECT_LE(temporary(), before);
+  EXPECT_TRUE(Look({.what = "commit", .verify = true}).ok());
+}
+
+}  // namespace
+}  // namespace savior
