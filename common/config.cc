@@ -20,7 +20,12 @@ using Buckets = std::map<std::string, std::string>;
 
 std::string Quoted(const std::string& text) {
   std::ostringstream out;
-  out << toml::value<std::string>(text);
+  using toml::format_flags;
+  // Double quotes always, as people write them.
+  const format_flags flags =
+      toml::toml_formatter::default_flags &
+      ~(format_flags::allow_literal_strings | format_flags::allow_multi_line_strings);
+  out << toml::toml_formatter(toml::value<std::string>(text), flags);
   return out.str();
 }
 
@@ -253,6 +258,10 @@ absl::StatusOr<Config> LoadConfig(const std::string& path,
   if (!path.empty()) {
     if (!std::filesystem::exists(path)) {
       return absl::NotFoundError(fmt::format("{}: no such configuration file", path));
+    }
+    if (std::filesystem::is_directory(path)) {
+      return absl::InvalidArgumentError(
+          fmt::format("{}: is a folder, not a configuration file", path));
     }
     try {
       SAVIOR_RETURN_IF_ERROR(ReadTable(path, "", toml::parse_file(path), fields));

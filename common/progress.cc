@@ -31,14 +31,17 @@ std::string Short(double value) {
 
 }  // namespace
 
-Progress::Progress(std::string what, int64_t total, std::string unit, absl::Duration line_every)
+Progress::Progress(std::string what, int64_t total, std::string unit, absl::Duration line_every,
+                   int64_t before)
     : what_(std::move(what)),
       total_(total),
       unit_(std::move(unit)),
       line_every_(line_every),
       terminal_(::isatty(STDERR_FILENO) == 1),
       start_(absl::Now()),
-      last_(start_) {}
+      before_(before),
+      last_(start_),
+      done_(before) {}
 
 Progress::~Progress() {
   if (!finished_) Finish();
@@ -47,7 +50,7 @@ Progress::~Progress() {
 std::string Progress::Line(int64_t done, const std::string& note) const {
   const absl::Duration passed = absl::Now() - start_;
   const double seconds = absl::ToDoubleSeconds(passed);
-  const double rate = seconds > 0 ? static_cast<double>(done) / seconds : 0;
+  const double rate = seconds > 0 ? static_cast<double>(done - before_) / seconds : 0;
   std::string line = what_;
   if (total_ > 0) {
     const double share =

@@ -13,9 +13,10 @@ namespace savior {
 // it prints one line when the work starts to be long (every `line_every`) and one at the end.
 class Progress {
  public:
-  // `total` in `unit`s ("requests"); 0 = unknown.
+  // `total` in `unit`s ("requests"); 0 = unknown. `before` of them were done by an earlier process
+  // (a run that goes on): they count for the share done, not for the rate.
   Progress(std::string what, int64_t total, std::string unit,
-           absl::Duration line_every = absl::Seconds(15));
+           absl::Duration line_every = absl::Seconds(15), int64_t before = 0);
   // Ends the line, if Finish was not called.
   ~Progress();
   Progress(const Progress&) = delete;
@@ -35,8 +36,9 @@ class Progress {
   const absl::Duration line_every_;
   const bool terminal_;
   const absl::Time start_;
+  const int64_t before_;
   absl::Time last_;
-  int64_t done_ = 0;
+  int64_t done_;
   bool finished_ = false;
 };
 

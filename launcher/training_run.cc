@@ -204,7 +204,8 @@ absl::Status TrainingRun::TrainLoop() {
   train_start_ = last_metrics_ = absl::Now();
   train_cpu_start_ = last_cpu_ = ProcessCpuSeconds();
   samples_start_ = last_samples_ = samples_;
-  Progress progress("training", trainer_->total_steps(), "steps");
+  Progress progress("training", trainer_->total_steps(), "steps", absl::Seconds(15),
+                    trainer_->step());
   while (trainer_->step() < trainer_->total_steps() && !Stopped()) {
     SAVIOR_ASSIGN_OR_RETURN(const StepFigures figures, trainer_->Step());
     samples_ += figures.rows;

@@ -1,5 +1,6 @@
 #include "worker/content.h"
 
+#include <absl/strings/str_cat.h>
 #include <glog/logging.h>
 
 #include <algorithm>
@@ -116,6 +117,13 @@ absl::StatusOr<Content> TrainContent(const TrainingLog& log, const Config& confi
     return absl::InvalidArgumentError("model.arm = \"" + config.model.arm +
                                       "\" needs item vectors and the data has none: bring "
                                       "item_vectors or choose model.arm = \"base\"");
+  }
+  int64_t vector_dims = 0;
+  for (const Modality& modality : log.schema().modalities) vector_dims += modality.dim;
+  if (config.encoder.dim > vector_dims) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("encoder.dim = ", config.encoder.dim, ": must be <= ", vector_dims,
+                     ", the length of the item vectors (all modalities together)"));
   }
   const EncoderOptions options = EncoderOptionsOf(config, arm);
   std::vector<ContentPair> pairs;

@@ -19,7 +19,7 @@ namespace savior {
 
 struct Ended {
   int code = -1;  // exit status; -signal where a signal ended it; -1000: still running
-  std::string out, err;
+  std::string out = {}, err = {};
 };
 
 // A child process, killed at destruction if it still runs. Single-threaded.

@@ -6,14 +6,18 @@
 #include <arrow/util/io_util.h>
 
 #include <cerrno>
+#include <system_error>
 
 namespace savior {
 
 absl::Status FromArrow(const arrow::Status& status, const std::filesystem::path& path) {
   if (status.ok()) return absl::OkStatus();
-  const std::string message = path.string() + ": " + status.message();
+  std::string message = path.string() + ": " + status.message();
   if (status.IsOutOfMemory()) return absl::ResourceExhaustedError(message);
-  switch (arrow::internal::ErrnoFromStatus(status)) {
+  const int error = arrow::internal::ErrnoFromStatus(status);
+  // Arrow keeps the system's reason ("No space left on device") apart from its message.
+  if (error != 0) message += ": " + std::generic_category().message(error);
+  switch (error) {
     case 0:
       return absl::DataLossError(message);
     case ENOSPC:
