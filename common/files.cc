@@ -23,24 +23,8 @@ namespace fs = std::filesystem;
 
 constexpr size_t kSliceBytes = size_t{1} << 20;
 
-// What the caller can do about `error` decides the code; path and reason are the message.
 absl::Status FileError(int error, const std::string& doing, const fs::path& path) {
-  const std::string message =
-      absl::StrCat(doing, " ", path.string(), ": ", std::generic_category().message(error));
-  switch (error) {
-    case ENOENT:
-      return absl::NotFoundError(message);
-    case ENOSPC:
-    case EDQUOT:
-    case EMFILE:
-    case ENFILE:
-    case ENOMEM:
-      return absl::ResourceExhaustedError(message);
-    case EIO:
-      return absl::DataLossError(message);
-    default:
-      return absl::FailedPreconditionError(message);
-  }
+  return SystemError(error, absl::StrCat(doing, " ", path.string()));
 }
 
 absl::Status FileError(const std::error_code& error, const std::string& doing,
@@ -132,6 +116,24 @@ std::string Hex(const XXH128_hash_t& hash) {
 }
 
 }  // namespace
+
+absl::Status SystemError(int error, const std::string& what) {
+  const std::string message = absl::StrCat(what, ": ", std::generic_category().message(error));
+  switch (error) {
+    case ENOENT:
+      return absl::NotFoundError(message);
+    case ENOSPC:
+    case EDQUOT:
+    case EMFILE:
+    case ENFILE:
+    case ENOMEM:
+      return absl::ResourceExhaustedError(message);
+    case EIO:
+      return absl::DataLossError(message);
+    default:
+      return absl::FailedPreconditionError(message);
+  }
+}
 
 absl::StatusOr<std::string> ReadFile(const fs::path& path) {
   std::string bytes;

@@ -12,6 +12,10 @@
 
 namespace savior {
 
+// "`what`: No space left on device" for errno `error`; what the caller can do about it decides the
+// code (common/status.h).
+absl::Status SystemError(int error, const std::string& what);
+
 [[nodiscard]] absl::StatusOr<std::string> ReadFile(const std::filesystem::path& path);
 
 // Replaces `path` by `bytes` atomically and durably: temporary file, fsync, rename, fsync of the

@@ -5,32 +5,17 @@
 #include <arrow/ipc/writer.h>
 #include <arrow/util/io_util.h>
 
-#include <cerrno>
-#include <system_error>
+#include "common/files.h"
 
 namespace savior {
 
 absl::Status FromArrow(const arrow::Status& status, const std::filesystem::path& path) {
   if (status.ok()) return absl::OkStatus();
-  std::string message = path.string() + ": " + status.message();
+  const std::string message = path.string() + ": " + status.message();
   if (status.IsOutOfMemory()) return absl::ResourceExhaustedError(message);
-  const int error = arrow::internal::ErrnoFromStatus(status);
   // Arrow keeps the system's reason ("No space left on device") apart from its message.
-  if (error != 0) message += ": " + std::generic_category().message(error);
-  switch (error) {
-    case 0:
-      return absl::DataLossError(message);
-    case ENOSPC:
-    case EDQUOT:
-    case EMFILE:
-    case ENFILE:
-    case ENOMEM:
-      return absl::ResourceExhaustedError(message);
-    case ENOENT:
-      return absl::NotFoundError(message);
-    default:
-      return absl::FailedPreconditionError(message);
-  }
+  const int error = arrow::internal::ErrnoFromStatus(status);
+  return error != 0 ? SystemError(error, message) : absl::DataLossError(message);
 }
 
 void ColumnSet::Add(const std::string& name, std::shared_ptr<arrow::Array> column) {
