@@ -49,11 +49,13 @@ absl::Status RunTrain(const TrainArguments& arguments) {
   }
   SAVIOR_ASSIGN_OR_RETURN(const Config config, LoadConfig(arguments.config, arguments.overrides));
   if (arguments.dry_run) return DryRun(config, std::cout);
-  std::signal(SIGINT, OnSignal);
-  std::signal(SIGTERM, OnSignal);
   RunOptions options;
   options.resume = arguments.resume;
   options.stop = &stop_requested;
+  options.before_first_step = [] {
+    std::signal(SIGINT, OnSignal);
+    std::signal(SIGTERM, OnSignal);
+  };
   if (arguments.check_encoder) return CheckEncoder(config, options, std::cout);
   return Train(config, options, std::cout).status();
 }

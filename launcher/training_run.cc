@@ -201,6 +201,7 @@ absl::Status TrainingRun::GoOn(const Commit& commit) {
 }
 
 absl::Status TrainingRun::TrainLoop() {
+  if (options_.before_first_step) options_.before_first_step();
   train_start_ = last_metrics_ = absl::Now();
   train_cpu_start_ = last_cpu_ = ProcessCpuSeconds();
   samples_start_ = last_samples_ = samples_;

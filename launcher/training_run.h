@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <ostream>
 #include <string>
 
@@ -16,6 +17,9 @@ struct RunOptions {
   bool resume = false;
   // Set by a signal: stop after the step, commit, return kCancelled.
   const std::atomic<bool>* stop = nullptr;
+  // Called once there are steps to stop between and a state to commit. Before, a signal should end
+  // the process at once: nothing is lost, since nothing was trained.
+  std::function<void()> before_first_step = {};
 };
 
 // Trains, commits, evaluates; prints the table to `out`, writes result.json. kCancelled when

@@ -226,6 +226,24 @@ TEST_F(Cli, InterruptCommitsAndSaysHowToGoOn) {
   }
 }
 
+TEST_F(Cli, InterruptBeforeTheFirstStepEndsAtOnceAndLosesNothing) {
+  Config config = Small();
+  config.encoder.steps = 10'000'000;  // never gets to the ranker
+  ChildProcess training(Command({"train", Write(config)}), folder_.path());
+  const fs::path resolved = fs::path(config.run.dir) / "resolved.toml";
+  const auto deadline = SteadyClock::now() + std::chrono::seconds(60);
+  while (!fs::exists(resolved) && SteadyClock::now() < deadline) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  ASSERT_TRUE(fs::exists(resolved));
+  training.Signal(SIGINT);
+  EXPECT_EQ(training.Wait().code, -SIGINT);
+  // Nothing was committed, so going on means starting again; another encoder is another run.
+  EXPECT_FALSE(fs::exists(fs::path(config.run.dir) / "commits"));
+  EXPECT_THAT(Savior({"train", Write(config), "--resume", "encoder.steps=5"}).err,
+              HasSubstr("encoder.steps"));
+}
+
 // At any instant: between two commits, and while one is written.
 TEST_F(Cli, KilledRunsResumeBitIdentically) {
   Config whole = Small("whole");
