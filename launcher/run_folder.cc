@@ -46,6 +46,7 @@ RunFolder::RunFolder(fs::path path, std::unique_ptr<FileLock> lock, bool resumed
     : path_(std::move(path)),
       lock_(std::move(lock)),
       resumed_(resumed),
+      log_(path_ / "log"),
       metrics_(path_ / "metrics.jsonl", std::ios::app) {}
 
 absl::StatusOr<std::unique_ptr<RunFolder>> RunFolder::Open(const Config& config, bool resume) {

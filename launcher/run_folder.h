@@ -1,6 +1,6 @@
 // A run's folder: who may write into it, and what lies where.
 //
-//   <run>/resolved.toml  metrics.jsonl  result.json  log/  commits/
+//   <run>/resolved.toml  metrics.jsonl  result.json  log  commits/
 //         live/          the shards' working files, disposable
 #pragma once
 
@@ -13,6 +13,7 @@
 #include "common/config.h"
 #include "common/files.h"
 #include "common/status.h"
+#include "launcher/log_file.h"
 
 namespace savior {
 
@@ -41,6 +42,7 @@ class RunFolder {
   const std::filesystem::path path_;
   const std::unique_ptr<FileLock> lock_;
   const bool resumed_;
+  const LogFile log_;
   std::ofstream metrics_;
 };
 

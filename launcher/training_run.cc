@@ -94,6 +94,7 @@ class TrainingRun {
       : config_(config), options_(options), out_(out) {}
 
   absl::StatusOr<EvalResult> Run();
+  bool has_folder() const { return folder_ != nullptr; }
 
  private:
   absl::Status Open();
@@ -312,7 +313,11 @@ absl::StatusOr<EvalResult> TrainingRun::Finish() {
 absl::StatusOr<EvalResult> Train(const Config& config, const RunOptions& options,
                                  std::ostream& out) {
   UseThreads(config);
-  return TrainingRun(config, options, out).Run();
+  TrainingRun run(config, options, out);
+  absl::StatusOr<EvalResult> result = run.Run();
+  // While the run's log is open: whoever looks there later should find why it ended.
+  if (!result.ok() && run.has_folder()) LOG(ERROR) << result.status().message();
+  return result;
 }
 
 absl::StatusOr<EvalResult> EvaluateRun(const std::string& run, const std::string& commit,

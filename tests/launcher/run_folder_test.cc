@@ -44,6 +44,26 @@ TEST(RunFolder, IsMadeWithItsConfiguration) {
   EXPECT_TRUE(DifferentKeys(*resolved, config).empty());
 }
 
+TEST(RunFolder, KeepsTheLogOfAllItsProcessesAndNothingElse) {
+  const TempFolder folder;
+  const Config config = In(folder.path());
+  {
+    const auto opened = RunFolder::Open(config, /*resume=*/false);
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    LOG(INFO) << "said by the first";
+  }
+  LOG(INFO) << "said between";
+  {
+    const auto opened = RunFolder::Open(config, /*resume=*/true);
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    LOG(WARNING) << "said by the second";
+  }
+  const auto log = ReadFile(fs::path(config.run.dir) / "log");
+  ASSERT_TRUE(log.ok()) << log.status();
+  EXPECT_THAT(*log, AllOf(HasSubstr("said by the first\n"), HasSubstr("said by the second\n"),
+                          HasSubstr("run_folder_test.cc"), Not(HasSubstr("said between"))));
+}
+
 TEST(RunFolder, ASecondRunIsRefusedAndChangesNothing) {
   const TempFolder folder;
   Config config = In(folder.path());
