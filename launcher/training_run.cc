@@ -316,7 +316,8 @@ absl::StatusOr<EvalResult> Train(const Config& config, const RunOptions& options
   TrainingRun run(config, options, out);
   absl::StatusOr<EvalResult> result = run.Run();
   // While the run's log is open: whoever looks there later should find why it ended.
-  if (!result.ok() && run.has_folder()) LOG(ERROR) << result.status().message();
+  if (!result.ok() && !absl::IsCancelled(result.status()) && run.has_folder())
+    LOG(ERROR) << result.status().message();
   return result;
 }
 
