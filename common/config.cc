@@ -348,6 +348,10 @@ absl::StatusOr<int64_t> ParseDate(const std::string& date) {
   return absl::InvalidArgumentError(fmt::format("\"{}\" is not a date like 2017-04-30", date));
 }
 
+std::string FormatDate(int64_t seconds) {
+  return absl::FormatTime("%Y-%m-%d", absl::FromUnixSeconds(seconds), absl::UTCTimeZone());
+}
+
 absl::StatusOr<std::vector<int64_t>> ParseSizes(const std::string& sizes) {
   std::vector<int64_t> numbers;
   if (sizes.empty()) return numbers;

@@ -144,6 +144,9 @@ std::string Nearest(std::string_view word, const std::vector<std::string>& candi
 // "2017-04-30" -> unix seconds of its midnight, UTC. kInvalidArgument says what was found.
 [[nodiscard]] absl::StatusOr<int64_t> ParseDate(const std::string& date);
 
+// The day, in UTC, of a time in unix seconds: "2017-04-30".
+std::string FormatDate(int64_t seconds);
+
 // "256,128" -> {256, 128}; every entry in [1, 65536]. "" -> {}.
 [[nodiscard]] absl::StatusOr<std::vector<int64_t>> ParseSizes(const std::string& sizes);
 

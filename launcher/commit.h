@@ -24,6 +24,11 @@
 
 namespace savior {
 
+inline constexpr const char* kResolvedFile = "resolved.toml";
+inline constexpr const char* kDenseFile = "dense.safetensors";
+inline constexpr const char* kEncoderFile = "encoder.safetensors";
+inline constexpr const char* kCodebookFile = "codebook.safetensors";
+
 struct CommitFile {
   std::string path;  // relative to the commit
   uint64_t bytes = 0;

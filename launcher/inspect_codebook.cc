@@ -3,11 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
+#include <functional>
+#include <map>
 #include <numeric>
 #include <span>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "common/tensor_file.h"
@@ -24,36 +24,41 @@ namespace fs = std::filesystem;
 constexpr size_t kExamples = 3;      // items shown per code
 constexpr size_t kTitleLength = 40;  // characters shown of a title
 
-// The content table's keys (each the id of the content's first item), ascending, and their codes.
+// What the content table says: its keys (each the id of the content's first item), ascending, and
+// their codes.
 struct ContentCodes {
   size_t levels = 0;
-  std::vector<std::pair<uint64_t, std::vector<int32_t>>> contents;  // key, codes [levels]
+  std::vector<uint64_t> keys;  // [n]
+  std::vector<int32_t> codes;  // [n, levels]
 };
 
 absl::StatusOr<ContentCodes> ReadCodes(InspectedCommit& inspected, const Codebook& codebook) {
-  ContentCodes read;
-  read.levels = static_cast<size_t>(codebook.levels());
+  const auto levels = static_cast<size_t>(codebook.levels());
   const auto dim = static_cast<size_t>(codebook.dim());
-  if (inspected.commit().manifest.tables[kContentTable].dim < dim + read.levels) {
-    return absl::DataLossError(
-        fmt::format("{}: codebook.safetensors does not fit the content table",
-                    inspected.commit().folder.string()));
+  if (inspected.commit().manifest.tables[kContentTable].dim < dim + levels) {
+    return absl::DataLossError(fmt::format("{}: {} does not fit the content table",
+                                           inspected.commit().folder.string(), kCodebookFile));
   }
+  std::map<uint64_t, std::vector<int32_t>> by_key;
   const auto add = [&](const StoredRow& row) {
-    std::vector<int32_t> codes(read.levels);
-    for (size_t l = 0; l < read.levels; ++l) {
+    std::vector<int32_t>& codes = by_key[row.key];
+    for (size_t l = 0; l < levels; ++l) {
       const float code = row.weights[dim + l];
       if (!(code >= 0) || code >= static_cast<float>(codebook.codes())) {
         return absl::DataLossError(fmt::format("content {}: code {} of level {} is not in [0, {})",
                                                row.key, code, l + 1, codebook.codes()));
       }
-      codes[l] = static_cast<int32_t>(code);
+      codes.push_back(static_cast<int32_t>(code));
     }
-    read.contents.emplace_back(row.key, std::move(codes));
     return absl::OkStatus();
   };
   SAVIOR_RETURN_IF_ERROR(inspected.store().ForEachRow(kContentTable, add, InspectDeadline()));
-  std::ranges::sort(read.contents);
+  ContentCodes read;
+  read.levels = levels;
+  for (const auto& [key, codes] : by_key) {
+    read.keys.push_back(key);
+    read.codes.insert(read.codes.end(), codes.begin(), codes.end());
+  }
   return read;
 }
 
@@ -92,25 +97,17 @@ class ItemNames {
 void PrintLevel(const ContentCodes& read, size_t level, size_t codes, size_t top,
                 const ItemNames& names, std::ostream& out) {
   std::vector<std::vector<uint64_t>> members(codes);  // content keys, ascending
-  for (const auto& [key, own] : read.contents) {
-    members[static_cast<size_t>(own[level])].push_back(key);
-  }
-  const auto total = static_cast<double>(read.contents.size());
-  double entropy = 0;
-  size_t dead = 0;
-  for (const std::vector<uint64_t>& keys : members) {
-    if (keys.empty()) ++dead;
-    const double share = static_cast<double>(keys.size()) / total;
-    if (!keys.empty()) entropy -= share * std::log(share);
+  for (size_t i = 0; i < read.keys.size(); ++i) {
+    members[static_cast<size_t>(read.codes[i * read.levels + level])].push_back(read.keys[i]);
   }
   std::vector<size_t> order(codes);
   std::iota(order.begin(), order.end(), size_t{0});
   std::ranges::stable_sort(order, std::greater(), [&](size_t c) { return members[c].size(); });
-  const auto share_of = [&](size_t code) {
-    return 100 * static_cast<double>(members[code].size()) / total;
-  };
+  const CodebookFigures::Level figures =
+      MeasureLevel(read.codes, level, read.levels, static_cast<int>(codes));
   out << fmt::format("\nlevel {}: perplexity {:.1f} of {}, {} dead, largest share {:.1f}%\n",
-                     level + 1, std::exp(entropy), codes, dead, share_of(order[0]));
+                     level + 1, figures.perplexity, codes, figures.dead,
+                     100 * figures.largest_share);
   for (size_t i = 0; i < std::min(top, codes); ++i) {
     const std::vector<uint64_t>& keys = members[order[i]];
     if (keys.empty()) break;
@@ -120,8 +117,9 @@ void PrintLevel(const ContentCodes& read, size_t level, size_t codes, size_t top
       const uint64_t key = keys[e * keys.size() / std::min(kExamples, keys.size())];
       examples += (e == 0 ? "" : " | ") + names.NameOf(key);
     }
-    out << fmt::format("  code {:>4} {:>7} contents {:>5.1f}%  {}\n", order[i], keys.size(),
-                       share_of(order[i]), examples);
+    out << fmt::format(
+        "  code {:>4} {:>7} contents {:>5.1f}%  {}\n", order[i], keys.size(),
+        100.0 * static_cast<double>(keys.size()) / static_cast<double>(read.keys.size()), examples);
   }
 }
 
@@ -129,7 +127,7 @@ void PrintLevel(const ContentCodes& read, size_t level, size_t codes, size_t top
 
 absl::Status InspectCodebook(const std::string& path, int64_t top, std::ostream& out) {
   SAVIOR_ASSIGN_OR_RETURN(const auto inspected, InspectedCommit::Open(path));
-  const fs::path file = inspected->commit().folder / "codebook.safetensors";
+  const fs::path file = inspected->commit().folder / kCodebookFile;
   if (!fs::exists(file)) {
     return absl::NotFoundError(fmt::format("{}: no codebook: model.arm = \"{}\" uses no codes",
                                            inspected->commit().folder.string(),
@@ -139,12 +137,12 @@ absl::Status InspectCodebook(const std::string& path, int64_t top, std::ostream&
   absl::StatusOr<std::unique_ptr<Codebook>> codebook = LoadCodebook(tensors);
   if (!codebook.ok()) return Annotate(codebook.status(), file.string());
   SAVIOR_ASSIGN_OR_RETURN(const ContentCodes read, ReadCodes(*inspected, **codebook));
-  if (read.contents.empty()) {
+  if (read.keys.empty()) {
     return absl::NotFoundError(fmt::format("{}: the content table is empty", path));
   }
   const ItemNames names(inspected->config(), out);
   out << fmt::format("{}\n{} contents, {} levels of {} codes\n",
-                     inspected->commit().folder.string(), read.contents.size(), read.levels,
+                     inspected->commit().folder.string(), read.keys.size(), read.levels,
                      (*codebook)->codes());
   for (size_t level = 0; level < read.levels; ++level) {
     PrintLevel(read, level, static_cast<size_t>((*codebook)->codes()), static_cast<size_t>(top),

@@ -1,15 +1,9 @@
 #include "launcher/inspected_commit.h"
 
 #include <fmt/format.h>
-#include <glog/logging.h>
 
-#include <cerrno>
-#include <cstdlib>
-#include <cstring>
 #include <utility>
 #include <vector>
-
-#include "common/files.h"
 
 namespace savior {
 namespace {
@@ -18,15 +12,6 @@ namespace fs = std::filesystem;
 
 // Looking needs no hot rows; this is room for the walk.
 constexpr uint64_t kRamBytes = uint64_t{64} << 20;
-
-absl::StatusOr<fs::path> TemporaryFolder() {
-  std::string name = (fs::temp_directory_path() / "savior-inspect-XXXXXX").string();
-  if (::mkdtemp(name.data()) == nullptr) {
-    return absl::FailedPreconditionError(
-        fmt::format("{}: cannot make a temporary folder: {}", name, std::strerror(errno)));
-  }
-  return fs::path(name);
-}
 
 }  // namespace
 
@@ -48,25 +33,17 @@ absl::StatusOr<std::unique_ptr<InspectedCommit>> InspectedCommit::Open(const fs:
   SAVIOR_ASSIGN_OR_RETURN(inspected->commit_, FindCommit(path));
   const Commit& commit = inspected->commit_;
   SAVIOR_ASSIGN_OR_RETURN(inspected->config_,
-                          LoadConfig((commit.folder / "resolved.toml").string(), {}));
-  SAVIOR_ASSIGN_OR_RETURN(inspected->live_, TemporaryFolder());
+                          LoadConfig((commit.folder / kResolvedFile).string(), {}));
+  SAVIOR_ASSIGN_OR_RETURN(inspected->live_, TemporaryFolder::Make("inspect"));
   LocalStoreOptions options;
   options.tables = commit.manifest.tables;
   options.shards = commit.manifest.shards;
   options.ram_budget_bytes = kRamBytes;
-  options.folder = inspected->live_;
+  options.folder = inspected->live_->path();
   options.seed = static_cast<uint64_t>(inspected->config_.seed);
   options.restore_from = commit.folder;
   SAVIOR_ASSIGN_OR_RETURN(inspected->store_, LocalStore::Open(options));
   return inspected;
-}
-
-InspectedCommit::~InspectedCommit() {
-  store_.reset();
-  if (live_.empty()) return;
-  if (const absl::Status removed = RemoveAll(live_); !removed.ok()) {
-    LOG(WARNING) << "left behind: " << removed.message();
-  }
 }
 
 absl::StatusOr<uint32_t> InspectedCommit::TableNamed(const std::string& name) const {

@@ -9,6 +9,7 @@
 #include "common/config.h"
 #include "common/status.h"
 #include "launcher/commit.h"
+#include "launcher/temporary_folder.h"
 #include "ps/local_store.h"
 
 namespace savior {
@@ -22,7 +23,6 @@ class InspectedCommit {
  public:
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<InspectedCommit>> Open(
       const std::filesystem::path& path);
-  ~InspectedCommit();
   InspectedCommit(const InspectedCommit&) = delete;
   InspectedCommit& operator=(const InspectedCommit&) = delete;
 
@@ -38,7 +38,7 @@ class InspectedCommit {
 
   Commit commit_;
   Config config_;
-  std::filesystem::path live_;
+  std::unique_ptr<TemporaryFolder> live_;  // outlives the store in it
   std::unique_ptr<LocalStore> store_;
 };
 

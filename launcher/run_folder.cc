@@ -7,6 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "launcher/commit.h"
+
 namespace savior {
 namespace {
 
@@ -53,7 +55,7 @@ absl::StatusOr<std::unique_ptr<RunFolder>> RunFolder::Open(const Config& config,
   const fs::path path = config.run.dir;
   SAVIOR_RETURN_IF_ERROR(MakeWritableFolder(path));
   SAVIOR_ASSIGN_OR_RETURN(auto lock, FileLock::Take(path / "lock"));
-  const fs::path resolved = path / "resolved.toml";
+  const fs::path resolved = path / kResolvedFile;
   const bool holds_run = fs::exists(resolved);
   if (holds_run) {
     if (!resume) {

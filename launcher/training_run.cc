@@ -8,6 +8,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -18,6 +19,7 @@
 #include "launcher/commit.h"
 #include "launcher/logs.h"
 #include "launcher/run_folder.h"
+#include "launcher/temporary_folder.h"
 #include "ps/local_store.h"
 #include "worker/content.h"
 #include "worker/trainer.h"
@@ -28,10 +30,6 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-constexpr const char* kDense = "dense.safetensors";
-constexpr const char* kEncoder = "encoder.safetensors";
-constexpr const char* kCodebook = "codebook.safetensors";
-constexpr const char* kResolved = "resolved.toml";
 constexpr std::chrono::minutes kCommitTimeout{10};
 
 absl::StatusOr<std::unique_ptr<LocalStore>> OpenStore(const Config& config, const fs::path& live,
@@ -53,6 +51,32 @@ absl::StatusOr<std::vector<Bucket>> BucketsOf(const Config& config) {
   return ParseBuckets(specs);
 }
 
+// A trainer over `store`, with the dense weights of `commit`.
+absl::StatusOr<std::unique_ptr<Trainer>> RestoreTrainer(const Config& config,
+                                                        const TrainingLog& log, LocalStore& store,
+                                                        Period training, const Commit& commit) {
+  SAVIOR_ASSIGN_OR_RETURN(auto trainer, Trainer::Create(config, &log, &store, training));
+  const fs::path file = commit.folder / kDenseFile;
+  SAVIOR_ASSIGN_OR_RETURN(const TensorFile dense, ReadTensorFile(file));
+  SAVIOR_RETURN_IF_ERROR(Annotate(trainer->dense().Load(dense), file.string()));
+  return trainer;
+}
+
+struct Scores {
+  Predictions predictions;
+  ItemFacts facts;
+  EvalResult result;
+};
+
+absl::StatusOr<Scores> Score(Trainer& trainer, const TrainingLog& log, const Periods& periods,
+                             std::span<const Bucket> buckets) {
+  Scores scores;
+  SAVIOR_ASSIGN_OR_RETURN(scores.predictions, trainer.Predict(periods.evaluation));
+  SAVIOR_ASSIGN_OR_RETURN(scores.facts, ScanTraining(log, periods.training));
+  SAVIOR_ASSIGN_OR_RETURN(scores.result, Evaluate(log, scores.predictions, buckets, scores.facts));
+  return scores;
+}
+
 // Sums inside LibTorch depend on the number of threads: scoring must use as many as training did.
 void UseThreads(const Config& config) {
   at::set_num_threads(static_cast<int>(config.train.threads));
@@ -67,21 +91,20 @@ absl::Status CheckPeriods(const TrainingLog& log, const Periods& periods) {
     }
     return n;
   };
-  const auto date = [](int64_t seconds) {
-    return absl::FormatTime("%Y-%m-%d", absl::FromUnixSeconds(seconds), absl::UTCTimeZone());
-  };
   const std::string days = log.days().empty() ? "the data has no requests at all"
                                               : fmt::format("the data's requests are from {} to {}",
-                                                            date(log.days().front().start),
-                                                            date(log.days().back().start));
+                                                            FormatDate(log.days().front().start),
+                                                            FormatDate(log.days().back().start));
   if (requests(periods.training) == 0) {
     return absl::InvalidArgumentError(fmt::format(
         "no requests to train on from data.train_from = {} until data.train_until = {}: {}",
-        date(periods.training.from), date(periods.training.until), days));
+        FormatDate(periods.training.from), FormatDate(periods.training.until), days));
   }
   if (requests(periods.evaluation) == 0) {
-    LOG(WARNING) << "no requests to score from data.eval_from = " << date(periods.evaluation.from)
-                 << " until data.eval_until = " << date(periods.evaluation.until) << ": " << days;
+    LOG(WARNING) << "no requests to score from data.eval_from = "
+                 << FormatDate(periods.evaluation.from)
+                 << " until data.eval_until = " << FormatDate(periods.evaluation.until) << ": "
+                 << days;
   }
   return absl::OkStatus();
 }
@@ -139,7 +162,7 @@ absl::StatusOr<EvalResult> TrainingRun::Run() {
     return absl::CancelledError(fmt::format(
         "stopped after step {} of {}; committed to {}. Go on with: savior train {} --resume",
         trainer_->step(), trainer_->total_steps(), folder_->commits().string(),
-        (folder_->path() / kResolved).string()));
+        (folder_->path() / kResolvedFile).string()));
   }
   return Finish();
 }
@@ -178,23 +201,20 @@ absl::Status TrainingRun::GoOn(const Commit& commit) {
   if (commit.manifest.log_fingerprint != log_->fingerprint()) {
     return absl::FailedPreconditionError(
         fmt::format("{} was trained on a training log with fingerprint {}, data.raw now gives {}: "
-                    "use the same data "
-                    "or another run.dir",
+                    "use the same data or another run.dir",
                     from.string(), commit.manifest.log_fingerprint, log_->fingerprint()));
   }
-  if (fs::exists(from / kEncoder)) {
-    SAVIOR_ASSIGN_OR_RETURN(const TensorFile file, ReadTensorFile(from / kEncoder));
+  if (fs::exists(from / kEncoderFile)) {
+    SAVIOR_ASSIGN_OR_RETURN(const TensorFile file, ReadTensorFile(from / kEncoderFile));
     SAVIOR_ASSIGN_OR_RETURN(content_.encoder, LoadEncoder(file));
   }
-  if (fs::exists(from / kCodebook)) {
-    SAVIOR_ASSIGN_OR_RETURN(const TensorFile file, ReadTensorFile(from / kCodebook));
+  if (fs::exists(from / kCodebookFile)) {
+    SAVIOR_ASSIGN_OR_RETURN(const TensorFile file, ReadTensorFile(from / kCodebookFile));
     SAVIOR_ASSIGN_OR_RETURN(content_.codebook, LoadCodebook(file));
   }
   SAVIOR_ASSIGN_OR_RETURN(store_, OpenStore(config_, folder_->live(), from));
   SAVIOR_ASSIGN_OR_RETURN(trainer_,
-                          Trainer::Create(config_, log_.get(), store_.get(), periods_.training));
-  SAVIOR_ASSIGN_OR_RETURN(const TensorFile dense, ReadTensorFile(from / kDense));
-  SAVIOR_RETURN_IF_ERROR(Annotate(trainer_->dense().Load(dense), (from / kDense).string()));
+                          RestoreTrainer(config_, *log_, *store_, periods_.training, commit));
   SAVIOR_RETURN_IF_ERROR(trainer_->Seek(commit.manifest.step));
   samples_ = commit.manifest.samples;
   committed_step_ = commit.manifest.step;
@@ -267,12 +287,12 @@ absl::Status TrainingRun::CommitNow() {
   manifest.tables = store_->tables();
   const auto fill = [this](const fs::path& part) {
     SAVIOR_RETURN_IF_ERROR(store_->Checkpoint(part, DeadlineIn(kCommitTimeout)));
-    SAVIOR_RETURN_IF_ERROR(WriteTensorFile(part / kDense, trainer_->dense().Save()));
+    SAVIOR_RETURN_IF_ERROR(WriteTensorFile(part / kDenseFile, trainer_->dense().Save()));
     if (content_.encoder)
-      SAVIOR_RETURN_IF_ERROR(WriteTensorFile(part / kEncoder, content_.encoder->Save()));
+      SAVIOR_RETURN_IF_ERROR(WriteTensorFile(part / kEncoderFile, content_.encoder->Save()));
     if (content_.codebook)
-      SAVIOR_RETURN_IF_ERROR(WriteTensorFile(part / kCodebook, content_.codebook->Save()));
-    return WriteFileAtomically(part / kResolved, ToToml(config_));
+      SAVIOR_RETURN_IF_ERROR(WriteTensorFile(part / kCodebookFile, content_.codebook->Save()));
+    return WriteFileAtomically(part / kResolvedFile, ToToml(config_));
   };
   SAVIOR_RETURN_IF_ERROR(WriteCommit(folder_->commits(), std::move(manifest), fill).status());
   committed_step_ = trainer_->step();
@@ -281,20 +301,18 @@ absl::Status TrainingRun::CommitNow() {
 
 absl::StatusOr<EvalResult> TrainingRun::Finish() {
   LOG(INFO) << "evaluating " << config_.data.eval_from << " to " << config_.data.eval_until;
-  SAVIOR_ASSIGN_OR_RETURN(const Predictions predictions, trainer_->Predict(periods_.evaluation));
-  SAVIOR_ASSIGN_OR_RETURN(const ItemFacts facts, ScanTraining(*log_, periods_.training));
-  SAVIOR_ASSIGN_OR_RETURN(EvalResult result, Evaluate(*log_, predictions, buckets_, facts));
+  SAVIOR_ASSIGN_OR_RETURN(Scores scores, Score(*trainer_, *log_, periods_, buckets_));
   if (config_.eval.save_predictions) {
     SAVIOR_RETURN_IF_ERROR(
-        SavePredictions(folder_->predictions(), *log_, predictions, buckets_, facts));
+        SavePredictions(folder_->predictions(), *log_, scores.predictions, buckets_, scores.facts));
   }
-  PrintTable(result, out_);
+  PrintTable(scores.result, out_);
   const auto trained = static_cast<double>(samples_ - samples_start_);
   const Json json = {{"dataset", fs::path(config_.data.raw).lexically_normal().filename().string()},
                      {"arm", config_.model.arm},
                      {"seed", config_.seed},
                      {"steps", trainer_->step()},
-                     {"eval", ToJson(result)},
+                     {"eval", ToJson(scores.result)},
                      {"train",
                       {{"samples", samples_},
                        {"wall_s", train_wall_s_},
@@ -305,7 +323,7 @@ absl::StatusOr<EvalResult> TrainingRun::Finish() {
   out_ << fmt::format("\n{} impressions in {:.0f} s ({:.0f} per CPU-second), result in {}\n",
                       samples_ - samples_start_, train_wall_s_,
                       train_cpu_s_ > 0 ? trained / train_cpu_s_ : 0.0, folder_->result().string());
-  return result;
+  return std::move(scores.result);
 }
 
 }  // namespace
@@ -324,34 +342,24 @@ absl::StatusOr<EvalResult> Train(const Config& config, const RunOptions& options
 absl::StatusOr<EvalResult> EvaluateRun(const std::string& run, const std::string& commit,
                                        const std::vector<std::string>& overrides,
                                        std::ostream& out) {
-  fs::path folder = commit;
-  if (commit.empty()) {
-    SAVIOR_ASSIGN_OR_RETURN(const Commit newest, NewestCommit(fs::path(run) / "commits"));
-    folder = newest.folder;
-  }
-  SAVIOR_ASSIGN_OR_RETURN(const Commit from, OpenCommit(folder, /*digests=*/true));
+  SAVIOR_ASSIGN_OR_RETURN(const Commit from, commit.empty()
+                                                 ? NewestCommit(fs::path(run) / "commits")
+                                                 : OpenCommit(commit, /*digests=*/true));
   SAVIOR_ASSIGN_OR_RETURN(const Config config,
-                          LoadConfig((folder / kResolved).string(), overrides));
+                          LoadConfig((from.folder / kResolvedFile).string(), overrides));
   UseThreads(config);
   SAVIOR_ASSIGN_OR_RETURN(const std::vector<Bucket> buckets, BucketsOf(config));
   SAVIOR_ASSIGN_OR_RETURN(const Periods periods, PeriodsOf(config));
   SAVIOR_ASSIGN_OR_RETURN(const auto log, OpenOrPrepare(config));
 
   // Working files of its own: evaluation may run beside the training that wrote the commit.
-  const fs::path live = fs::temp_directory_path() / fmt::format("savior-evaluate-{}", getpid());
-  absl::StatusOr<EvalResult> result = [&]() -> absl::StatusOr<EvalResult> {
-    SAVIOR_ASSIGN_OR_RETURN(const auto store, OpenStore(config, live, folder));
-    SAVIOR_ASSIGN_OR_RETURN(const auto trainer,
-                            Trainer::Create(config, log.get(), store.get(), periods.training));
-    SAVIOR_ASSIGN_OR_RETURN(const TensorFile dense, ReadTensorFile(folder / kDense));
-    SAVIOR_RETURN_IF_ERROR(Annotate(trainer->dense().Load(dense), (folder / kDense).string()));
-    SAVIOR_ASSIGN_OR_RETURN(const Predictions predictions, trainer->Predict(periods.evaluation));
-    SAVIOR_ASSIGN_OR_RETURN(const ItemFacts facts, ScanTraining(*log, periods.training));
-    return Evaluate(*log, predictions, buckets, facts);
-  }();
-  SAVIOR_RETURN_IF_ERROR(RemoveAll(live));
-  if (result.ok()) PrintTable(*result, out);
-  return result;
+  SAVIOR_ASSIGN_OR_RETURN(const auto live, TemporaryFolder::Make("evaluate"));
+  SAVIOR_ASSIGN_OR_RETURN(const auto store, OpenStore(config, live->path(), from.folder));
+  SAVIOR_ASSIGN_OR_RETURN(const auto trainer,
+                          RestoreTrainer(config, *log, *store, periods.training, from));
+  SAVIOR_ASSIGN_OR_RETURN(Scores scores, Score(*trainer, *log, periods, buckets));
+  PrintTable(scores.result, out);
+  return std::move(scores.result);
 }
 
 absl::Status DryRun(const Config& config, std::ostream& out) {
@@ -378,8 +386,7 @@ absl::Status DryRun(const Config& config, std::ostream& out) {
                        2 * bytes(kContentTable, log->num_contents());
   out << fmt::format(
       "{} users, {} items, {} contents; tables at most about {:.0f} MiB, RAM budget {} MiB (the "
-      "rest "
-      "lives in RocksDB)\n",
+      "rest lives in RocksDB)\n",
       log->num_users(), log->num_items(), log->num_contents(), total / (1 << 20),
       config.ps.ram_budget_mb);
   out << "configuration and data are valid; nothing was trained\n";
@@ -393,15 +400,12 @@ absl::Status CheckEncoder(const Config& config, const RunOptions& options, std::
     return absl::InvalidArgumentError(
         "--check-encoder holds back the last 14 training days: train on more than that");
   }
-  const auto date = [](int64_t seconds) {
-    return absl::FormatTime("%Y-%m-%d", absl::FromUnixSeconds(seconds), absl::UTCTimeZone());
-  };
   std::vector<std::pair<std::string, double>> aucs;
   for (const char* kind : {"pca", "swing_residual"}) {
     Config trial = config;
     trial.encoder.kind = kind;
-    trial.data.train_until = trial.data.eval_from = date(periods.training.until - kHeldBack);
-    trial.data.eval_until = date(periods.training.until);
+    trial.data.train_until = trial.data.eval_from = FormatDate(periods.training.until - kHeldBack);
+    trial.data.eval_until = FormatDate(periods.training.until);
     trial.run.dir = (fs::path(config.run.dir) / "check-encoder" / kind).string();
     out << "\nencoder.kind = \"" << kind << "\", scored on " << trial.data.eval_from << " to "
         << trial.data.eval_until << "\n";

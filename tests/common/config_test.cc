@@ -288,5 +288,11 @@ TEST_F(ConfigTest, ThePageNamesEveryKeyOnce) {
   }
 }
 
+TEST(Dates, AreReadAndPrintedAlike) {
+  EXPECT_EQ(FormatDate(*ParseDate("2016-02-29")), "2016-02-29");
+  EXPECT_EQ(FormatDate(*ParseDate("2016-02-29") + 86'399), "2016-02-29");
+  EXPECT_EQ(FormatDate(-1), "1969-12-31");
+}
+
 }  // namespace
 }  // namespace savior

@@ -102,26 +102,6 @@ absl::StatusOr<Projection> LoadProjection(const TensorFile& file, const std::str
   return projection;
 }
 
-CodebookFigures::Level MeasureLevel(std::span<const int32_t> codes, size_t level, size_t levels,
-                                    int num_codes) {
-  std::vector<int64_t> histogram(static_cast<size_t>(num_codes));
-  for (size_t i = level; i < codes.size(); i += levels) ++histogram[static_cast<size_t>(codes[i])];
-  const size_t rows = codes.size() / levels;
-  double entropy = 0.0;
-  CodebookFigures::Level result;
-  for (const int64_t count : histogram) {
-    if (count == 0) {
-      ++result.dead;
-      continue;
-    }
-    const double share = static_cast<double>(count) / static_cast<double>(rows);
-    entropy -= share * std::log(share);
-    result.largest_share = std::max(result.largest_share, share);
-  }
-  result.perplexity = std::exp(entropy);
-  return result;
-}
-
 double CollisionRate(std::span<const int32_t> codes, size_t levels) {
   std::map<std::vector<int32_t>, int64_t> owners;
   for (size_t i = 0; i < codes.size(); i += levels) {
@@ -168,6 +148,26 @@ absl::StatusOr<std::unique_ptr<Codebook>> LoadCodebook(const TensorFile& file) {
                             LoadProjection(file, "decoder", weights.latent, weights.dim));
   }
   return MakeCodebook(std::move(weights));
+}
+
+CodebookFigures::Level MeasureLevel(std::span<const int32_t> codes, size_t level, size_t levels,
+                                    int num_codes) {
+  std::vector<int64_t> histogram(static_cast<size_t>(num_codes));
+  for (size_t i = level; i < codes.size(); i += levels) ++histogram[static_cast<size_t>(codes[i])];
+  const size_t rows = codes.size() / levels;
+  double entropy = 0.0;
+  CodebookFigures::Level result;
+  for (const int64_t count : histogram) {
+    if (count == 0) {
+      ++result.dead;
+      continue;
+    }
+    const double share = static_cast<double>(count) / static_cast<double>(rows);
+    entropy -= share * std::log(share);
+    result.largest_share = std::max(result.largest_share, share);
+  }
+  result.perplexity = std::exp(entropy);
+  return result;
 }
 
 CodebookFigures Measure(const Codebook& codebook, std::span<const float> z) {

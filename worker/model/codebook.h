@@ -75,6 +75,10 @@ class Codebook {
 // kDataLoss: not what Save wrote.
 [[nodiscard]] absl::StatusOr<std::unique_ptr<Codebook>> LoadCodebook(const TensorFile& file);
 
+// The use of one level by contents that have `codes` [n, levels], each in [0, num_codes); n >= 1.
+CodebookFigures::Level MeasureLevel(std::span<const int32_t> codes, size_t level, size_t levels,
+                                    int num_codes);
+
 CodebookFigures Measure(const Codebook& codebook, std::span<const float> z);
 
 }  // namespace savior

@@ -7,7 +7,6 @@
 #include <arrow/util/float16.h>
 #include <gtest/gtest.h>
 #include <parquet/arrow/writer.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <fstream>
@@ -282,17 +281,6 @@ RawData RandomRaw(uint64_t seed, int requests, int days) {
                               .kind = below(3) == 0 ? "buy" : "click"});
   }
   return raw;
-}
-
-Folder::Folder() {
-  std::string name = ::testing::TempDir() + "savior-data-XXXXXX";
-  if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp " + name);
-  path_ = name;
-}
-
-Folder::~Folder() {
-  std::error_code error;
-  fs::remove_all(path_, error);
 }
 
 std::unique_ptr<TrainingLog> PrepareAndOpen(const RawData& data, const Folder& folder,

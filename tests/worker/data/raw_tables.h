@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "tests/common/temp_folder.h"
 #include "worker/data/prepare.h"
 #include "worker/data/training_log.h"
 
@@ -88,16 +89,7 @@ RawData TinyRaw();
 inline constexpr int64_t kDay = 86'400;
 inline constexpr int64_t kStart = 19'000 * kDay;
 
-// A folder of its own below the test's temporary folder, removed at the end.
-class Folder {
- public:
-  Folder();
-  ~Folder();
-  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
-
- private:
-  std::filesystem::path path_;
-};
+using Folder = TempFolder;
 
 // Writes, prepares and opens; failures fail the test.
 std::unique_ptr<TrainingLog> PrepareAndOpen(const RawData& data, const Folder& folder,
