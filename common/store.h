@@ -38,16 +38,64 @@ struct OptimizerSpec {
   bool operator==(const OptimizerSpec&) const = default;
 };
 
-// Of the weights in the cold store; state is always float32.
-enum class StoreDtype : uint8_t { kFloat32, kFloat16 };
+// Of the weights in the cold store; state is always float32. A row in RAM has the same values:
+// where a row is changes nothing. So weights of a 16-bit table are rounded whenever they change: a
+// learned one's stochastically (seeded by table, key and number of updates: small steps are not
+// lost on average), a frozen one's to the nearest.
+enum class StoreDtype : uint8_t { kFloat32, kFloat16, kBfloat16 };
+
+// Which new keys of a learned table get a row. A key without one reads as its initial value, and
+// its gradients are dropped.
+enum class AdmissionKind : uint8_t {
+  kAll,
+  kCount,        // with the `count`-th push (approximate from above: ps/admission.h)
+  kProbability,  // each push with `probability`, drawn from (seed, table, key, step)
+};
+
+struct AdmissionSpec {
+  AdmissionKind kind = AdmissionKind::kAll;
+  uint32_t count = 1;        // kCount: 2 .. 15
+  float probability = 1.0f;  // kProbability: (0, 1]
+  bool operator==(const AdmissionSpec&) const = default;
+};
+
+// Which rows of a learned table are forgotten: they read as missing from then on. The three rules
+// add up; each is off at its default. Rows go continuously, as steps pass (ps/eviction.h).
+struct EvictionSpec {
+  // Rows without a push for more than this many steps. Steps, not hours: a night's outage or a jump
+  // of the clock expires nothing. 0: off.
+  uint32_t idle_steps = 0;
+  // Rows whose root mean square weight is below `min_score`, without a push for more than
+  // `score_idle_steps` steps. 0: off.
+  float min_score = 0.0f;
+  uint32_t score_idle_steps = 0;
+  // Beyond this many rows of the whole table, those idle longest go. 0: no bound.
+  uint64_t capacity_rows = 0;
+  // The first two rules leave the whole table at least this many rows.
+  uint64_t floor_rows = 0;
+  // Never more than this share of the table's rows in a minute: (0, 1].
+  float max_share_per_minute = 0.01f;
+  bool operator==(const EvictionSpec&) const = default;
+
+  bool enabled() const { return idle_steps > 0 || min_score > 0 || capacity_rows > 0; }
+};
+
+// What becomes of a push with a gradient that is not finite.
+enum class BadGradients : uint8_t {
+  kReject,  // kInvalidArgument names table and key; nothing of the push is applied
+  kSkip,    // that row stays as it is, and is counted
+};
 
 struct TableSpec {
   std::string name;  // [a-z0-9_]+, unique
   uint32_t dim = 0;  // floats per row as pulled; a multiple of 4 in [4, 512]
   TableKind kind = TableKind::kId;
-  OptimizerSpec optimizer;                  // kNone for frozen tables
-  float init_scale = 0.01f;                 // kId: initial weights are N(0, init_scale^2)
-  StoreDtype dtype = StoreDtype::kFloat32;  // kFloat16 only for frozen tables here
+  OptimizerSpec optimizer;   // kNone for frozen tables
+  float init_scale = 0.01f;  // kId: initial weights are N(0, init_scale^2)
+  StoreDtype dtype = StoreDtype::kFloat32;
+  AdmissionSpec admission = {};  // learned tables only
+  EvictionSpec eviction = {};    // learned tables only
+  BadGradients bad_gradients = BadGradients::kReject;
   bool operator==(const TableSpec&) const = default;
 };
 
@@ -87,7 +135,14 @@ struct TableStats {
   uint64_t pulled = 0;        // rows pulled since the start
   uint64_t hot_hits = 0;      // of those, found in the hot tier
   uint64_t missing = 0;       // of those, in neither tier
-  uint64_t written_back = 0;  // dirty rows evicted to the cold store
+  uint64_t written_back = 0;  // dirty rows written to the cold store to make room in RAM
+  uint64_t hinted = 0;        // rows brought up by hints
+  uint64_t admitted = 0;      // new rows
+  uint64_t refused = 0;       // gradients dropped by admission
+  uint64_t evicted = 0;       // rows forgotten by the eviction rules
+  uint64_t skipped = 0;       // gradients dropped because they were not finite
+
+  bool operator==(const TableStats&) const = default;
 };
 
 // Thread-safe: several workers may call at once. Every call blocks up to `deadline`.
@@ -113,8 +168,14 @@ class EmbeddingStore {
   [[nodiscard]] virtual absl::Status Put(std::span<const TablePut> puts, Deadline deadline) = 0;
 
   // Says that these rows will be pulled at `step`: a shard may bring them up from the cold store
-  // before. Changes no value ever. Does not wait.
+  // before, and then keeps them in RAM until a push of a later step. Changes no value ever. Does
+  // not wait; bounded: what would evict rows hinted for earlier steps, or waits behind too many
+  // others, is dropped.
   [[nodiscard]] virtual absl::Status Hint(int64_t step, std::span<const TableKeys> keys) = 0;
+
+  // Forgets hints of steps >= `from_step`, done or not (the worker goes on elsewhere). Does not
+  // wait.
+  [[nodiscard]] virtual absl::Status CancelHints(int64_t from_step) = 0;
 
   [[nodiscard]] virtual absl::StatusOr<std::vector<TableStats>> Stats(Deadline deadline) = 0;
 };

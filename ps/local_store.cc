@@ -294,9 +294,18 @@ absl::Status LocalStore::Hint(int64_t step, std::span<const TableKeys> keys) {
   for (uint32_t s = 0; s < options_.shards; ++s) {
     for (const Piece& piece : partition.Of(s)) {
       const auto& [of_shard, positions] = piece.selection;
-      if (!shards_[s]->PostHint(piece.table, {of_shard.begin(), of_shard.end()})) {
+      if (!shards_[s]->PostHint(step, piece.table, {of_shard.begin(), of_shard.end()})) {
         return absl::UnavailableError(absl::StrCat("shard ", s, " has stopped"));
       }
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status LocalStore::CancelHints(int64_t from_step) {
+  for (uint32_t s = 0; s < options_.shards; ++s) {
+    if (!shards_[s]->CancelHints(from_step)) {
+      return absl::UnavailableError(absl::StrCat("shard ", s, " has stopped"));
     }
   }
   return absl::OkStatus();

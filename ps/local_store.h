@@ -52,6 +52,7 @@ class LocalStore final : public EmbeddingStore {
                                   Deadline deadline) override;
   [[nodiscard]] absl::Status Put(std::span<const TablePut> puts, Deadline deadline) override;
   [[nodiscard]] absl::Status Hint(int64_t step, std::span<const TableKeys> keys) override;
+  [[nodiscard]] absl::Status CancelHints(int64_t from_step) override;
   [[nodiscard]] absl::StatusOr<std::vector<TableStats>> Stats(Deadline deadline) override;
 
   // Writes all rows to `folder`/shard-<k>/, none of which may exist; makes `folder` if need be.

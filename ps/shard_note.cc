@@ -27,7 +27,7 @@ bool ReadTable(const nlohmann::json& json, ShardNote::TableNote* table) {
   if (!ReadNumber(json, "dim", UINT32_MAX, &dim) ||
       !ReadNumber(json, "kind", static_cast<uint64_t>(TableKind::kFrozen), &kind) ||
       !ReadNumber(json, "optimizer", static_cast<uint64_t>(OptimizerKind::kFtrl), &optimizer) ||
-      !ReadNumber(json, "dtype", static_cast<uint64_t>(StoreDtype::kFloat16), &dtype) ||
+      !ReadNumber(json, "dtype", static_cast<uint64_t>(StoreDtype::kBfloat16), &dtype) ||
       !ReadNumber(json, "rows", UINT64_MAX, &table->rows)) {
     return false;
   }

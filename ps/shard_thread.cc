@@ -24,16 +24,26 @@ bool ShardThread::Post(Work work) {
   return true;
 }
 
-bool ShardThread::PostHint(uint32_t table, std::vector<uint64_t> keys) {
+bool ShardThread::PostHint(int64_t step, uint32_t table, std::vector<uint64_t> keys) {
   {
     const std::lock_guard lock(mutex_);
     if (stopping_) return false;
     if (keys.empty() || hinted_keys_ + keys.size() > kMaxHintedKeys) return true;
     hinted_keys_ += keys.size();
-    hints_.push_back({table, std::move(keys)});
+    hints_.push_back({step, table, std::move(keys)});
   }
   wake_.notify_one();
   return true;
+}
+
+bool ShardThread::CancelHints(int64_t from_step) {
+  const std::lock_guard lock(mutex_);
+  std::erase_if(hints_, [&](const Hint& hint) {
+    if (hint.step < from_step) return false;
+    hinted_keys_ -= hint.keys.size();
+    return true;
+  });
+  return !stopping_;
 }
 
 void ShardThread::Stop() {

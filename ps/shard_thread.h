@@ -33,7 +33,9 @@ class ShardThread {
   // has been stopped: `work` will not run.
   bool Post(Work work);
   // Brings these rows up when there is no other work. May be dropped. False as above.
-  bool PostHint(uint32_t table, std::vector<uint64_t> keys);
+  bool PostHint(int64_t step, uint32_t table, std::vector<uint64_t> keys);
+  // Drops hints of steps >= `from_step` that wait. False as above.
+  bool CancelHints(int64_t from_step);
   // Ends the thread after the work posted so far; hints are dropped. Waits for that.
   void Stop();
 
@@ -42,6 +44,7 @@ class ShardThread {
   static constexpr size_t kHintSlice = 128;
 
   struct Hint {
+    int64_t step;
     uint32_t table;
     std::vector<uint64_t> keys;
     size_t done = 0;

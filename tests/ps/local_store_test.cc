@@ -43,6 +43,7 @@ std::unique_ptr<EmbeddingStore> MakeStore(std::vector<TableSpec> tables, uint64_
     absl::Status Hint(int64_t step, std::span<const TableKeys> keys) override {
       return store_->Hint(step, keys);
     }
+    absl::Status CancelHints(int64_t from_step) override { return store_->CancelHints(from_step); }
     absl::StatusOr<std::vector<TableStats>> Stats(Deadline deadline) override {
       return store_->Stats(deadline);
     }

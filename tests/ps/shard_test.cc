@@ -72,7 +72,7 @@ TEST(ShardThread, RunsWorkInOrderAndFinishesItAtStop) {
   ASSERT_EQ(order.size(), 1000u);
   EXPECT_TRUE(std::is_sorted(order.begin(), order.end()));
   EXPECT_FALSE(thread.Post([](Shard&) { FAIL(); }));
-  EXPECT_FALSE(thread.PostHint(0, {1}));
+  EXPECT_FALSE(thread.PostHint(0, 0, {1}));
 }
 
 TEST(ShardThread, DropsHintsBeyondItsBound) {
@@ -84,7 +84,7 @@ TEST(ShardThread, DropsHintsBeyondItsBound) {
   });
   // The shard is busy: hints wait, and no more than the bound. Taking them all would need 400 MB.
   for (int i = 0; i < 1000; ++i) {
-    EXPECT_TRUE(thread.PostHint(0, std::vector<uint64_t>(50'000, 7)));
+    EXPECT_TRUE(thread.PostHint(0, 0, std::vector<uint64_t>(50'000, 7)));
   }
   go = true;
   thread.Stop();
