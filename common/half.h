@@ -39,4 +39,17 @@ constexpr float FloatOfHalf(uint16_t half) {
   return std::bit_cast<float>(sign | ((exponent + 112u) << 23) | (fraction << 13));
 }
 
+// bfloat16: float32 without its lower 16 bits. The nearest, ties to even; beyond the range
+// infinity; NaN stays NaN.
+constexpr uint16_t BfloatOf(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>(bits >> 16 | 0x40u);  // NaN
+  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+// Exact.
+constexpr float FloatOfBfloat(uint16_t value) {
+  return std::bit_cast<float>(static_cast<uint32_t>(value) << 16);
+}
+
 }  // namespace savior

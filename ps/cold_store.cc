@@ -196,13 +196,15 @@ absl::Status ColdStore::Get(uint32_t table, std::span<const uint64_t> keys,
   return absl::OkStatus();
 }
 
-absl::Status ColdStore::Scan(
-    uint32_t table, absl::FunctionRef<absl::Status(uint64_t, std::string_view)> row) const {
+absl::Status ColdStore::Scan(uint32_t table,
+                             absl::FunctionRef<absl::Status(uint64_t, std::string_view)> row,
+                             uint64_t from, uint64_t rows) const {
   rocksdb::ReadOptions options;
-  options.readahead_size = size_t{2} << 20;
+  if (rows == UINT64_MAX) options.readahead_size = size_t{2} << 20;
   const std::unique_ptr<rocksdb::Iterator> it(
       impl_->db->NewIterator(options, impl_->handles[table]));
-  for (it->SeekToFirst(); it->Valid(); it->Next()) {
+  const KeyBytes first = BigEndian(from);
+  for (it->Seek(SliceOf(first)); rows > 0 && it->Valid(); it->Next(), --rows) {
     if (it->key().size() != sizeof(uint64_t)) {
       return absl::DataLossError(absl::StrCat("cold store ", impl_->folder.string(), ", table ",
                                               impl_->tables[table], ": a key of ", it->key().size(),
@@ -219,6 +221,11 @@ absl::Status ColdStore::Put(uint32_t table, uint64_t key, std::string_view value
   return impl_->Explain(
       batch->impl_->batch.Put(impl_->handles[table], SliceOf(bytes), {value.data(), value.size()}),
       table);
+}
+
+absl::Status ColdStore::Delete(uint32_t table, uint64_t key, Batch* batch) const {
+  const KeyBytes bytes = BigEndian(key);
+  return impl_->Explain(batch->impl_->batch.Delete(impl_->handles[table], SliceOf(bytes)), table);
 }
 
 absl::Status ColdStore::Write(Batch* batch) {

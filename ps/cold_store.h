@@ -21,9 +21,11 @@
 
 namespace savior {
 
-// Single-threaded. Errors: kDataLoss (checksum mismatch, missing or torn file; the message names
-// folder, table and what RocksDB said, which names the file), kResourceExhausted (no space: reads
-// go on, a failed write left no trace and may be tried again).
+// Thread-safe, but for a Batch, which has one owner at a time; writes of one key from two threads
+// take effect in either order, so its caller sees to it that there is one at a time. Errors:
+// kDataLoss (checksum mismatch, missing or torn file; the message names folder, table and what
+// RocksDB said, which names the file), kResourceExhausted (no space: reads go on, a failed write
+// left no trace and may be tried again).
 class ColdStore {
  public:
   // Values to write, in the order of Put.
@@ -56,13 +58,15 @@ class ColdStore {
       uint32_t table, std::span<const uint64_t> keys,
       absl::FunctionRef<absl::Status(size_t, std::string_view)> found) const;
 
-  // Calls `row`(key, value) for all of a table, keys ascending. An error of `row` ends the call and
-  // is returned.
-  [[nodiscard]] absl::Status Scan(
-      uint32_t table, absl::FunctionRef<absl::Status(uint64_t, std::string_view)> row) const;
+  // Calls `row`(key, value) for all of a table from key `from` on, keys ascending, for at most
+  // `rows` rows. An error of `row` ends the call and is returned.
+  [[nodiscard]] absl::Status Scan(uint32_t table,
+                                  absl::FunctionRef<absl::Status(uint64_t, std::string_view)> row,
+                                  uint64_t from = 0, uint64_t rows = UINT64_MAX) const;
 
   [[nodiscard]] absl::Status Put(uint32_t table, uint64_t key, std::string_view value,
                                  Batch* batch) const;
+  [[nodiscard]] absl::Status Delete(uint32_t table, uint64_t key, Batch* batch) const;
   // All of `batch` or nothing; empties it either way.
   [[nodiscard]] absl::Status Write(Batch* batch);
 

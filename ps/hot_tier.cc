@@ -4,47 +4,39 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cstring>
-#include <functional>
-#include <new>
 
 namespace savior {
 namespace {
 
-// The largest power of two of rows that fits a chunk.
-uint32_t ChunkShift(size_t row_bytes, size_t chunk_bytes) {
-  const size_t rows = std::max<size_t>(chunk_bytes / (row_bytes + 1), 1);
-  return static_cast<uint32_t>(std::bit_width(rows)) - 1;
-}
+// Slots and rows that fit limits: 32 bits, less the index's +1.
+constexpr uint64_t kMaxRows = uint64_t{3} << 30;
+// Buckets that the hand looks at in one go.
+constexpr uint64_t kHandStep = 8;
+// Beyond the limit, for an owner who overruns (a full disk).
+constexpr uint64_t kSpareBytes = uint64_t{256} << 20;
 
 }  // namespace
 
-HotTier::HotTier(const RowLayout& layout, uint64_t limit_bytes, size_t chunk_bytes)
+HotTier::HotTier(const RowLayout& layout, uint64_t limit_bytes, uint64_t max_bytes)
     : layout_(layout),
-      chunk_shift_(ChunkShift(layout.bytes(), chunk_bytes)),
-      chunk_rows_(1u << chunk_shift_) {
-  Reindex(kMinIndex);
+      head_bytes_(layout.head_bytes()),
+      body_bytes_(layout.body_bytes()),
+      heads_((2 * max_bytes + kSpareBytes) / layout.bytes() * layout.head_bytes()),
+      bodies_((2 * max_bytes + kSpareBytes) / layout.bytes() * layout.body_bytes()) {
   SetLimit(limit_bytes);
 }
 
-uint64_t HotTier::IndexFor(uint64_t rows) {
-  return std::bit_ceil(std::max<uint64_t>((rows * 4 + 2) / 3, kMinIndex));
-}
-
 uint64_t HotTier::BytesFor(uint64_t rows) const {
-  const uint64_t chunks = (rows + chunk_rows_ - 1) / chunk_rows_;
-  return chunks * ChunkBytes() + IndexFor(rows) * sizeof(uint32_t);
-}
-
-uint64_t HotTier::bytes() const {
-  return chunks_.size() * ChunkBytes() + index_.size() * sizeof(uint32_t);
+  return Arena::Rounded(rows * head_bytes_) + Arena::Rounded(rows * body_bytes_) +
+         HotIndex::BytesFor(rows);
 }
 
 void HotTier::SetLimit(uint64_t limit_bytes) {
-  // BytesFor grows with rows: bisect. Slots and index entries are 32 bits.
+  limit_bytes_ = limit_bytes;
+  // BytesFor grows with rows: bisect.
   uint64_t fits = kMinCapacity;
-  uint64_t too_many = uint64_t{3} << 29;
+  uint64_t too_many = std::min(kMaxRows, limit_bytes / layout_.bytes() + kMinCapacity + 1);
   while (too_many - fits > 1) {
     const uint64_t middle = (fits + too_many) / 2;
     (BytesFor(middle) <= limit_bytes ? fits : too_many) = middle;
@@ -52,128 +44,151 @@ void HotTier::SetLimit(uint64_t limit_bytes) {
   capacity_ = static_cast<uint32_t>(fits);
 }
 
-void HotTier::Trim() {
-  const size_t needed = (uint64_t{size_} + chunk_rows_ - 1) / chunk_rows_;
-  if (needed < chunks_.size()) chunks_.resize(needed);
-  if (size_ <= capacity_ && IndexFor(capacity_) < index_.size()) Reindex(IndexFor(size_));
+void HotTier::PrefetchRow(uint32_t slot, Access access) const {
+  if (access == Access::kPeek) return;
+  const std::byte* const body = bodies_.data() + slot * body_bytes_;
+  // The first lines; the processor sees the pattern of the rest.
+  const size_t bytes =
+      std::min(access == Access::kUpdate ? body_bytes_ : layout_.dim() * sizeof(float), 4 * kLine);
+  for (size_t at = 0; at < bytes; at += kLine) __builtin_prefetch(body + at);
+  if (access != Access::kRead) __builtin_prefetch(heads_.data() + slot * head_bytes_);
 }
 
-uint32_t HotTier::Place(uint64_t key, uint64_t hash) const {
-  const uint32_t tag = Entry(hash, 0);
-  for (uint32_t place = Home(hash);; place = (place + 1) & mask_) {
-    const uint32_t entry = index_[place];
-    if (entry == kEmpty) return place;
-    if ((entry & ~mask_) == tag && KeyOf(entry & mask_) == key) return place;
-  }
-}
-
-uint32_t HotTier::Find(uint64_t key) const {
-  const uint32_t entry = index_[Place(key, Mix(key))];
-  return entry == kEmpty ? kNoSlot : entry & mask_;
-}
-
-void HotTier::Find(std::span<const uint64_t> keys, std::span<uint32_t> slots) const {
+void HotTier::Find(std::span<const uint64_t> keys, Access access, std::span<Place> places) const {
   // In groups: first all misses of the index are under way at once, then all of the rows.
   constexpr size_t kGroup = 32;
-  std::array<uint64_t, kGroup> hashes;
+  std::array<HotIndex::Bucket*, kGroup> homes;
   for (size_t begin = 0; begin < keys.size(); begin += kGroup) {
     const size_t n = std::min(kGroup, keys.size() - begin);
     for (size_t i = 0; i < n; ++i) {
-      hashes[i] = Mix(keys[begin + i]);
-      __builtin_prefetch(&index_[Home(hashes[i])]);
+      homes[i] = index_.Prefetch(HotIndex::HashOf(keys[begin + i]));
     }
     for (size_t i = 0; i < n; ++i) {
-      // Nearly always the first entry is the one.
-      const uint32_t entry = index_[Home(hashes[i])];
-      if (entry == kEmpty) continue;
-      const std::byte* const row = RowBytes(entry & mask_);
-      __builtin_prefetch(row);
-      __builtin_prefetch(row + 64);
-    }
-    for (size_t i = 0; i < n; ++i) {
-      const uint32_t entry = index_[Place(keys[begin + i], hashes[i])];
-      slots[begin + i] = entry == kEmpty ? kNoSlot : entry & mask_;
-    }
-  }
-}
-
-uint32_t HotTier::Insert(uint64_t key) {
-  CHECK_LT(size_, capacity_) << "no room: the owner makes it";
-  if (IndexFor(uint64_t{size_} + 1) > index_.size()) Reindex(IndexFor(uint64_t{size_} + 1));
-  if (size_ == chunks_.size() * chunk_rows_) {
-    // The marks and headers start their life here; the rest of a row is set by who inserts it.
-    chunks_.emplace_back(new (std::align_val_t{64}) std::byte[ChunkBytes()]);
-  }
-  const uint64_t hash = Mix(key);
-  const uint32_t place = Place(key, hash);
-  CHECK_EQ(index_[place], kEmpty) << "inserted twice";
-  const uint32_t slot = size_++;
-  index_[place] = Entry(hash, slot);
-  new (RowBytes(slot)) RowHeader{.key = key};
-  Marks(slot) = kOneUse;
-  return slot;
-}
-
-void HotTier::Erase(uint32_t slot) {
-  CHECK_LT(slot, size_);
-  const uint64_t key = KeyOf(slot);
-  uint32_t gap = Place(key, Mix(key));
-  // Backward shift: an entry behind the gap moves into it unless its home lies behind the gap too,
-  // so that no probe ends early and no tombstones pile up.
-  for (uint32_t next = (gap + 1) & mask_; index_[next] != kEmpty; next = (next + 1) & mask_) {
-    const uint32_t home = Home(Mix(KeyOf(index_[next] & mask_)));
-    if (((next - home) & mask_) >= ((next - gap) & mask_)) {
-      index_[gap] = index_[next];
-      gap = next;
+      const Place place = HotIndex::FindFrom(homes[i], keys[begin + i]);
+      places[begin + i] = place;
+      if (!place) continue;
+      PrefetchRow(place.slot(), access);
+      // Written only if it changes: most rows in use have all their uses already.
+      const uint32_t marks = place.marks();
+      if (access == Access::kUpdate) {
+        if ((marks & kDirty) == 0) place.SetMarks(marks | kDirty);
+      } else if (access != Access::kPeek && (marks & kUses) != kUses) {
+        place.SetMarks(marks + 1);
+      }
     }
   }
-  index_[gap] = kEmpty;
+}
 
-  const uint32_t last = size_ - 1;
-  if (slot != last) {
-    const uint64_t moved = KeyOf(last);
-    const uint64_t hash = Mix(moved);
-    index_[Place(moved, hash)] = Entry(hash, slot);
-    std::memcpy(RowBytes(slot), RowBytes(last), layout_.bytes());
-    Marks(slot) = Marks(last);
+HotTier::Place HotTier::Insert(uint64_t key) {
+  if (size() >= compact_to_) {
+    // The limit has risen again, or the owner overruns it: no memory goes for now.
+    free_.insert(free_.end(), free_behind_.begin(), free_behind_.end());
+    free_behind_.clear();
+    compact_to_ = kNoCompaction;
   }
-  size_ = last;
-}
-
-void HotTier::Reindex(uint64_t entries) {
-  index_.assign(entries, kEmpty);
-  mask_ = static_cast<uint32_t>(entries - 1);
-  for (uint32_t slot = 0; slot < size_; ++slot) {
-    const uint64_t hash = Mix(KeyOf(slot));
-    uint32_t place = Home(hash);
-    while (index_[place] != kEmpty) place = (place + 1) & mask_;
-    index_[place] = Entry(hash, slot);
+  uint32_t slot = used_;
+  if (!free_.empty()) {
+    slot = free_.back();
+    free_.pop_back();
+  } else {
+    ++used_;
+    heads_.Grow(used_ * head_bytes_);
+    bodies_.Grow(used_ * body_bytes_);
   }
+  return index_.Insert(key, slot, /*marks=*/1);
 }
 
-void HotTier::MarkUsed(uint32_t slot) {
-  uint8_t& marks = Marks(slot);
-  if ((marks & kUses) != kUses) marks = static_cast<uint8_t>(marks + kOneUse);
+void HotTier::Erase(const Place& place) {
+  const uint32_t slot = place.slot();
+  index_.Erase(place);
+  // kNoCompaction is above every slot.
+  (slot < compact_to_ ? free_ : free_behind_).push_back(slot);
 }
 
-std::vector<uint32_t> HotTier::PickVictims(uint32_t count) {
-  CHECK_LE(count, size_);
-  std::vector<uint32_t> victims;
+bool HotTier::Maintain(uint64_t buckets) {
+  if (index_.Maintain(buckets)) return true;
+  if (compact_to_ == kNoCompaction && size() <= capacity_ && capacity_ < used_ &&
+      bytes() > limit_bytes_) {
+    BeginCompaction();
+  }
+  if (compact_to_ == kNoCompaction) return false;
+  Compact(buckets);
+  return true;
+}
+
+void HotTier::BeginCompaction() {
+  compact_to_ = capacity_;
+  compact_hash_ = 0;
+  const auto behind =
+      std::partition(free_.begin(), free_.end(), [&](uint32_t slot) { return slot < compact_to_; });
+  free_behind_.assign(behind, free_.end());
+  free_.erase(behind, free_.end());
+}
+
+void HotTier::Compact(uint64_t buckets) {
+  const auto move = [this](const Place& place) {
+    if (place.slot() < compact_to_) return;
+    // There is one for each row behind: size() <= compact_to_ when it began, and rows that came
+    // since took their slots from the same list.
+    CHECK(!free_.empty());
+    const uint32_t slot = free_.back();
+    free_.pop_back();
+    free_behind_.push_back(place.slot());
+    std::memcpy(heads_.data() + slot * head_bytes_, heads_.data() + place.slot() * head_bytes_,
+                head_bytes_);
+    std::memcpy(bodies_.data() + slot * body_bytes_, bodies_.data() + place.slot() * body_bytes_,
+                body_bytes_);
+    place.bucket->slot_plus_1[place.lane] = slot + 1;
+  };
+  // Rows that erasures moved from behind the hand to before it wait for the next round.
+  index_.Walk(&compact_hash_, buckets, move);
+  if (RowsBehind() == 0) EndCompaction();
+}
+
+void HotTier::EndCompaction() {
+  used_ = compact_to_;
+  compact_to_ = kNoCompaction;
+  free_behind_.clear();
+  heads_.Shrink(used_ * head_bytes_);
+  bodies_.Shrink(used_ * body_bytes_);
+  index_.ShrinkTo(used_);
+}
+
+std::vector<HotTier::Victim> HotTier::PickVictims(uint32_t count) {
+  std::vector<Victim> victims;
   victims.reserve(count);
-  while (victims.size() < count) {
-    if (hand_ >= size_) hand_ = 0;
-    uint8_t& marks = Marks(hand_);
-    if ((marks & kUses) != 0) {
-      marks = static_cast<uint8_t>(marks - kOneUse);
-    } else if ((marks & kPicked) == 0) {
-      marks |= kPicked;  // more than one round may be needed
-      victims.push_back(hand_);
-    }
-    ++hand_;
+  std::vector<Place> picked;
+  // Four rounds take every use away, the fifth finds all who may go.
+  for (int rounds = 0; victims.size() < count && rounds <= 5;) {
+    index_.Walk(&hand_, kHandStep, [&](const Place& place) {
+      const uint32_t marks = place.marks();
+      if ((marks & (kHeld | kWriting | kPicked)) != 0 || victims.size() == count) return;
+      if ((marks & kUses) != 0) {
+        place.SetMarks(marks - 1);
+        return;
+      }
+      place.SetMarks(marks | kPicked);
+      picked.push_back(place);
+      victims.push_back({place.key(), (marks & kDirty) != 0});
+    });
+    if (hand_ == 0) ++rounds;
   }
-  for (const uint32_t slot : victims) Marks(slot) &= static_cast<uint8_t>(~kPicked);
-  std::sort(victims.begin(), victims.end(), std::greater<>());
+  for (const Place& place : picked) Unmark(place, kPicked);
   return victims;
+}
+
+std::vector<HotTier::Place> HotTier::DirtyAhead(uint32_t count, uint32_t span) const {
+  std::vector<Place> dirty;
+  uint32_t seen = 0;
+  uint64_t hash = hand_;
+  do {
+    index_.Walk(&hash, kHandStep, [&](const Place& place) {
+      ++seen;
+      const bool idle = (place.marks() & (kUses | kWriting | kHeld)) == 0;
+      if (idle && (place.marks() & kDirty) != 0 && dirty.size() < count) dirty.push_back(place);
+    });
+  } while (dirty.size() < count && seen < span && hash != 0);
+  return dirty;
 }
 
 }  // namespace savior

@@ -1,12 +1,10 @@
 // The rows of one table that are in RAM.
 //
-// Rows lie in slots 0 .. size()-1 of equal chunks, without gaps: erasing moves the last row into
-// the gap. An index of 4-byte entries (power of two, linear probing, at most 3/4 full) maps a key's
-// hash to its slot. As slots are fewer than index entries, the upper bits of an entry are free, and
-// hold a tag of the hash: a probe reads a row only if its tag fits, so a lookup costs one cache
-// miss in the index and one in the row.
+// An index (ps/hot_index.h) maps keys to slots; a slot has a head and a body (ps/row.h), in two
+// arrays that grow in place. Freed slots are used again, the lowest memory is never given up for
+// them; when the limit falls, rows behind it move into free slots, a few at a time.
 //
-// Overhead per row: index 5.3 to 10.7 B, key 8 B, marks 1 B, padding to 16 B.
+// Overhead per row: 16 to 22.4 B, all of it the index's, which holds the key.
 //
 // Replacement is CLOCK with counts (GCLOCK): a use adds one up to 3, the hand takes one off, who
 // has none goes. A victim is only named here; its owner writes it back if it is dirty, and erases
@@ -15,11 +13,11 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <vector>
 
-#include "common/random.h"
+#include "ps/arena.h"
+#include "ps/hot_index.h"
 #include "ps/row.h"
 
 namespace savior {
@@ -27,99 +25,112 @@ namespace savior {
 // Single-threaded.
 class HotTier {
  public:
-  static constexpr uint32_t kNoSlot = 0xffffffff;
+  using Place = HotIndex::Place;
+
   // Room that there always is, however small the limit: whoever brings up a batch does so in slices
   // of at most this.
   static constexpr uint32_t kMinCapacity = 16;
-  // Large enough that the chunks' own list stays in the cache.
-  static constexpr size_t kMaxChunkBytes = size_t{256} << 10;
 
-  // Holds at most `limit_bytes` of RAM, or kMinCapacity rows if that is more. Chunks are at most
-  // `chunk_bytes`.
-  HotTier(const RowLayout& layout, uint64_t limit_bytes, size_t chunk_bytes = kMaxChunkBytes);
+  enum class Access {
+    kPeek,     // leaves no mark
+    kRead,     // counts as a use; brings the weights to the cache
+    kReadAll,  // the same, and the head
+    kUpdate,   // makes the row dirty
+  };
+
+  // marks := uses:2 dirty:1 held:1 writing:1 picked:1
+  static constexpr uint32_t kUses = 3;
+  static constexpr uint32_t kDirty = 4;
+  static constexpr uint32_t kHeld = 8;      // wanted soon: not a victim
+  static constexpr uint32_t kWriting = 16;  // being written to the cold store: not yet a victim
+  static constexpr uint32_t kPicked = 32;   // a victim of the picking under way
+
+  struct Victim {
+    uint64_t key = 0;
+    bool dirty = false;
+  };
+
+  // Holds at most `limit_bytes` of RAM, or kMinCapacity rows if that is more. Later limits are at
+  // most `max_bytes`; address space is set aside for twice as much, for an owner who may overrun.
+  HotTier(const RowLayout& layout, uint64_t limit_bytes, uint64_t max_bytes);
   HotTier(const HotTier&) = delete;
   HotTier& operator=(const HotTier&) = delete;
 
-  uint32_t size() const { return size_; }
-  // Rows that fit the limit.
+  uint32_t size() const { return static_cast<uint32_t>(index_.size()); }
+  // Rows that fit the limit. Nothing stops the owner from inserting more.
   uint32_t capacity() const { return capacity_; }
-  // RAM held: chunks and index.
-  uint64_t bytes() const;
-
-  // A lower limit takes effect as the owner erases rows; Trim then gives memory back.
-  void SetLimit(uint64_t limit_bytes);
-  void Trim();
-
-  // slots[i] = the slot of keys[i] or kNoSlot. A slot is valid until the next Insert or Erase.
-  void Find(std::span<const uint64_t> keys, std::span<uint32_t> slots) const;
-  uint32_t Find(uint64_t key) const;
-
-  // Adds `key`, which is not there, with its row's memory unset but for the key; returns its slot.
-  // There must be room: size() < capacity().
-  uint32_t Insert(uint64_t key);
-  void Erase(uint32_t slot);
-
-  RowRef Row(uint32_t slot) const { return layout_.At(RowBytes(slot)); }
-
-  void MarkUsed(uint32_t slot);
-  bool IsDirty(uint32_t slot) const { return (Marks(slot) & kDirty) != 0; }
-  void MarkDirty(uint32_t slot) { Marks(slot) |= kDirty; }
-  void MarkClean(uint32_t slot) { Marks(slot) &= static_cast<uint8_t>(~kDirty); }
-
-  // The next `count` rows to go, as slots in descending order: erased in this order, the slots yet
-  // to come stay valid. count <= size().
-  std::vector<uint32_t> PickVictims(uint32_t count);
-
+  // RAM held.
+  uint64_t bytes() const { return heads_.bytes() + bodies_.bytes() + index_.bytes(); }
   // RAM that `rows` rows need.
   uint64_t BytesFor(uint64_t rows) const;
 
+  // A lower limit takes effect as the owner erases rows; Maintain then gives memory back.
+  void SetLimit(uint64_t limit_bytes);
+  // Some microseconds' worth of work, per 64 buckets, on a change of size. False: there was none.
+  bool Maintain(uint64_t buckets);
+
+  // places[i] = where keys[i] is, if it is. The rows' memory is under way to the cache then.
+  void Find(std::span<const uint64_t> keys, Access access, std::span<Place> places) const;
+  Place Find(uint64_t key) const { return index_.Find(key); }
+
+  // Adds `key`, which is not there, with its row's memory unset; its marks are one use. Places
+  // found before are void then, as after Erase and Maintain; slots and rows stay where they are.
+  Place Insert(uint64_t key);
+  void Erase(const Place& place);
+
+  RowRef Row(uint32_t slot) const {
+    return layout_.At(heads_.data() + slot * head_bytes_, bodies_.data() + slot * body_bytes_);
+  }
+  RowRef Row(const Place& place) const { return Row(place.slot()); }
+  static void Mark(const Place& place, uint32_t mark) { place.SetMarks(place.marks() | mark); }
+  static void Unmark(const Place& place, uint32_t mark) { place.SetMarks(place.marks() & ~mark); }
+
+  // The next `count` rows to go; fewer if all others are held or being written.
+  std::vector<Victim> PickVictims(uint32_t count);
+  // Up to `count` dirty rows that the hand will find without uses in its next `span` rows.
+  std::vector<Place> DirtyAhead(uint32_t count, uint32_t span) const;
+
+  // All rows in no order of meaning; visit: void(const Place&), which may change marks.
+  template <typename Visit>
+  void ForEach(Visit visit) const {
+    uint64_t hash = 0;
+    do {
+      index_.Walk(&hash, UINT64_MAX, visit);
+    } while (hash != 0);
+  }
+  // As ForEach, for `buckets` buckets from `*hash` on, which it moves on; 0 after the last.
+  template <typename Visit>
+  void Walk(uint64_t* hash, uint64_t buckets, Visit visit) const {
+    index_.Walk(hash, buckets, visit);
+  }
+
  private:
-  static constexpr uint32_t kEmpty = 0xffffffff;  // no entry: slot bits all ones are never a slot
-  static constexpr uint32_t kMinIndex = 32;
-  // marks := dirty:1 uses:2 picked:1
-  static constexpr uint8_t kDirty = 1;
-  static constexpr uint8_t kOneUse = 2;
-  static constexpr uint8_t kUses = 6;
-  static constexpr uint8_t kPicked = 8;
+  static constexpr uint32_t kNoCompaction = 0xffffffff;
+  static constexpr size_t kLine = 64;
 
-  struct AlignedDelete {
-    void operator()(std::byte* chunk) const { ::operator delete[](chunk, std::align_val_t{64}); }
-  };
-  // rows [chunk_rows_][layout_.bytes()], then marks [chunk_rows_].
-  using Chunk = std::unique_ptr<std::byte[], AlignedDelete>;
-
-  std::byte* RowBytes(uint32_t slot) const {
-    return chunks_[slot >> chunk_shift_].get() + (slot & (chunk_rows_ - 1)) * layout_.bytes();
-  }
-  uint8_t& Marks(uint32_t slot) const {
-    std::byte* const marks =
-        chunks_[slot >> chunk_shift_].get() + size_t{chunk_rows_} * layout_.bytes();
-    return *reinterpret_cast<uint8_t*>(marks + (slot & (chunk_rows_ - 1)));
-  }
-  uint64_t KeyOf(uint32_t slot) const { return Row(slot).header.key; }
-  size_t ChunkBytes() const { return size_t{chunk_rows_} * (layout_.bytes() + 1); }
-
-  // Index entries for `rows` rows.
-  static uint64_t IndexFor(uint64_t rows);
-  // A hash's first place in the index, and its entry for `slot`.
-  uint32_t Home(uint64_t hash) const { return static_cast<uint32_t>(hash) & mask_; }
-  uint32_t Entry(uint64_t hash, uint32_t slot) const {
-    return (static_cast<uint32_t>(hash >> 32) & ~mask_) | slot;
-  }
-  // The place of `key`, or of the empty entry that ends its probe.
-  uint32_t Place(uint64_t key, uint64_t hash) const;
-  void Reindex(uint64_t entries);
+  void PrefetchRow(uint32_t slot, Access access) const;
+  // Rows in slots >= compact_to_, while compacting.
+  uint64_t RowsBehind() const { return size() + free_.size() - compact_to_; }
+  void BeginCompaction();
+  void Compact(uint64_t buckets);
+  void EndCompaction();
 
   const RowLayout layout_;
-  const uint32_t chunk_shift_;
-  const uint32_t chunk_rows_;
+  const size_t head_bytes_;
+  const size_t body_bytes_;
 
-  std::vector<Chunk> chunks_;
-  std::vector<uint32_t> index_;  // slot in the mask_ bits, tag above
-  uint32_t mask_ = 0;            // index_.size() - 1
-  uint32_t size_ = 0;
+  HotIndex index_;
+  Arena heads_;
+  Arena bodies_;
+  uint32_t used_ = 0;  // slots below this have been given out
+  // Slots below used_ and compact_to_ without a row, and those from compact_to_ on.
+  std::vector<uint32_t> free_;
+  std::vector<uint32_t> free_behind_;
+  uint32_t compact_to_ = kNoCompaction;  // while compacting rows leave the slots from here on
+  uint64_t compact_hash_ = 0;
+  uint64_t limit_bytes_ = 0;
   uint32_t capacity_ = 0;
-  uint32_t hand_ = 0;
+  uint64_t hand_ = 0;  // a hash
 };
 
 }  // namespace savior

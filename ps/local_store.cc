@@ -27,6 +27,9 @@ constexpr uint32_t kMaxShards = 1024;
 // Rows of a pull between two looks at whether its caller still waits.
 constexpr size_t kPullSlice = 4096;
 
+// Until a shard whose disk is full is asked again.
+constexpr std::chrono::milliseconds kAgainWhenFull{50};
+
 // The largest magnitude's bits, NaN above infinity. An integer maximum vectorises, a search with an
 // exit does not.
 uint32_t LargestBits(std::span<const float> values) {
@@ -206,18 +209,39 @@ absl::Status LocalStore::RunOn(std::span<const uint32_t> shards, Deadline deadli
   return call->Wait(deadline);
 }
 
-template <typename PieceWork>
-absl::Status LocalStore::RunPieces(std::span<const TableKeys> requests, Deadline deadline,
-                                   PieceWork work) {
-  const Partition partition(requests, bucket_map_, options_.shards);
+std::vector<uint32_t> LocalStore::Owners(const Partition& partition) const {
   std::vector<uint32_t> shards;
   for (uint32_t s = 0; s < options_.shards; ++s) {
     if (!partition.Of(s).empty()) shards.push_back(s);
   }
-  return RunOn(shards, deadline, [&](uint32_t s, Shard& shard, const Call& call) {
-    for (const Piece& piece : partition.Of(s)) SAVIOR_RETURN_IF_ERROR(work(shard, piece, call));
-    return absl::OkStatus();
-  });
+  return shards;
+}
+
+template <typename ShardWrite>
+absl::Status LocalStore::Write(std::span<const TableKeys> requests, Deadline deadline,
+                               ShardWrite write) {
+  const Partition partition(requests, bucket_map_, options_.shards);
+  std::vector<uint32_t> shards = Owners(partition);
+  while (true) {
+    std::mutex mutex;  // of the next two
+    std::vector<uint32_t> full;
+    absl::Status why;
+    SAVIOR_RETURN_IF_ERROR(RunOn(shards, deadline, [&](uint32_t s, Shard& shard, const Call&) {
+      std::vector<WritePart> parts;
+      for (const Piece& piece : partition.Of(s)) parts.push_back({piece.table, piece.selection});
+      absl::Status status = write(shard, parts, partition.Of(s));
+      if (!absl::IsResourceExhausted(status)) return status;
+      const std::lock_guard lock(mutex);
+      full.push_back(s);
+      why = std::move(status);
+      return absl::OkStatus();
+    }));
+    if (full.empty()) return absl::OkStatus();
+    // These shards have applied nothing, the others all of it: the write waits for disk space.
+    if (SteadyClock::now() + kAgainWhenFull >= deadline) return why;
+    std::this_thread::sleep_for(kAgainWhenFull);
+    shards = std::move(full);
+  }
 }
 
 absl::Status LocalStore::Pull(std::span<const TablePull> pulls, Deadline deadline) {
@@ -232,18 +256,22 @@ absl::Status LocalStore::Pull(std::span<const TablePull> pulls, Deadline deadlin
     }
     requests.push_back({pull.table, pull.keys});
   }
-  return RunPieces(requests, deadline, [&](Shard& shard, const Piece& piece, const Call& call) {
-    const TablePull& pull = pulls[piece.request];
-    uint32_t* const updates = pull.updates.empty() ? nullptr : pull.updates.data();
-    const size_t n = piece.selection.keys.size();
-    for (size_t begin = 0; begin < n; begin += kPullSlice) {
-      if (call.abandoned()) return Expired();
-      SAVIOR_RETURN_IF_ERROR(
-          shard.Pull(piece.table, piece.selection.Slice(begin, std::min(kPullSlice, n - begin)),
-                     pull.rows.data(), updates));
-    }
-    return absl::OkStatus();
-  });
+  const Partition partition(requests, bucket_map_, options_.shards);
+  return RunOn(Owners(partition), deadline,
+               [&](uint32_t s, Shard& shard, const Call& call) -> absl::Status {
+                 for (const Piece& piece : partition.Of(s)) {
+                   const TablePull& pull = pulls[piece.request];
+                   uint32_t* const updates = pull.updates.empty() ? nullptr : pull.updates.data();
+                   const size_t n = piece.selection.keys.size();
+                   for (size_t begin = 0; begin < n; begin += kPullSlice) {
+                     if (call.abandoned()) return Expired();
+                     SAVIOR_RETURN_IF_ERROR(shard.Pull(
+                         piece.table, piece.selection.Slice(begin, std::min(kPullSlice, n - begin)),
+                         pull.rows.data(), updates));
+                   }
+                 }
+                 return absl::OkStatus();
+               });
 }
 
 absl::Status LocalStore::Push(int64_t step, std::span<const TablePush> pushes, Deadline deadline) {
@@ -263,9 +291,13 @@ absl::Status LocalStore::Push(int64_t step, std::span<const TablePush> pushes, D
         CheckValues(spec, push.keys, push.grads, std::numeric_limits<float>::max()));
     requests.push_back({push.table, push.keys});
   }
-  return RunPieces(requests, deadline, [&](Shard& shard, const Piece& piece, const Call&) {
-    return shard.Push(piece.table, step, piece.selection, pushes[piece.request].grads.data());
-  });
+  return Write(requests, deadline,
+               [&](Shard& shard, std::span<WritePart> parts, std::span<const Piece> pieces) {
+                 for (size_t p = 0; p < parts.size(); ++p) {
+                   parts[p].values = pushes[pieces[p].request].grads.data();
+                 }
+                 return shard.Push(step, parts);
+               });
 }
 
 absl::Status LocalStore::Put(std::span<const TablePut> puts, Deadline deadline) {
@@ -283,9 +315,13 @@ absl::Status LocalStore::Put(std::span<const TablePut> puts, Deadline deadline) 
     SAVIOR_RETURN_IF_ERROR(CheckValues(spec, put.keys, put.rows, max));
     requests.push_back({put.table, put.keys});
   }
-  return RunPieces(requests, deadline, [&](Shard& shard, const Piece& piece, const Call&) {
-    return shard.Put(piece.table, piece.selection, puts[piece.request].rows.data());
-  });
+  return Write(requests, deadline,
+               [&](Shard& shard, std::span<WritePart> parts, std::span<const Piece> pieces) {
+                 for (size_t p = 0; p < parts.size(); ++p) {
+                   parts[p].values = puts[pieces[p].request].rows.data();
+                 }
+                 return shard.Put(parts);
+               });
 }
 
 absl::Status LocalStore::Hint(int64_t step, std::span<const TableKeys> keys) {

@@ -81,9 +81,12 @@ class LocalStore final : public EmbeddingStore {
   // what outlives this call of RunOn.
   template <typename ShardWork>
   absl::Status RunOn(std::span<const uint32_t> shards, Deadline deadline, ShardWork work);
-  // Runs work(shard, piece, call) for the pieces of `requests`.
-  template <typename PieceWork>
-  absl::Status RunPieces(std::span<const TableKeys> requests, Deadline deadline, PieceWork work);
+  // Shards that have a part of a request.
+  std::vector<uint32_t> Owners(const Partition& partition) const;
+  // Runs write(shard, parts without values, their pieces) on the shards that own `requests`, and
+  // again where the disk is full, until the deadline.
+  template <typename ShardWrite>
+  absl::Status Write(std::span<const TableKeys> requests, Deadline deadline, ShardWrite write);
 
   const LocalStoreOptions options_;
   const std::unique_ptr<FileLock> lock_;

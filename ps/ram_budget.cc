@@ -41,4 +41,29 @@ std::vector<uint64_t> DivideBudget(uint64_t budget, std::span<const TableDemand>
   return parts;
 }
 
+std::vector<uint64_t> Approach(std::span<const uint64_t> limits, std::span<const uint64_t> held,
+                               std::span<const uint64_t> goals) {
+  std::vector<uint64_t> next(goals.begin(), goals.end());
+  uint64_t owed = 0;    // what those that give way still hold beyond their goals
+  uint64_t wanted = 0;  // by the others, beyond their limits
+  for (size_t t = 0; t < goals.size(); ++t) {
+    if (goals[t] < limits[t]) {
+      if (limits[t] - goals[t] < limits[t] / 64) next[t] = limits[t];
+      const uint64_t step = std::max<uint64_t>(held[t] / 16, uint64_t{256} << 10);
+      next[t] = std::max(next[t], std::min(limits[t], held[t] - std::min(held[t], step)));
+      owed += std::max(next[t], held[t]) - std::min(goals[t], std::max(next[t], held[t]));
+    } else {
+      wanted += goals[t] - limits[t];
+    }
+  }
+  if (owed == 0) return next;
+  for (size_t t = 0; t < goals.size(); ++t) {
+    if (goals[t] < limits[t] || wanted == 0) continue;
+    const double part = static_cast<double>(goals[t] - limits[t]) / static_cast<double>(wanted);
+    const auto less = static_cast<uint64_t>(part * static_cast<double>(owed)) + 1;
+    next[t] = limits[t] + (goals[t] - limits[t]) - std::min(goals[t] - limits[t], less);
+  }
+  return next;
+}
+
 }  // namespace savior

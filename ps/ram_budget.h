@@ -22,4 +22,12 @@ struct TableDemand {
 // grow. Pure.
 std::vector<uint64_t> DivideBudget(uint64_t budget, std::span<const TableDemand> demands);
 
+// The limits after one step from `limits` [t] towards `goals` [t], of tables that hold `held` [t]
+// bytes. A table that must give way does so by a sixteenth at a time, since its dirty rows have to
+// be written; the others get what is really free, in proportion. So the sum of what is held and
+// what may be filled stays within that of the goals and limits, and no request waits for a large
+// table to shrink. Changes below 1/64 are left out. Pure.
+std::vector<uint64_t> Approach(std::span<const uint64_t> limits, std::span<const uint64_t> held,
+                               std::span<const uint64_t> goals);
+
 }  // namespace savior

@@ -28,10 +28,25 @@ static_assert(sizeof(StoredHeader) == 16, "no padding: the struct is the format"
 static_assert(2 * 512 <= UINT16_MAX, "Adam's state of the widest row fits `state`");
 
 constexpr size_t WeightBytes(StoreDtype dtype) {
-  return dtype == StoreDtype::kFloat16 ? sizeof(uint16_t) : sizeof(float);
+  return dtype == StoreDtype::kFloat32 ? sizeof(float) : sizeof(uint16_t);
 }
 
-constexpr size_t RoundUpTo16(size_t bytes) { return (bytes + 15) / 16 * 16; }
+// weights [dim], which the dtype can represent, to `out` and back.
+template <uint16_t (*kNarrow)(float)>
+void WriteNarrow(const float* weights, uint32_t dim, char* out) {
+  for (uint32_t i = 0; i < dim; ++i) {
+    const uint16_t narrow = kNarrow(weights[i]);
+    std::memcpy(out + i * sizeof(narrow), &narrow, sizeof(narrow));
+  }
+}
+template <float (*kWiden)(uint16_t)>
+void ReadNarrow(const char* in, uint32_t dim, float* weights) {
+  for (uint32_t i = 0; i < dim; ++i) {
+    uint16_t narrow = 0;
+    std::memcpy(&narrow, in + i * sizeof(narrow), sizeof(narrow));
+    weights[i] = kWiden(narrow);
+  }
+}
 
 }  // namespace
 
@@ -39,7 +54,8 @@ RowLayout::RowLayout(const TableSpec& spec)
     : dim_(spec.dim),
       state_floats_(StateFloats(spec.optimizer.kind, spec.dim)),
       dtype_(spec.dtype),
-      bytes_(RoundUpTo16(sizeof(RowHeader) + sizeof(float) * (dim_ + state_floats_))) {}
+      head_bytes_(sizeof(RowHead) + (state_floats_ == 1 ? sizeof(float) : 0)),
+      body_bytes_(sizeof(float) * (dim_ + (state_floats_ == 1 ? 0 : state_floats_))) {}
 
 size_t RowLayout::stored_bytes() const {
   return sizeof(StoredHeader) + dim_ * WeightBytes(dtype_) + state_floats_ * sizeof(float);
@@ -49,19 +65,22 @@ void RowLayout::Encode(const RowRef& row, std::string* stored) const {
   const StoredHeader header{.dtype = static_cast<uint8_t>(dtype_),
                             .dim = static_cast<uint16_t>(dim_),
                             .state = static_cast<uint16_t>(state_floats_),
-                            .updates = row.header.updates,
-                            .last_step = row.header.last_step};
+                            .updates = row.head.updates,
+                            .last_step = row.head.last_step};
   stored->resize(stored_bytes());
   char* out = stored->data();
   std::memcpy(out, &header, sizeof(header));
   out += sizeof(header);
-  if (dtype_ == StoreDtype::kFloat16) {
-    for (uint32_t i = 0; i < dim_; ++i) {
-      const uint16_t half = HalfOf(row.weights[i]);
-      std::memcpy(out + i * sizeof(half), &half, sizeof(half));
-    }
-  } else {
-    std::memcpy(out, row.weights, dim_ * sizeof(float));
+  switch (dtype_) {
+    case StoreDtype::kFloat32:
+      std::memcpy(out, row.weights, dim_ * sizeof(float));
+      break;
+    case StoreDtype::kFloat16:
+      WriteNarrow<HalfOf>(row.weights, dim_, out);
+      break;
+    case StoreDtype::kBfloat16:
+      WriteNarrow<BfloatOf>(row.weights, dim_, out);
+      break;
   }
   out += dim_ * WeightBytes(dtype_);
   std::memcpy(out, row.state, state_floats_ * sizeof(float));
@@ -81,17 +100,19 @@ absl::Status RowLayout::Decode(std::string_view stored, const RowRef& row) const
         int{header.dim}, ", state ", int{header.state}, "; want version ", int{kVersion},
         ", dtype ", static_cast<int>(dtype_), ", dim ", dim_, ", state ", state_floats_));
   }
-  row.header.updates = header.updates;
-  row.header.last_step = header.last_step;
+  row.head.updates = header.updates;
+  row.head.last_step = header.last_step;
   const char* in = stored.data() + sizeof(header);
-  if (dtype_ == StoreDtype::kFloat16) {
-    for (uint32_t i = 0; i < dim_; ++i) {
-      uint16_t half = 0;
-      std::memcpy(&half, in + i * sizeof(half), sizeof(half));
-      row.weights[i] = FloatOfHalf(half);
-    }
-  } else {
-    std::memcpy(row.weights, in, dim_ * sizeof(float));
+  switch (dtype_) {
+    case StoreDtype::kFloat32:
+      std::memcpy(row.weights, in, dim_ * sizeof(float));
+      break;
+    case StoreDtype::kFloat16:
+      ReadNarrow<FloatOfHalf>(in, dim_, row.weights);
+      break;
+    case StoreDtype::kBfloat16:
+      ReadNarrow<FloatOfBfloat>(in, dim_, row.weights);
+      break;
   }
   in += dim_ * WeightBytes(dtype_);
   std::memcpy(row.state, in, state_floats_ * sizeof(float));

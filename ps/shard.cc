@@ -2,6 +2,7 @@
 
 #include <absl/strings/str_cat.h>
 
+#include <chrono>
 #include <optional>
 #include <string>
 #include <utility>
@@ -15,6 +16,9 @@ namespace {
 // Requests between two divisions of the RAM: often enough to follow a table that grows, seldom
 // enough not to matter.
 constexpr uint64_t kDivideEvery = 64;
+
+// Until the next try to write ahead of need; pushes try on their own.
+constexpr std::chrono::milliseconds kAfterFullDisk{100};
 
 }  // namespace
 
@@ -31,15 +35,25 @@ absl::StatusOr<std::unique_ptr<Shard>> Shard::Open(const ShardOptions& options) 
   }
   std::unique_ptr<Shard> shard(new Shard(options, std::move(cold)));
   for (uint32_t t = 0; t < options.tables.size(); ++t) {
-    shard->tables_.push_back(
-        std::make_unique<Table>(options.tables[t], t, options.seed, rows[t], shard->cold_.get(),
-                                options.ram_budget_bytes / options.tables.size()));
+    shard->tables_.push_back(std::make_unique<Table>(
+        options.tables[t], t, options.seed, rows[t], shard->cold_.get(),
+        options.ram_budget_bytes / options.tables.size(), options.ram_budget_bytes));
   }
   return shard;
 }
 
 Shard::Shard(const ShardOptions& options, std::unique_ptr<ColdStore> cold)
-    : options_(options), cold_(std::move(cold)) {}
+    : options_(options), cold_(std::move(cold)) {
+  cold_thread_ = std::make_unique<ColdThread>(cold_.get(), [this] {
+    const std::lock_guard lock(wake_mutex_);
+    if (wake_) wake_();
+  });
+}
+
+void Shard::SetWake(std::function<void()> wake) {
+  const std::lock_guard lock(wake_mutex_);
+  wake_ = std::move(wake);
+}
 
 absl::Status Shard::Remember(absl::Status status, bool fatal) {
   if (status.ok()) return status;
@@ -55,42 +69,114 @@ absl::Status Shard::AlreadyFailed() const {
 absl::Status Shard::DivideRam() {
   if (++requests_ % kDivideEvery != 0 || tables_.size() < 2) return absl::OkStatus();
   std::vector<TableDemand> demands;
-  demands.reserve(tables_.size());
-  for (const auto& table : tables_) demands.push_back(table->Demand());
-  const std::vector<uint64_t> parts = DivideBudget(options_.ram_budget_bytes, demands);
+  std::vector<uint64_t> limits;
+  for (const auto& table : tables_) {
+    demands.push_back(table->Demand());
+    limits.push_back(table->limit_bytes());
+  }
+  std::vector<uint64_t> held;
+  for (const auto& table : tables_) held.push_back(table->Stats().hot_bytes);
+  const std::vector<uint64_t> next =
+      Approach(limits, held, DivideBudget(options_.ram_budget_bytes, demands));
   for (size_t t = 0; t < tables_.size(); ++t) {
-    absl::Status status = tables_[t]->SetLimit(parts[t]);
+    if (next[t] == limits[t]) continue;
+    absl::Status status = tables_[t]->SetLimit(next[t]);
     // On a full disk the table stays as large as it is, and gives way at a later division.
     if (!status.ok() && !absl::IsResourceExhausted(status)) return status;
   }
   return absl::OkStatus();
 }
 
+absl::Status Shard::TakeIn(ColdJob job) {
+  if (auto* const read = std::get_if<ColdRead>(&job)) {
+    return Remember(tables_[read->table]->FinishRead(*read), false);
+  }
+  const auto& write = std::get<ColdWrite>(job);
+  if (absl::IsResourceExhausted(write.status)) clean_after_ = DeadlineIn(kAfterFullDisk);
+  return Remember(tables_[write.table]->FinishWrite(write), false);
+}
+
+absl::Status Shard::Begin() {
+  while (std::optional<ColdJob> job = cold_thread_->TakeDone()) {
+    SAVIOR_RETURN_IF_ERROR(TakeIn(*std::move(job)));
+  }
+  return AlreadyFailed();
+}
+
+absl::Status Shard::Quiesce() {
+  while (std::optional<ColdJob> job = cold_thread_->WaitDone()) {
+    SAVIOR_RETURN_IF_ERROR(TakeIn(*std::move(job)));
+  }
+  return AlreadyFailed();
+}
+
+absl::Status Shard::CleanAhead() {
+  if (clean_after_ != SteadyClock::time_point() && SteadyClock::now() < clean_after_) {
+    return absl::OkStatus();
+  }
+  clean_after_ = {};
+  for (const auto& table : tables_) {
+    SAVIOR_ASSIGN_OR_RETURN(std::optional<ColdWrite> write, table->CleanAhead());
+    if (write.has_value()) cold_thread_->Post(*std::move(write));
+  }
+  return absl::OkStatus();
+}
+
+bool Shard::Tend() {
+  // An error ends the shard, and the next request says so.
+  if (!Begin().ok() || !Remember(CleanAhead(), true).ok()) return false;
+  bool more = false;
+  for (const auto& table : tables_) more |= table->Maintain();
+  return more;
+}
+
 absl::Status Shard::Pull(uint32_t table, const RowSelection& selection, float* rows,
                          uint32_t* updates) {
-  SAVIOR_RETURN_IF_ERROR(AlreadyFailed());
+  SAVIOR_RETURN_IF_ERROR(Begin());
   SAVIOR_RETURN_IF_ERROR(Remember(tables_[table]->Pull(selection, rows, updates), false));
   return Remember(DivideRam(), false);
 }
 
-absl::Status Shard::Push(uint32_t table, int64_t step, const RowSelection& selection,
-                         const float* grads) {
-  SAVIOR_RETURN_IF_ERROR(AlreadyFailed());
-  return Remember(tables_[table]->Push(step, selection, grads), true);
+absl::Status Shard::PrepareToWrite(std::span<const WritePart> parts) {
+  SAVIOR_RETURN_IF_ERROR(Begin());
+  for (const WritePart& part : parts) {
+    SAVIOR_RETURN_IF_ERROR(Remember(tables_[part.table]->PrepareToWrite(), false));
+  }
+  return absl::OkStatus();
 }
 
-absl::Status Shard::Put(uint32_t table, const RowSelection& selection, const float* rows) {
-  SAVIOR_RETURN_IF_ERROR(AlreadyFailed());
-  return Remember(tables_[table]->Put(selection, rows), false);
+absl::Status Shard::Push(int64_t step, std::span<const WritePart> parts) {
+  SAVIOR_RETURN_IF_ERROR(PrepareToWrite(parts));
+  for (const WritePart& part : parts) {
+    SAVIOR_RETURN_IF_ERROR(
+        Remember(tables_[part.table]->Push(step, part.selection, part.values), true));
+  }
+  return Remember(CleanAhead(), true);
 }
 
-absl::Status Shard::BringUp(uint32_t table, std::span<const uint64_t> keys) {
-  SAVIOR_RETURN_IF_ERROR(AlreadyFailed());
-  return Remember(tables_[table]->BringUp(keys), false);
+absl::Status Shard::Put(std::span<const WritePart> parts) {
+  SAVIOR_RETURN_IF_ERROR(PrepareToWrite(parts));
+  for (const WritePart& part : parts) {
+    SAVIOR_RETURN_IF_ERROR(Remember(tables_[part.table]->Put(part.selection, part.values), false));
+  }
+  return Remember(CleanAhead(), true);
+}
+
+absl::Status Shard::Hint(uint32_t table, int64_t step, std::span<const uint64_t> keys) {
+  SAVIOR_RETURN_IF_ERROR(Begin());
+  std::optional<ColdRead> read = tables_[table]->Hint(step, keys);
+  if (read.has_value()) cold_thread_->Post(*std::move(read));
+  return absl::OkStatus();
+}
+
+absl::Status Shard::CancelHints(int64_t from_step) {
+  SAVIOR_RETURN_IF_ERROR(Begin());
+  for (const auto& table : tables_) table->CancelHints(from_step);
+  return absl::OkStatus();
 }
 
 absl::Status Shard::ForEachRow(uint32_t table, RowVisitor visit) {
-  SAVIOR_RETURN_IF_ERROR(AlreadyFailed());
+  SAVIOR_RETURN_IF_ERROR(Quiesce());
   // The visitor's own errors are not the shard's.
   absl::Status visitor;
   const absl::Status status = tables_[table]->ForEachRow([&](const StoredRow& row) {
@@ -101,7 +187,7 @@ absl::Status Shard::ForEachRow(uint32_t table, RowVisitor visit) {
 }
 
 absl::Status Shard::Checkpoint(const std::filesystem::path& folder) {
-  SAVIOR_RETURN_IF_ERROR(AlreadyFailed());
+  SAVIOR_RETURN_IF_ERROR(Quiesce());
   std::vector<uint64_t> rows;
   for (const auto& table : tables_) {
     SAVIOR_RETURN_IF_ERROR(Remember(table->WriteBack(), false));
@@ -124,6 +210,11 @@ void Shard::AddStats(std::span<TableStats> stats) const {
     stats[t].hot_hits += mine.hot_hits;
     stats[t].missing += mine.missing;
     stats[t].written_back += mine.written_back;
+    stats[t].hinted += mine.hinted;
+    stats[t].admitted += mine.admitted;
+    stats[t].refused += mine.refused;
+    stats[t].evicted += mine.evicted;
+    stats[t].skipped += mine.skipped;
   }
 }
 

@@ -3,13 +3,17 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <vector>
 
+#include "common/clock.h"
 #include "common/status.h"
 #include "common/store.h"
 #include "ps/cold_store.h"
+#include "ps/cold_thread.h"
 #include "ps/table.h"
 
 namespace savior {
@@ -23,20 +27,41 @@ struct ShardOptions {
   std::filesystem::path folder;  // the live database: empty, or as ps/restore.h left it
 };
 
-// Single-threaded: one thread owns it. After kDataLoss of any call, or any error of Push (some rows
-// may be updated, others not), the shard has failed: it serves nothing any more, and every call
-// returns that error again. Rather no answer than a wrong one.
+// Rows of one table that a request brings.
+struct WritePart {
+  uint32_t table = 0;
+  RowSelection selection;
+  const float* values = nullptr;  // gradients of a push, rows of a put
+};
+
+// Single-threaded: one thread owns it. A second thread of its own reads hinted rows and writes rows
+// that are about to leave RAM; its results are taken in at the start of each call, and by Tend.
+//
+// A full disk is no failure: reads go on, and Push and Put return kResourceExhausted before they
+// have applied anything, so that they may be tried again. After kDataLoss of any call, or any error
+// of Push (some rows may be updated, others not), the shard has failed: it serves nothing any more,
+// and every call returns that error again. Rather no answer than a wrong one.
 class Shard {
  public:
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<Shard>> Open(const ShardOptions& options);
 
-  // As Table's.
+  // `wake` is called by another thread when there is something for Tend to do.
+  void SetWake(std::function<void()> wake);
+
+  // As Table's. All parts of a push or put are applied, or none if it is kResourceExhausted.
   [[nodiscard]] absl::Status Pull(uint32_t table, const RowSelection& selection, float* rows,
                                   uint32_t* updates);
-  [[nodiscard]] absl::Status Push(uint32_t table, int64_t step, const RowSelection& selection,
-                                  const float* grads);
-  [[nodiscard]] absl::Status Put(uint32_t table, const RowSelection& selection, const float* rows);
-  [[nodiscard]] absl::Status BringUp(uint32_t table, std::span<const uint64_t> keys);
+  [[nodiscard]] absl::Status Push(int64_t step, std::span<const WritePart> parts);
+  [[nodiscard]] absl::Status Put(std::span<const WritePart> parts);
+  [[nodiscard]] absl::Status Hint(uint32_t table, int64_t step, std::span<const uint64_t> keys);
+  [[nodiscard]] absl::Status CancelHints(int64_t from_step);
+
+  // Some work ahead of need, for some ten microseconds; for when there is nothing else to do.
+  // False: there is none at present.
+  bool Tend();
+  // Takes in all results of the second thread, waiting for them: what hints asked for is in RAM.
+  [[nodiscard]] absl::Status Quiesce();
+
   [[nodiscard]] absl::Status ForEachRow(uint32_t table, RowVisitor visit);
 
   // Writes all rows as they are now to a database in `folder`, which must not exist; its parent
@@ -54,12 +79,23 @@ class Shard {
   absl::Status AlreadyFailed() const;
   // Now and then divides the RAM anew.
   [[nodiscard]] absl::Status DivideRam();
+  [[nodiscard]] absl::Status TakeIn(ColdJob job);
+  // AlreadyFailed, after the results that are there have been taken in.
+  [[nodiscard]] absl::Status Begin();
+  // Before a push or put applies anything.
+  [[nodiscard]] absl::Status PrepareToWrite(std::span<const WritePart> parts);
+  [[nodiscard]] absl::Status CleanAhead();
 
   const ShardOptions options_;
   const std::unique_ptr<ColdStore> cold_;
   std::vector<std::unique_ptr<Table>> tables_;
   uint64_t requests_ = 0;
   absl::Status failure_;
+
+  std::mutex wake_mutex_;
+  std::function<void()> wake_;                // guarded by wake_mutex_
+  SteadyClock::time_point clean_after_ = {};  // after a full disk
+  std::unique_ptr<ColdThread> cold_thread_;   // last: it calls wake_ and uses cold_
 };
 
 }  // namespace savior

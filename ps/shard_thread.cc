@@ -4,13 +4,14 @@
 
 #include <algorithm>
 #include <optional>
-#include <span>
 #include <utility>
 
 namespace savior {
 
 ShardThread::ShardThread(std::unique_ptr<Shard> shard)
-    : shard_(std::move(shard)), thread_([this] { Run(); }) {}
+    : shard_(std::move(shard)), thread_([this] { Run(); }) {
+  shard_->SetWake([this] { Wake(); });
+}
 
 ShardThread::~ShardThread() { Stop(); }
 
@@ -37,13 +38,26 @@ bool ShardThread::PostHint(int64_t step, uint32_t table, std::vector<uint64_t> k
 }
 
 bool ShardThread::CancelHints(int64_t from_step) {
-  const std::lock_guard lock(mutex_);
-  std::erase_if(hints_, [&](const Hint& hint) {
-    if (hint.step < from_step) return false;
-    hinted_keys_ -= hint.keys.size();
-    return true;
+  {
+    const std::lock_guard lock(mutex_);
+    std::erase_if(hints_, [&](const Hint& hint) {
+      if (hint.step < from_step) return false;
+      hinted_keys_ -= hint.keys.size();
+      return true;
+    });
+  }
+  return Post([from_step](Shard& shard) {
+    // If the shard has failed the next request says so.
+    shard.CancelHints(from_step).IgnoreError();
   });
-  return !stopping_;
+}
+
+void ShardThread::Wake() {
+  {
+    const std::lock_guard lock(mutex_);
+    woken_ = true;
+  }
+  wake_.notify_one();
 }
 
 void ShardThread::Stop() {
@@ -56,42 +70,38 @@ void ShardThread::Stop() {
   if (thread_.joinable()) thread_.join();
 }
 
-void ShardThread::WorkOn(Hint* hint, Shard* shard) {
-  const size_t n = std::min(kHintSlice, hint->keys.size() - hint->done);
-  const absl::Status status =
-      shard->BringUp(hint->table, std::span(hint->keys).subspan(hint->done, n));
-  // Nobody waits for a hint. If the shard has failed the next request says so.
-  LOG_IF(WARNING, !status.ok()) << "hint dropped: " << status;
-  hint->done = status.ok() ? hint->done + n : hint->keys.size();
-}
-
 void ShardThread::Run() {
-  std::optional<Hint> hint;  // being worked on
+  bool more = false;  // to tend to
   while (true) {
     Work work;
+    std::optional<Hint> hint;
     {
       std::unique_lock lock(mutex_);
-      if (hint.has_value() && hint->done == hint->keys.size()) {
-        hinted_keys_ -= hint->keys.size();
-        hint.reset();
-      }
-      wake_.wait(
-          lock, [&] { return stopping_ || !work_.empty() || !hints_.empty() || hint.has_value(); });
+      wake_.wait(lock,
+                 [&] { return more || woken_ || stopping_ || !work_.empty() || !hints_.empty(); });
+      woken_ = false;
       if (!work_.empty()) {
         work = std::move(work_.front());
         work_.pop_front();
       } else if (stopping_) {
         return;
-      } else if (!hint.has_value()) {
+      } else if (!hints_.empty()) {
         hint = std::move(hints_.front());
         hints_.pop_front();
+        hinted_keys_ -= hint->keys.size();
       }
     }
     if (work) {
       work(*shard_);
+    } else if (hint.has_value()) {
+      // Nobody waits for a hint. If the shard has failed the next request says so.
+      const absl::Status status = shard_->Hint(hint->table, hint->step, hint->keys);
+      LOG_IF(WARNING, !status.ok()) << "hint dropped: " << status;
     } else {
-      WorkOn(&*hint, shard_.get());
+      more = shard_->Tend();
+      continue;
     }
+    more = true;
   }
 }
 

@@ -32,26 +32,22 @@ class ShardThread {
   // Runs `work` on the shard's thread, in the order of posting. Does not wait. False if the thread
   // has been stopped: `work` will not run.
   bool Post(Work work);
-  // Brings these rows up when there is no other work. May be dropped. False as above.
+  // Hints to the shard when there is no other work. May be dropped. False as above.
   bool PostHint(int64_t step, uint32_t table, std::vector<uint64_t> keys);
-  // Drops hints of steps >= `from_step` that wait. False as above.
+  // Forgets hints of steps >= `from_step`. False as above.
   bool CancelHints(int64_t from_step);
   // Ends the thread after the work posted so far; hints are dropped. Waits for that.
   void Stop();
 
  private:
-  // Keys of a hint between two looks into the mailbox: what a request may have to wait for.
-  static constexpr size_t kHintSlice = 128;
-
   struct Hint {
     int64_t step;
     uint32_t table;
     std::vector<uint64_t> keys;
-    size_t done = 0;
   };
 
   void Run();
-  static void WorkOn(Hint* hint, Shard* shard);
+  void Wake();
 
   const std::unique_ptr<Shard> shard_;  // touched by thread_ only
 
@@ -60,7 +56,8 @@ class ShardThread {
   // Guarded by mutex_.
   std::deque<Work> work_;
   std::deque<Hint> hints_;
-  size_t hinted_keys_ = 0;  // in hints_ and in the one being worked on
+  size_t hinted_keys_ = 0;  // in hints_
+  bool woken_ = false;
   bool stopping_ = false;
 
   std::mutex join_mutex_;  // two may Stop at once

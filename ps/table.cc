@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "common/half.h"
+#include "common/simd.h"
 #include "ps/optimizer.h"
 
 namespace savior {
@@ -13,28 +14,49 @@ namespace {
 
 // Evictions are in groups of at least this, if that is no more than a sixteenth of the tier: a
 // write to the cold store has a price of its own.
-constexpr uint32_t kEvictAtLeast = 256;
+constexpr uint32_t kEvictAtLeast = 64;
 // And of at most this, which bounds the batch.
 constexpr uint32_t kEvictAtMost = 4096;
 
-// A tier's last chunk is half empty on average: small tiers have small chunks.
-size_t ChunkBytes(uint64_t limit_bytes) {
-  return std::clamp<uint64_t>(limit_bytes / 64, size_t{4} << 10, HotTier::kMaxChunkBytes);
+// Bounds of what hints may hold, in rows and in steps that are under way or to come.
+constexpr size_t kMaxHeldRows = size_t{1} << 20;
+constexpr size_t kMaxHeldSteps = 64;
+
+// As memcpy, which is a call where the size is no constant; rows are short.
+SAVIOR_INLINE void CopyRow(float* to, const float* from, size_t dim) {
+  switch (dim) {
+    case 16:
+      std::memcpy(to, from, 16 * sizeof(float));
+      return;
+    case 32:
+      std::memcpy(to, from, 32 * sizeof(float));
+      return;
+    case 64:
+      std::memcpy(to, from, 64 * sizeof(float));
+      return;
+    default:
+      std::memcpy(to, from, dim * sizeof(float));
+  }
+}
+
+size_t PositionOf(const RowSelection& selection, size_t i) {
+  return selection.positions.empty() ? i : selection.positions[i];
 }
 
 }  // namespace
 
 Table::Table(const TableSpec& spec, uint32_t number, uint64_t seed, uint64_t rows, ColdStore* cold,
-             uint64_t limit_bytes)
+             uint64_t limit_bytes, uint64_t max_bytes)
     : spec_(spec),
       number_(number),
       layout_(spec),
       initial_(spec, seed),
       cold_(cold),
-      hot_(layout_, limit_bytes, ChunkBytes(limit_bytes)),
+      hot_(layout_, limit_bytes, max_bytes),
+      limit_bytes_(limit_bytes),
       rows_(rows),
-      slots_(kSlice),
-      staging_(kSlice * layout_.bytes() / sizeof(Staging)) {
+      places_(kSlice),
+      staging_(kSlice * layout_.bytes() / sizeof(float)) {
   misses_.reserve(kSlice);
   miss_keys_.reserve(kSlice);
 }
@@ -43,18 +65,17 @@ size_t Table::SliceSize(size_t left) const {
   return std::min({left, kSlice, size_t{hot_.capacity()}});
 }
 
-void Table::FindAndSplit(std::span<const uint64_t> keys) {
-  hot_.Find(keys, slots_);
+void Table::FindAndSplit(std::span<const uint64_t> keys, HotTier::Access access) {
+  hot_.Find(keys, access, places_);
   misses_.clear();
   for (size_t i = 0; i < keys.size(); ++i) {
-    if (slots_[i] == HotTier::kNoSlot) {
-      misses_.push_back({keys[i], static_cast<uint32_t>(i), false});
-    }
+    if (!places_[i]) misses_.push_back({keys[i], static_cast<uint32_t>(i), false});
   }
 }
 
 RowRef Table::Staged(size_t miss) {
-  return layout_.At(staging_.data()->bytes + miss * layout_.bytes());
+  auto* const head = reinterpret_cast<std::byte*>(staging_.data()) + miss * layout_.bytes();
+  return layout_.At(head, head + layout_.head_bytes());
 }
 
 absl::Status Table::Fetch() {
@@ -71,15 +92,13 @@ absl::Status Table::Fetch() {
   });
 }
 
-uint32_t Table::InsertStaged(size_t miss) {
-  const uint32_t slot = hot_.Insert(misses_[miss].key);
+HotTier::Place Table::InsertStaged(size_t miss) {
+  const HotTier::Place place = hot_.Insert(misses_[miss].key);
   const RowRef staged = Staged(miss);
-  const RowRef row = hot_.Row(slot);
-  row.header.updates = staged.header.updates;
-  row.header.last_step = staged.header.last_step;
-  std::memcpy(row.weights, staged.weights,
-              (layout_.dim() + layout_.state_floats()) * sizeof(float));
-  return slot;
+  const RowRef row = hot_.Row(place);
+  std::memcpy(&row.head, &staged.head, layout_.head_bytes());
+  std::memcpy(row.weights, staged.weights, layout_.body_bytes());
+  return place;
 }
 
 absl::Status Table::CacheFound() {
@@ -99,19 +118,18 @@ absl::Status Table::CacheFound() {
 absl::Status Table::Pull(const RowSelection& selection, float* rows, uint32_t* updates) {
   const size_t dim = layout_.dim();
   const auto copy_out = [&](size_t i, const RowRef& row) {
-    const size_t position = selection.positions[i];
-    std::memcpy(rows + position * dim, row.weights, dim * sizeof(float));
-    if (updates != nullptr) updates[position] = row.header.updates;
+    const size_t position = PositionOf(selection, i);
+    CopyRow(rows + position * dim, row.weights, dim);
+    if (updates != nullptr) updates[position] = row.head.updates;
   };
+  const auto access = updates == nullptr ? HotTier::Access::kRead : HotTier::Access::kReadAll;
   stats_.pulled += selection.keys.size();
   use_ += selection.keys.size() * layout_.bytes();
   for (size_t begin = 0; begin < selection.keys.size();) {
     const size_t n = SliceSize(selection.keys.size() - begin);
-    FindAndSplit(selection.keys.subspan(begin, n));
+    FindAndSplit(selection.keys.subspan(begin, n), access);
     for (size_t i = 0; i < n; ++i) {
-      if (slots_[i] == HotTier::kNoSlot) continue;
-      copy_out(begin + i, hot_.Row(slots_[i]));
-      hot_.MarkUsed(slots_[i]);
+      if (places_[i]) copy_out(begin + i, hot_.Row(places_[i]));
     }
     stats_.hot_hits += n - misses_.size();
     SAVIOR_RETURN_IF_ERROR(Fetch());
@@ -121,7 +139,7 @@ absl::Status Table::Pull(const RowSelection& selection, float* rows, uint32_t* u
         copy_out(begin + miss.index, Staged(j));
         continue;
       }
-      const size_t position = selection.positions[begin + miss.index];
+      const size_t position = PositionOf(selection, begin + miss.index);
       initial_.Write(miss.key, rows + position * dim);
       if (updates != nullptr) updates[position] = 0;
       ++stats_.missing;
@@ -134,39 +152,42 @@ absl::Status Table::Pull(const RowSelection& selection, float* rows, uint32_t* u
 
 template <typename Update>
 absl::Status Table::UpdateSlice(std::span<const uint64_t> keys, Update update) {
-  FindAndSplit(keys);
+  FindAndSplit(keys, HotTier::Access::kUpdate);
   // Hits first: making room for the misses may evict them.
   for (size_t i = 0; i < keys.size(); ++i) {
-    if (slots_[i] == HotTier::kNoSlot) continue;
-    hot_.MarkDirty(slots_[i]);
-    update(i, hot_.Row(slots_[i]));
+    if (places_[i]) update(i, keys[i], hot_.Row(places_[i]));
   }
   SAVIOR_RETURN_IF_ERROR(Fetch());
-  SAVIOR_RETURN_IF_ERROR(MakeRoom(misses_.size()));
+  const absl::Status room = MakeRoom(misses_.size());
+  // On a full disk the table grows beyond its limit for now: see PrepareToWrite.
+  if (!room.ok() && !absl::IsResourceExhausted(room)) return room;
   for (size_t j = 0; j < misses_.size(); ++j) {
     const Miss& miss = misses_[j];
-    const uint32_t slot = miss.found ? InsertStaged(j) : hot_.Insert(miss.key);
-    const RowRef row = hot_.Row(slot);
+    const HotTier::Place place = miss.found ? InsertStaged(j) : hot_.Insert(miss.key);
+    HotTier::Mark(place, HotTier::kDirty);
+    const RowRef row = hot_.Row(place);
     if (!miss.found) {
+      row.head = {};
       initial_.Write(miss.key, row.weights);
       StartState(spec_.optimizer, spec_.dim, row.weights, row.state);
       ++rows_;
+      ++stats_.admitted;
     }
-    hot_.MarkDirty(slot);
-    update(miss.index, row);
+    update(miss.index, miss.key, row);
   }
   return absl::OkStatus();
 }
 
 absl::Status Table::Push(int64_t step, const RowSelection& selection, const float* grads) {
+  Release([step](int64_t held) { return held < step; });
   for (size_t begin = 0; begin < selection.keys.size();) {
     const size_t n = SliceSize(selection.keys.size() - begin);
-    SAVIOR_RETURN_IF_ERROR(
-        UpdateSlice(selection.keys.subspan(begin, n), [&](size_t i, const RowRef& row) {
-          row.header.updates += 1;
-          row.header.last_step = static_cast<uint32_t>(step);
-          ApplyGradient(spec_.optimizer, spec_.dim, row.header.updates,
-                        grads + size_t{selection.positions[begin + i]} * spec_.dim, row.weights,
+    SAVIOR_RETURN_IF_ERROR(UpdateSlice(
+        selection.keys.subspan(begin, n), [&](size_t i, uint64_t /*key*/, const RowRef& row) {
+          row.head.updates += 1;
+          row.head.last_step = static_cast<uint32_t>(step);
+          ApplyGradient(spec_.optimizer, spec_.dim, row.head.updates,
+                        grads + PositionOf(selection, begin + i) * spec_.dim, row.weights,
                         row.state);
         }));
     begin += n;
@@ -177,11 +198,11 @@ absl::Status Table::Push(int64_t step, const RowSelection& selection, const floa
 absl::Status Table::Put(const RowSelection& selection, const float* rows) {
   for (size_t begin = 0; begin < selection.keys.size();) {
     const size_t n = SliceSize(selection.keys.size() - begin);
-    SAVIOR_RETURN_IF_ERROR(
-        UpdateSlice(selection.keys.subspan(begin, n), [&](size_t i, const RowRef& row) {
-          const float* const in = rows + size_t{selection.positions[begin + i]} * spec_.dim;
-          row.header.updates += 1;
-          std::copy_n(in, spec_.dim, row.weights);
+    SAVIOR_RETURN_IF_ERROR(UpdateSlice(
+        selection.keys.subspan(begin, n), [&](size_t i, uint64_t /*key*/, const RowRef& row) {
+          const float* const in = rows + PositionOf(selection, begin + i) * spec_.dim;
+          row.head.updates += 1;
+          CopyRow(row.weights, in, spec_.dim);
           if (spec_.dtype != StoreDtype::kFloat16) return;
           for (uint32_t d = 0; d < spec_.dim; ++d) row.weights[d] = FloatOfHalf(HalfOf(in[d]));
         }));
@@ -190,66 +211,63 @@ absl::Status Table::Put(const RowSelection& selection, const float* rows) {
   return absl::OkStatus();
 }
 
-absl::Status Table::BringUp(std::span<const uint64_t> keys) {
-  for (size_t begin = 0; begin < keys.size();) {
-    const size_t n = SliceSize(keys.size() - begin);
-    FindAndSplit(keys.subspan(begin, n));
-    std::sort(misses_.begin(), misses_.end(),
-              [](const Miss& a, const Miss& b) { return a.key < b.key; });
-    misses_.erase(std::unique(misses_.begin(), misses_.end(),
-                              [](const Miss& a, const Miss& b) { return a.key == b.key; }),
-                  misses_.end());
-    SAVIOR_RETURN_IF_ERROR(Fetch());
-    SAVIOR_RETURN_IF_ERROR(CacheFound());
-    begin += n;
-  }
-  return absl::OkStatus();
+absl::Status Table::PrepareToWrite() {
+  return hot_.size() > hot_.capacity() ? MakeRoom(0) : absl::OkStatus();
 }
 
 absl::Status Table::MakeRoom(size_t rows) {
   while (hot_.size() + rows > hot_.capacity()) {
-    const auto excess = static_cast<uint32_t>(hot_.size() + rows - hot_.capacity());
-    const uint32_t group =
-        std::clamp(excess, std::min(kEvictAtLeast, hot_.capacity() / 16), kEvictAtMost);
-    SAVIOR_RETURN_IF_ERROR(Evict(std::min(group, hot_.size())));
+    const auto missing = static_cast<uint32_t>(hot_.size() + rows - hot_.capacity());
+    const uint32_t at_least = std::min(kEvictAtLeast, hot_.capacity() / 16);
+    const std::vector<HotTier::Victim> victims =
+        hot_.PickVictims(std::clamp(missing, at_least, kEvictAtMost));
+    if (victims.empty()) return absl::OkStatus();
+    SAVIOR_RETURN_IF_ERROR(Evict(victims));
   }
   return absl::OkStatus();
 }
 
-absl::Status Table::Evict(uint32_t rows) {
-  const std::vector<uint32_t> victims = hot_.PickVictims(rows);
-  ColdStore::Batch batch;
-  uint64_t dirty = 0;
-  for (const uint32_t slot : victims) {
-    if (!hot_.IsDirty(slot)) continue;
-    SAVIOR_RETURN_IF_ERROR(WriteRow(slot, &batch));
-    ++dirty;
+absl::Status Table::Evict(std::span<const HotTier::Victim> victims) {
+  std::vector<uint64_t> dirty;
+  for (const HotTier::Victim& victim : victims) {
+    if (victim.dirty) dirty.push_back(victim.key);
   }
-  // Before the rows leave RAM: if the write fails they are all still here, dirty.
-  if (dirty > 0) SAVIOR_RETURN_IF_ERROR(cold_->Write(&batch));
-  for (const uint32_t slot : victims) hot_.Erase(slot);
-  stats_.written_back += dirty;
+  if (!dirty.empty()) {
+    std::sort(dirty.begin(), dirty.end());
+    ColdStore::Batch batch;
+    for (const uint64_t key : dirty) SAVIOR_RETURN_IF_ERROR(Encode(hot_.Find(key), &batch));
+    // Before the rows leave RAM: if the write fails they are all still here, dirty.
+    SAVIOR_RETURN_IF_ERROR(cold_->Write(&batch));
+    stats_.written_back += dirty.size();
+  }
+  for (const HotTier::Victim& victim : victims) {
+    hot_.Erase(hot_.Find(victim.key));
+    if (reads_ > 0) erased_.insert(victim.key);
+  }
   return absl::OkStatus();
 }
 
-absl::Status Table::WriteRow(uint32_t slot, ColdStore::Batch* batch) {
-  const RowRef row = hot_.Row(slot);
-  layout_.Encode(row, &stored_);
-  return cold_->Put(number_, row.header.key, stored_, batch);
+absl::Status Table::Encode(const HotTier::Place& place, ColdStore::Batch* batch) {
+  layout_.Encode(hot_.Row(place), &stored_);
+  return cold_->Put(number_, place.key(), stored_, batch);
 }
 
 absl::Status Table::WriteBack() {
-  for (uint32_t slot = 0; slot < hot_.size();) {
+  std::vector<HotTier::Place> dirty;
+  uint64_t hash = 0;
+  do {
+    dirty.clear();
+    hot_.Walk(&hash, kEvictAtMost, [&](const HotTier::Place& place) {
+      if ((place.marks() & HotTier::kDirty) != 0) dirty.push_back(place);
+    });
+    std::sort(dirty.begin(), dirty.end(),
+              [](const HotTier::Place& a, const HotTier::Place& b) { return a.key() < b.key(); });
+    if (dirty.empty()) continue;
     ColdStore::Batch batch;
-    std::vector<uint32_t> written;
-    for (; slot < hot_.size() && written.size() < kEvictAtMost; ++slot) {
-      if (!hot_.IsDirty(slot)) continue;
-      SAVIOR_RETURN_IF_ERROR(WriteRow(slot, &batch));
-      written.push_back(slot);
-    }
-    if (!written.empty()) SAVIOR_RETURN_IF_ERROR(cold_->Write(&batch));
-    for (const uint32_t clean : written) hot_.MarkClean(clean);
-  }
+    for (const HotTier::Place& place : dirty) SAVIOR_RETURN_IF_ERROR(Encode(place, &batch));
+    SAVIOR_RETURN_IF_ERROR(cold_->Write(&batch));
+    for (const HotTier::Place& place : dirty) HotTier::Unmark(place, HotTier::kDirty);
+  } while (hash != 0);
   return absl::OkStatus();
 }
 
@@ -262,15 +280,16 @@ absl::Status Table::ForEachRow(RowVisitor visit) {
     return visit({.key = key,
                   .weights = {row.weights, layout_.dim()},
                   .state = {row.state, layout_.state_floats()},
-                  .updates = row.header.updates,
-                  .last_step = row.header.last_step});
+                  .updates = row.head.updates,
+                  .last_step = row.head.last_step});
   });
 }
 
 absl::Status Table::SetLimit(uint64_t limit_bytes) {
+  limit_bytes_ = limit_bytes;
   hot_.SetLimit(limit_bytes);
   SAVIOR_RETURN_IF_ERROR(MakeRoom(0));
-  hot_.Trim();
+  Maintain();
   return absl::OkStatus();
 }
 
@@ -290,6 +309,132 @@ TableStats Table::Stats() const {
   stats.hot_rows = hot_.size();
   stats.hot_bytes = hot_.bytes();
   return stats;
+}
+
+// --- ahead of need ---
+
+void Table::Hold(Held* held, uint64_t key, const HotTier::Place& place) {
+  HotTier::Mark(place, HotTier::kHeld);
+  held->keys.push_back(key);
+  ++held_rows_;
+}
+
+template <typename Gone>
+void Table::Release(Gone gone) {
+  bool any = false;
+  std::erase_if(held_, [&](const Held& held) {
+    if (!gone(held.step)) return false;
+    for (const uint64_t key : held.keys) {
+      if (const HotTier::Place place = hot_.Find(key)) HotTier::Unmark(place, HotTier::kHeld);
+    }
+    held_rows_ -= held.keys.size();
+    any = true;
+    return true;
+  });
+  if (!any) return;
+  // One mark serves all steps: who is held for others, too, stays held.
+  for (const Held& held : held_) {
+    for (const uint64_t key : held.keys) {
+      if (const HotTier::Place place = hot_.Find(key)) HotTier::Mark(place, HotTier::kHeld);
+    }
+  }
+}
+
+std::optional<ColdRead> Table::Hint(int64_t step, std::span<const uint64_t> keys) {
+  // Half of the tier stays free for those that nobody hinted.
+  const size_t bound = std::min<size_t>(hot_.capacity() / 2, kMaxHeldRows);
+  auto held = std::find_if(held_.begin(), held_.end(),
+                           [step](const Held& other) { return other.step == step; });
+  if (held == held_.end()) {
+    if (held_.size() == kMaxHeldSteps) return std::nullopt;
+    held = held_.insert(held_.end(), {step, {}});
+  }
+  ColdRead read{.table = number_, .step = step, .stored_bytes = layout_.stored_bytes()};
+  for (size_t begin = 0; begin < keys.size(); begin += kSlice) {
+    const std::span<const uint64_t> slice =
+        keys.subspan(begin, std::min(kSlice, keys.size() - begin));
+    hot_.Find(slice, HotTier::Access::kPeek, places_);
+    for (size_t i = 0; i < slice.size(); ++i) {
+      if (held_rows_ + reading_.size() >= bound) break;
+      if (places_[i]) {
+        Hold(&*held, slice[i], places_[i]);
+      } else if (rows_ > hot_.size() && reading_.insert(slice[i]).second) {
+        read.keys.push_back(slice[i]);
+      }
+    }
+  }
+  if (read.keys.empty()) return std::nullopt;
+  std::sort(read.keys.begin(), read.keys.end());
+  ++reads_;
+  return read;
+}
+
+absl::Status Table::FinishRead(const ColdRead& read) {
+  for (const uint64_t key : read.keys) reading_.erase(key);
+  const auto held = std::find_if(held_.begin(), held_.end(),
+                                 [&](const Held& other) { return other.step == read.step; });
+  absl::Status status = Annotate(read.status, absl::StrCat("table ", spec_.name, ", hint"));
+  // No such hint any more: it was cancelled, or its step is over.
+  if (status.ok() && held != held_.end()) {
+    for (size_t j = 0; j < read.found.size() && status.ok(); ++j) {
+      const uint64_t key = read.keys[read.found[j]];
+      HotTier::Place place = hot_.Find(key);
+      if (!place) {
+        if (erased_.contains(key)) continue;  // what was read may be stale
+        const std::string_view stored(&read.values[j * read.stored_bytes], read.stored_bytes);
+        status = Annotate(layout_.Decode(stored, Staged(0)),
+                          absl::StrCat("table ", spec_.name, ", key ", key));
+        if (status.ok()) status = MakeRoom(1);
+        if (!status.ok() || hot_.size() >= hot_.capacity()) break;
+        misses_.assign(1, {key, 0, true});
+        place = InsertStaged(0);
+        ++stats_.hinted;
+      }
+      Hold(&*held, key, place);
+    }
+  }
+  if (--reads_ == 0) erased_.clear();
+  return absl::IsResourceExhausted(status) ? absl::OkStatus() : status;
+}
+
+void Table::CancelHints(int64_t from_step) {
+  Release([from_step](int64_t held) { return held >= from_step; });
+}
+
+absl::StatusOr<std::optional<ColdWrite>> Table::CleanAhead() {
+  // Worth it when the tier is nearly full, and only for a batch.
+  constexpr uint32_t kRows = 1024;
+  const uint32_t capacity = hot_.capacity();
+  if (writing_ || hot_.size() < capacity - capacity / 16 || capacity < 16 * kEvictAtLeast) {
+    return std::nullopt;
+  }
+  std::vector<HotTier::Place> dirty = hot_.DirtyAhead(std::min(kRows, capacity / 16), capacity / 8);
+  if (dirty.size() < kEvictAtLeast) return std::nullopt;
+  std::sort(dirty.begin(), dirty.end(),
+            [](const HotTier::Place& a, const HotTier::Place& b) { return a.key() < b.key(); });
+  ColdWrite write{.table = number_};
+  write.keys.reserve(dirty.size());
+  for (const HotTier::Place& place : dirty) {
+    SAVIOR_RETURN_IF_ERROR(Encode(place, &write.batch));
+    write.keys.push_back(place.key());
+  }
+  for (const HotTier::Place& place : dirty) {
+    HotTier::Unmark(place, HotTier::kDirty);
+    HotTier::Mark(place, HotTier::kWriting);
+  }
+  writing_ = true;
+  return write;
+}
+
+absl::Status Table::FinishWrite(const ColdWrite& write) {
+  writing_ = false;
+  for (const uint64_t key : write.keys) {
+    const HotTier::Place place = hot_.Find(key);  // it was no victim
+    HotTier::Unmark(place, HotTier::kWriting);
+    if (!write.status.ok()) HotTier::Mark(place, HotTier::kDirty);
+  }
+  if (write.status.ok()) stats_.written_back += write.keys.size();
+  return absl::IsResourceExhausted(write.status) ? absl::OkStatus() : write.status;
 }
 
 }  // namespace savior

@@ -1,16 +1,26 @@
 // One table in one shard: the hot tier over the cold store.
 //
-// Where a row is changes no value: a row in RAM and its stored form are the same bits (float16
-// tables are rounded when they are put). The law: a row exists iff it is in the hot tier or in the
-// cold store; if in both, the hot one is newer or equal, and dirty unless equal. rows() counts
-// these exactly, so with rows() == hot rows a miss in RAM is known to be missing without a look at
-// the disk.
+// Where a row is changes no value: a row in RAM and its stored form are the same bits (weights of
+// 16-bit tables are rounded whenever they change). The law: a row exists iff it is in the hot tier
+// or in the cold store; if in both, the hot one is newer or equal, and dirty or being written
+// unless equal. The number of rows in either is exact, so if all are hot, a miss in RAM is known to
+// be missing without a look at the disk.
+//
+// Ahead of need, by jobs that a second thread runs (ps/cold_thread.h):
+//  - Hint gives a job that reads hinted rows. They are inserted when it is done, unless the row has
+//    been in RAM meanwhile (then what was read may be stale). Hinted rows are held: they are no
+//    victims until a later step's push, or until their hint is cancelled; at most half of the tier.
+//  - CleanAhead gives a job that writes dirty rows that are about to become victims. While it is
+//    under way they are no victims, so a newer version is never overtaken by an older one.
 #pragma once
 
+#include <absl/container/flat_hash_set.h>
 #include <absl/functional/function_ref.h>
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -18,6 +28,7 @@
 #include "common/status.h"
 #include "common/store.h"
 #include "ps/cold_store.h"
+#include "ps/cold_thread.h"
 #include "ps/hot_tier.h"
 #include "ps/initial_row.h"
 #include "ps/ram_budget.h"
@@ -28,10 +39,11 @@ namespace savior {
 // The part of a request's keys that one shard has, and where the rows are in the caller's arrays.
 struct RowSelection {
   std::span<const uint64_t> keys;       // [n], unique
-  std::span<const uint32_t> positions;  // [n]
+  std::span<const uint32_t> positions;  // [n]; empty: row i is at i
 
   RowSelection Slice(size_t begin, size_t n) const {
-    return {keys.subspan(begin, n), positions.subspan(begin, n)};
+    if (!positions.empty()) return {keys.subspan(begin, n), positions.subspan(begin, n)};
+    return {keys.subspan(begin, n), {}};
   }
 };
 
@@ -49,9 +61,10 @@ using RowVisitor = absl::FunctionRef<absl::Status(const StoredRow&)>;
 // updated and others not.
 class Table {
  public:
-  // `cold` outlives the table and holds `rows` rows of it, as table `number`.
+  // `cold` outlives the table and holds `rows` rows of it, as table `number`. Later limits are at
+  // most `max_bytes`.
   Table(const TableSpec& spec, uint32_t number, uint64_t seed, uint64_t rows, ColdStore* cold,
-        uint64_t limit_bytes);
+        uint64_t limit_bytes, uint64_t max_bytes);
 
   // As EmbeddingStore's, for the selected keys; the row of keys[i] is rows[positions[i] * dim ..].
   // updates: or null.
@@ -59,15 +72,33 @@ class Table {
   [[nodiscard]] absl::Status Push(int64_t step, const RowSelection& selection, const float* grads);
   [[nodiscard]] absl::Status Put(const RowSelection& selection, const float* rows);
 
-  // Brings up what is in the cold store. Keys may repeat.
-  [[nodiscard]] absl::Status BringUp(std::span<const uint64_t> keys);
-  // Writes all dirty rows to the cold store; they stay, clean.
+  // Before a Push or Put: a full disk may have left the table beyond its limit. kResourceExhausted
+  // if it still is, and then the caller must not add rows; a Push or Put itself never fails for
+  // want of disk space.
+  [[nodiscard]] absl::Status PrepareToWrite();
+
+  // Holds the rows that are hot; the job, if any, reads the others. Keys may repeat.
+  std::optional<ColdRead> Hint(int64_t step, std::span<const uint64_t> keys);
+  [[nodiscard]] absl::Status FinishRead(const ColdRead& read);
+  // Forgets hints of steps >= `from_step`.
+  void CancelHints(int64_t from_step);
+
+  // A job that is worth doing now, if there is one; one at a time.
+  [[nodiscard]] absl::StatusOr<std::optional<ColdWrite>> CleanAhead();
+  // OK if the write failed for a full disk: its rows are dirty again.
+  [[nodiscard]] absl::Status FinishWrite(const ColdWrite& write);
+
+  // Some microseconds of work on memory that grows or shrinks. False: there was none.
+  bool Maintain() { return hot_.Maintain(kMaintainBuckets); }
+
+  // Writes all dirty rows to the cold store; they stay, clean. No job is under way.
   [[nodiscard]] absl::Status WriteBack();
   // All rows, keys ascending. Writes back first.
   [[nodiscard]] absl::Status ForEachRow(RowVisitor visit);
 
   // Evicts down to the limit.
   [[nodiscard]] absl::Status SetLimit(uint64_t limit_bytes);
+  uint64_t limit_bytes() const { return limit_bytes_; }
   // What the table would like to have of the shard's RAM. Use is halved at each call: it fades.
   TableDemand Demand();
 
@@ -78,35 +109,42 @@ class Table {
  private:
   // Keys that a request works on at a time. Bounds scratch memory and what is evicted in one go.
   static constexpr size_t kSlice = 256;
+  static constexpr uint64_t kMaintainBuckets = 64;
 
   struct Miss {
     uint64_t key;
     uint32_t index;  // in the slice
     bool found;      // in the cold store; then its row is staged
   };
-  struct alignas(16) Staging {
-    std::byte bytes[16];
+  // Rows that a hint named.
+  struct Held {
+    int64_t step;
+    std::vector<uint64_t> keys;
   };
 
   // The next slice's size when `left` keys are left.
   size_t SliceSize(size_t left) const;
-  // slots_[i] = the slot of keys[i]; misses_ = those without one, by key.
-  void FindAndSplit(std::span<const uint64_t> keys);
+  // places_[i] = where keys[i] is hot; misses_ = those that are not, by key.
+  void FindAndSplit(std::span<const uint64_t> keys, HotTier::Access access);
   // Looks misses_ up in the cold store: found ones are staged, in order of misses_.
   [[nodiscard]] absl::Status Fetch();
   RowRef Staged(size_t miss);
-  // Moves a staged row into RAM. There is room.
-  uint32_t InsertStaged(size_t miss);
+  // Moves a staged row into RAM, clean.
+  HotTier::Place InsertStaged(size_t miss);
   [[nodiscard]] absl::Status CacheFound();
-  // Hits and misses of one slice, all of them in RAM in the end; a missing one as its initial row
-  // with no updates.
-  template <typename Update>  // void(size_t index, const RowRef&)
+  // Hits and misses of one slice, all of them in RAM in the end, dirty; a missing one as its
+  // initial row with no updates.
+  template <typename Update>  // void(size_t index, uint64_t key, const RowRef&)
   [[nodiscard]] absl::Status UpdateSlice(std::span<const uint64_t> keys, Update update);
 
-  // Evicts until `rows` more fit.
+  // Evicts until `rows` more fit, or until what is left is held or being written.
   [[nodiscard]] absl::Status MakeRoom(size_t rows);
-  [[nodiscard]] absl::Status Evict(uint32_t rows);
-  [[nodiscard]] absl::Status WriteRow(uint32_t slot, ColdStore::Batch* batch);
+  [[nodiscard]] absl::Status Evict(std::span<const HotTier::Victim> victims);
+  [[nodiscard]] absl::Status Encode(const HotTier::Place& place, ColdStore::Batch* batch);
+  // Rows of hints of steps for which `gone` are no longer held for these.
+  template <typename Gone>
+  void Release(Gone gone);
+  void Hold(Held* held, uint64_t key, const HotTier::Place& place);
 
   const TableSpec spec_;
   const uint32_t number_;
@@ -115,15 +153,23 @@ class Table {
   ColdStore* const cold_;
 
   HotTier hot_;
+  uint64_t limit_bytes_;
   uint64_t rows_;
   uint64_t use_ = 0;
   TableStats stats_;  // the counters only
 
+  std::deque<Held> held_;
+  size_t held_rows_ = 0;                   // in held_
+  uint32_t reads_ = 0;                     // jobs under way
+  absl::flat_hash_set<uint64_t> reading_;  // their keys
+  absl::flat_hash_set<uint64_t> erased_;   // keys that left RAM while reads_ > 0
+  bool writing_ = false;                   // a job is under way
+
   // Scratch of one slice.
-  std::vector<uint32_t> slots_;
+  std::vector<HotTier::Place> places_;
   std::vector<Miss> misses_;
   std::vector<uint64_t> miss_keys_;
-  std::vector<Staging> staging_;  // [kSlice][layout_.bytes()]
+  std::vector<float> staging_;  // [kSlice][head, body]
   std::string stored_;
 };
 

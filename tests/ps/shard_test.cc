@@ -4,6 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
+#include <functional>
+#include <future>
 #include <limits>
 #include <memory>
 #include <thread>
@@ -32,10 +35,46 @@ TEST(Shard, AVisitorsErrorIsNotTheShards) {
   const std::vector<uint64_t> keys = Keys(0, 8);
   const std::vector<uint32_t> positions = {0, 1, 2, 3, 4, 5, 6, 7};
   std::vector<float> rows(32, 1.0f);
-  ASSERT_TRUE(shard->Push(0, 1, {keys, positions}, rows.data()).ok());
+  const WritePart push{.table = 0, .selection = {keys, positions}, .values = rows.data()};
+  ASSERT_TRUE(shard->Push(1, {&push, 1}).ok());
   EXPECT_TRUE(absl::IsDataLoss(
       shard->ForEachRow(0, [](const StoredRow&) { return absl::DataLossError("mine"); })));
   EXPECT_TRUE(shard->Pull(0, {keys, positions}, rows.data(), nullptr).ok());
+}
+
+// The whole way of a hint: through the second thread, without a caller who waits.
+TEST(ShardThread, HintedRowsComeUpWhileNobodyAsks) {
+  const TempFolder folder;
+  auto shard = Shard::Open(
+      {.tables = {IdTable("t", 4)}, .ram_budget_bytes = 1 << 16, .folder = folder / "db"});
+  ASSERT_TRUE(shard.ok()) << shard.status();
+  ShardThread thread(*std::move(shard));
+  const auto on_thread = [&](const std::function<void(Shard&)>& work) {
+    std::promise<void> done;
+    thread.Post([&](Shard& s) {
+      work(s);
+      done.set_value();
+    });
+    done.get_future().wait();
+  };
+  const std::vector<float> ones(4000, 1.0f);
+  on_thread([&](Shard& s) {
+    for (uint64_t begin = 0; begin < 20'000; begin += 1000) {
+      const std::vector<uint64_t> keys = Keys(begin, begin + 1000);
+      const WritePart push{.table = 0, .selection = {keys, {}}, .values = ones.data()};
+      ASSERT_TRUE(s.Push(1, {&push, 1}).ok());
+    }
+  });
+  const auto hinted = [&] {
+    TableStats stats;
+    on_thread([&](Shard& s) { s.AddStats({&stats, 1}); });
+    return stats.hinted;
+  };
+  ASSERT_TRUE(thread.PostHint(2, 0, Keys(0, 200)));
+  for (int i = 0; i < 2000 && hinted() == 0; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  EXPECT_GT(hinted(), 0u);
 }
 
 TEST(ShardNote, ReadsBack) {

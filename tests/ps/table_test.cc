@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <vector>
 
 #include "ps/ram_budget.h"
@@ -21,7 +22,7 @@ class TableTest : public testing::Test {
  protected:
   void Make(const TableSpec& spec, uint64_t limit_bytes) {
     cold_ = *ColdStore::Open(folder_ / "db", {spec.name});
-    table_ = std::make_unique<Table>(spec, 0, 1, 0, cold_.get(), limit_bytes);
+    table_ = std::make_unique<Table>(spec, 0, 1, 0, cold_.get(), limit_bytes, uint64_t{1} << 24);
   }
   static std::vector<uint32_t> Positions(size_t n) {
     std::vector<uint32_t> positions(n);
@@ -38,6 +39,15 @@ class TableTest : public testing::Test {
     const absl::Status status = table_->Pull({keys, Positions(keys.size())}, rows.data(), nullptr);
     EXPECT_TRUE(status.ok()) << status;
     return rows;
+  }
+
+  // A hint, and at once what it asks for.
+  void Bring(int64_t step, const std::vector<uint64_t>& keys) {
+    std::optional<ColdRead> read = table_->Hint(step, keys);
+    if (!read.has_value()) return;
+    read->Run(*cold_);
+    const absl::Status status = table_->FinishRead(*read);
+    ASSERT_TRUE(status.ok()) << status;
   }
 
   const TempFolder folder_;
@@ -79,7 +89,7 @@ TEST_F(TableTest, PullsCreateNothing) {
   EXPECT_EQ(table_->Stats().hot_rows, 0u);
 }
 
-TEST_F(TableTest, BringUpMakesPullsHit) {
+TEST_F(TableTest, HintedRowsAreInRam) {
   Make(kSpec, 1 << 20);
   Push(1, Keys(0, 1000), 1);
   ASSERT_TRUE(table_->SetLimit(0).ok());
@@ -87,10 +97,110 @@ TEST_F(TableTest, BringUpMakesPullsHit) {
   EXPECT_EQ(table_->Stats().hot_rows, 16u);
   std::vector<uint64_t> keys = Keys(500, 1500);
   keys.insert(keys.end(), 300, 501);  // hints may repeat keys
-  ASSERT_TRUE(table_->BringUp(keys).ok());
+  Bring(2, keys);
   const uint64_t hits = table_->Stats().hot_hits;
   Pull(Keys(500, 1000));
   EXPECT_EQ(table_->Stats().hot_hits, hits + 500);
+}
+
+TEST_F(TableTest, HintedRowsStayUntilALaterStep) {
+  Make(kSpec, 1 << 16);
+  const uint64_t many = 20'000;
+  for (uint64_t key = 0; key < many; key += 1000) Push(1, Keys(key, key + 1000), 1);
+  const std::vector<uint64_t> hinted = Keys(0, 100);
+  const auto hits = [&] {
+    const uint64_t before = table_->Stats().hot_hits;
+    Pull(hinted);
+    return table_->Stats().hot_hits - before;
+  };
+  const auto flood = [&](int64_t step) {
+    for (uint64_t key = 1000; key < many; key += 1000) Push(step, Keys(key, key + 1000), 1);
+    for (uint64_t key = 1000; key < many; key += 1000) Pull(Keys(key, key + 1000));
+  };
+  Bring(5, hinted);
+  flood(4);
+  EXPECT_EQ(hits(), 100u);
+  flood(5);
+  EXPECT_EQ(hits(), 100u);
+  flood(6);
+  flood(6);
+  EXPECT_LT(hits(), 100u);
+  // Cancelled ones go at once, even if another step's hint came for some of them: these stay.
+  Bring(7, hinted);
+  Bring(9, Keys(0, 10));
+  table_->CancelHints(8);
+  flood(6);
+  EXPECT_EQ(hits(), 100u);
+  Bring(9, Keys(0, 10));
+  flood(8);
+  flood(8);
+  const uint64_t before = table_->Stats().hot_hits;
+  Pull(Keys(0, 10));
+  EXPECT_EQ(table_->Stats().hot_hits, before + 10);
+}
+
+TEST_F(TableTest, HintsHoldAtMostHalfOfTheTier) {
+  Make(kSpec, 1 << 16);
+  for (uint64_t key = 0; key < 20'000; key += 1000) Push(1, Keys(key, key + 1000), 1);
+  const uint64_t hot = table_->Stats().hot_rows;
+  for (int64_t step = 2; step < 200; ++step) {
+    Bring(step, Keys(static_cast<uint64_t>(step) * 100, static_cast<uint64_t>(step) * 100 + 100));
+  }
+  EXPECT_LE(table_->Stats().hot_rows, hot);
+  Push(1, Keys(5000, 9000), 1);  // there is still room for those that were not hinted
+  EXPECT_EQ(Pull({5000}), std::vector<float>(4, -2));
+}
+
+// A row that changed and left RAM while a hint was reading it must not come back as it was.
+TEST_F(TableTest, WhatAHintReadBeforeAnUpdateIsNotTaken) {
+  Make(kSpec, 1 << 16);
+  for (uint64_t key = 0; key < 20'000; key += 1000) Push(1, Keys(key, key + 1000), 1);
+  const std::vector<uint64_t> keys = Keys(0, 100);
+  std::optional<ColdRead> read = table_->Hint(5, keys);
+  ASSERT_TRUE(read.has_value());
+  read->Run(*cold_);
+  EXPECT_FALSE(read->found.empty());
+  Push(2, keys, 1);
+  ASSERT_TRUE(table_->SetLimit(0).ok());  // out of RAM again
+  ASSERT_TRUE(table_->SetLimit(1 << 16).ok());
+  ASSERT_TRUE(table_->FinishRead(*read).ok());
+  EXPECT_EQ(Pull(keys), std::vector<float>(400, -2));
+}
+
+TEST_F(TableTest, RowsAreWrittenBeforeTheyMustLeave) {
+  Make(kSpec, 1 << 18);
+  for (uint64_t key = 0; key < 20'000; key += 1000) Push(1, Keys(key, key + 1000), 1);
+  for (int round = 0; round < 3; ++round) {
+    auto write = table_->CleanAhead();
+    ASSERT_TRUE(write.ok());
+    ASSERT_TRUE(write->has_value());
+    EXPECT_FALSE((*table_->CleanAhead()).has_value());  // one at a time
+    EXPECT_TRUE(std::is_sorted((*write)->keys.begin(), (*write)->keys.end()));
+    // Updated while being written: the newer value must win.
+    Push(2, (*write)->keys, 1);
+    const std::vector<uint64_t> others = Keys(100'000 + 1000 * round, 101'000 + 1000 * round);
+    Push(2, others, 1);
+    (*write)->Run(*cold_);
+    ASSERT_TRUE(table_->FinishWrite(**write).ok());
+    const std::vector<uint64_t> keys = (*write)->keys;
+    const std::vector<float> before = Pull(keys);
+    ASSERT_TRUE(table_->SetLimit(0).ok());
+    ASSERT_TRUE(table_->SetLimit(1 << 18).ok());
+    EXPECT_EQ(Pull(keys), before);
+    for (uint64_t key = 0; key < 20'000; key += 1000) Push(3, Keys(key, key + 1000), 1);
+  }
+}
+
+TEST_F(TableTest, AFailedWriteAheadLosesNothing) {
+  Make(kSpec, 1 << 18);
+  for (uint64_t key = 0; key < 20'000; key += 1000) Push(1, Keys(key, key + 1000), 1);
+  auto write = *table_->CleanAhead();
+  ASSERT_TRUE(write.has_value());
+  write->status = absl::ResourceExhaustedError("no space");  // and nothing was written
+  const std::vector<uint64_t> keys = write->keys;
+  ASSERT_TRUE(table_->FinishWrite(*write).ok());
+  ASSERT_TRUE(table_->SetLimit(0).ok());
+  EXPECT_EQ(Pull(keys), std::vector<float>(keys.size() * 4, -1));
 }
 
 TEST_F(TableTest, VisitsAllRowsByKeyWithTheirCounters) {
@@ -152,6 +262,36 @@ TEST(RamBudget, NeverGivesMoreThanThereIs) {
     const uint64_t sum = std::accumulate(parts.begin(), parts.end(), uint64_t{0});
     ASSERT_LE(sum, budget);
     ASSERT_GE(sum + demands.size() * 2, budget);
+  }
+}
+
+TEST(RamBudget, TablesGiveWayBeforeOthersGrow) {
+  Random random(5);
+  for (int round = 0; round < 200; ++round) {
+    const size_t n = 1 + random.Below(6);
+    const uint64_t budget = uint64_t{64} << 20;
+    std::vector<uint64_t> limits(n), held(n), goals(n);
+    const auto split = [&](std::vector<uint64_t>* parts) {
+      std::vector<TableDemand> demands(n);
+      for (TableDemand& d : demands) d = {0, random.Below(budget), random.Below(1000)};
+      *parts = DivideBudget(budget, demands);
+    };
+    split(&limits);
+    for (size_t t = 0; t < n; ++t) held[t] = limits[t] == 0 ? 0 : random.Below(limits[t]);
+    split(&goals);
+    for (int step = 0; step < 2000 && limits != goals; ++step) {
+      const std::vector<uint64_t> next = Approach(limits, held, goals);
+      uint64_t sum = 0;
+      // At once: what is held may stay, and who may grow does.
+      for (size_t t = 0; t < n; ++t) sum += std::max(held[t], next[t]);
+      ASSERT_LE(sum, budget + n * (budget / 64));
+      limits = next;
+      for (size_t t = 0; t < n; ++t) held[t] = std::min(limits[t], std::max(held[t], limits[t]));
+    }
+    for (size_t t = 0; t < n; ++t) {
+      EXPECT_NEAR(static_cast<double>(limits[t]), static_cast<double>(goals[t]),
+                  static_cast<double>(budget) / 16);
+    }
   }
 }
 

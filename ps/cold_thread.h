@@ -1,0 +1,85 @@
+// A shard's second thread: reads and writes of the cold store that nobody waits for.
+//
+// Rows of hints are read here, and dirty rows written here before they must leave RAM, so that a
+// request rarely has to wait for RocksDB. A job carries all that it needs and its result; what a
+// result means, the table decides (ps/table.h).
+#pragma once
+
+#include <absl/functional/any_invocable.h>
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <variant>
+#include <vector>
+
+#include "common/status.h"
+#include "ps/cold_store.h"
+
+namespace savior {
+
+struct ColdRead {
+  uint32_t table = 0;
+  int64_t step = 0;              // of the hint
+  size_t stored_bytes = 0;       // of a row
+  std::vector<uint64_t> keys = {};    // [n] strictly ascending
+  std::vector<uint32_t> found = {};   // indices into keys, ascending
+  std::string values = {};            // [found, stored_bytes]
+  absl::Status status = {};
+
+  void Run(ColdStore& store);
+};
+
+struct ColdWrite {
+  uint32_t table = 0;
+  std::vector<uint64_t> keys = {};  // of the batch
+  ColdStore::Batch batch = {};
+  absl::Status status = {};
+
+  void Run(ColdStore& store) { status = store.Write(&batch); }
+};
+
+using ColdJob = std::variant<ColdRead, ColdWrite>;
+
+// All methods are for one owner's thread.
+class ColdThread {
+ public:
+  // `store` outlives the object. `wake` is called by the other thread after each job.
+  ColdThread(ColdStore* store, absl::AnyInvocable<void()> wake);
+  // Waits for the job under way; the others are not done.
+  ~ColdThread();
+  ColdThread(const ColdThread&) = delete;
+  ColdThread& operator=(const ColdThread&) = delete;
+
+  // Jobs are done in this order.
+  void Post(ColdJob job);
+  // Jobs posted and not taken back yet.
+  size_t outstanding() const { return outstanding_; }
+  // The next job that is done, in order; nothing if none is.
+  std::optional<ColdJob> TakeDone();
+  // The same, but waits for it; nothing if none is outstanding.
+  std::optional<ColdJob> WaitDone();
+
+ private:
+  void Run();
+  std::optional<ColdJob> Take();  // under mutex_
+
+  ColdStore* const store_;
+  absl::AnyInvocable<void()> wake_;
+  size_t outstanding_ = 0;
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  // Guarded by mutex_.
+  std::deque<ColdJob> jobs_;
+  std::deque<ColdJob> done_;
+  bool stopping_ = false;
+
+  std::thread thread_;  // last: it sees all of the above made
+};
+
+}  // namespace savior
