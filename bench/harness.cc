@@ -71,9 +71,7 @@ Zipf::Zipf(uint64_t n, double exponent, uint64_t seed)
   shortcut_ = 2 - IntegralInverse(Integral(2.5) - std::pow(2.0, -exponent_));
 }
 
-double Zipf::Integral(double x) const {
-  return (std::pow(x, 1 - exponent_) - 1) / (1 - exponent_);
-}
+double Zipf::Integral(double x) const { return (std::pow(x, 1 - exponent_) - 1) / (1 - exponent_); }
 
 double Zipf::IntegralInverse(double y) const {
   return std::pow(y * (1 - exponent_) + 1, 1 / (1 - exponent_));

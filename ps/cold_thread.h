@@ -24,11 +24,11 @@ namespace savior {
 
 struct ColdRead {
   uint32_t table = 0;
-  int64_t step = 0;              // of the hint
-  size_t stored_bytes = 0;       // of a row
-  std::vector<uint64_t> keys = {};    // [n] strictly ascending
-  std::vector<uint32_t> found = {};   // indices into keys, ascending
-  std::string values = {};            // [found, stored_bytes]
+  int64_t step = 0;                  // of the hint
+  size_t stored_bytes = 0;           // of a row
+  std::vector<uint64_t> keys = {};   // [n] strictly ascending
+  std::vector<uint32_t> found = {};  // indices into keys, ascending
+  std::string values = {};           // [found, stored_bytes]
   absl::Status status = {};
 
   void Run(ColdStore& store);

@@ -42,7 +42,7 @@ HotIndex::Place HotIndex::Put(const Array& array, uint64_t key, uint32_t slot_pl
   bucket->key[lane] = key;
   bucket->slot_plus_1[lane] = slot_plus_1;
   bucket->SetMarks(lane, marks);
-  return {bucket, lane};
+  return {bucket, lane, slot_plus_1 - 1};
 }
 
 HotIndex::Place HotIndex::Insert(uint64_t key, uint32_t slot, uint32_t marks) {
@@ -72,7 +72,7 @@ void HotIndex::Erase(const Place& place) {
     do {
       ++from;
       for (uint32_t lane = 0; lane < kLanes && from->slot_plus_1[lane] != 0 && !next; ++lane) {
-        if (array.Home(HashOf(from->key[lane])) <= here) next = {from, lane};
+        if (array.Home(HashOf(from->key[lane])) <= here) next = {from, lane, 0};
       }
     } while (!next && from->full());
     if (!next) break;

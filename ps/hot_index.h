@@ -17,6 +17,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -59,9 +60,9 @@ class HotIndex {
   struct Place {
     Bucket* bucket = nullptr;  // null: nowhere
     uint32_t lane = 0;
+    uint32_t slot = 0;
 
     explicit operator bool() const { return bucket != nullptr; }
-    uint32_t slot() const { return bucket->slot_plus_1[lane] - 1; }
     uint64_t key() const { return bucket->key[lane]; }
     uint32_t marks() const { return bucket->MarksOf(lane); }
     void SetMarks(uint32_t value) const { bucket->SetMarks(lane, value); }
@@ -91,7 +92,8 @@ class HotIndex {
   Place Insert(uint64_t key, uint32_t slot, uint32_t marks);
   void Erase(const Place& place);
 
-  // Goes on with a change of size, for at least `buckets` buckets' worth. False: none was under way.
+  // Goes on with a change of size, for at least `buckets` buckets' worth. False: none was under
+  // way.
   bool Maintain(uint64_t buckets);
   // Begins to fit the size to `rows` rows, if it is much too large and no change is under way.
   void ShrinkTo(uint64_t rows);
@@ -148,8 +150,16 @@ class HotIndex {
 
 SAVIOR_INLINE HotIndex::Place HotIndex::FindFrom(Bucket* home, uint64_t key) {
   for (Bucket* bucket = home;; ++bucket) {
+    // All lanes, without a branch: which one it is cannot be predicted.
+    uint32_t matches = 0;
     for (uint32_t lane = 0; lane < kLanes; ++lane) {
-      if (bucket->key[lane] == key && bucket->slot_plus_1[lane] != 0) return {bucket, lane};
+      matches |= static_cast<uint32_t>(bucket->key[lane] == key) << lane;
+    }
+    // A free lane may hold any key, and several the same.
+    for (; matches != 0; matches &= matches - 1) {
+      const auto lane = static_cast<uint32_t>(std::countr_zero(matches));
+      const uint32_t slot_plus_1 = bucket->slot_plus_1[lane];
+      if (slot_plus_1 != 0) return {bucket, lane, slot_plus_1 - 1};
     }
     if (!bucket->full()) return {};
   }
@@ -169,7 +179,7 @@ void HotIndex::Walk(uint64_t* hash, uint64_t buckets, Visit visit) const {
   for (; at < stop || (all && at < array.end() && array.buckets[at].slot_plus_1[0] != 0); ++at) {
     Bucket& bucket = array.buckets[at];
     for (uint32_t lane = 0; lane < kLanes && bucket.slot_plus_1[lane] != 0; ++lane) {
-      visit(Place{&bucket, lane});
+      visit(Place{&bucket, lane, bucket.slot_plus_1[lane] - 1});
     }
   }
   *hash = all ? next : array.FirstHash(stop);

@@ -3,7 +3,6 @@
 #include <glog/logging.h>
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 
 namespace savior {
@@ -44,41 +43,6 @@ void HotTier::SetLimit(uint64_t limit_bytes) {
   capacity_ = static_cast<uint32_t>(fits);
 }
 
-void HotTier::PrefetchRow(uint32_t slot, Access access) const {
-  if (access == Access::kPeek) return;
-  const std::byte* const body = bodies_.data() + slot * body_bytes_;
-  // The first lines; the processor sees the pattern of the rest.
-  const size_t bytes =
-      std::min(access == Access::kUpdate ? body_bytes_ : layout_.dim() * sizeof(float), 4 * kLine);
-  for (size_t at = 0; at < bytes; at += kLine) __builtin_prefetch(body + at);
-  if (access != Access::kRead) __builtin_prefetch(heads_.data() + slot * head_bytes_);
-}
-
-void HotTier::Find(std::span<const uint64_t> keys, Access access, std::span<Place> places) const {
-  // In groups: first all misses of the index are under way at once, then all of the rows.
-  constexpr size_t kGroup = 32;
-  std::array<HotIndex::Bucket*, kGroup> homes;
-  for (size_t begin = 0; begin < keys.size(); begin += kGroup) {
-    const size_t n = std::min(kGroup, keys.size() - begin);
-    for (size_t i = 0; i < n; ++i) {
-      homes[i] = index_.Prefetch(HotIndex::HashOf(keys[begin + i]));
-    }
-    for (size_t i = 0; i < n; ++i) {
-      const Place place = HotIndex::FindFrom(homes[i], keys[begin + i]);
-      places[begin + i] = place;
-      if (!place) continue;
-      PrefetchRow(place.slot(), access);
-      // Written only if it changes: most rows in use have all their uses already.
-      const uint32_t marks = place.marks();
-      if (access == Access::kUpdate) {
-        if ((marks & kDirty) == 0) place.SetMarks(marks | kDirty);
-      } else if (access != Access::kPeek && (marks & kUses) != kUses) {
-        place.SetMarks(marks + 1);
-      }
-    }
-  }
-}
-
 HotTier::Place HotTier::Insert(uint64_t key) {
   if (size() >= compact_to_) {
     // The limit has risen again, or the owner overruns it: no memory goes for now.
@@ -99,7 +63,7 @@ HotTier::Place HotTier::Insert(uint64_t key) {
 }
 
 void HotTier::Erase(const Place& place) {
-  const uint32_t slot = place.slot();
+  const uint32_t slot = place.slot;
   index_.Erase(place);
   // kNoCompaction is above every slot.
   (slot < compact_to_ ? free_ : free_behind_).push_back(slot);
@@ -127,16 +91,16 @@ void HotTier::BeginCompaction() {
 
 void HotTier::Compact(uint64_t buckets) {
   const auto move = [this](const Place& place) {
-    if (place.slot() < compact_to_) return;
+    if (place.slot < compact_to_) return;
     // There is one for each row behind: size() <= compact_to_ when it began, and rows that came
     // since took their slots from the same list.
     CHECK(!free_.empty());
     const uint32_t slot = free_.back();
     free_.pop_back();
-    free_behind_.push_back(place.slot());
-    std::memcpy(heads_.data() + slot * head_bytes_, heads_.data() + place.slot() * head_bytes_,
+    free_behind_.push_back(place.slot);
+    std::memcpy(heads_.data() + slot * head_bytes_, heads_.data() + place.slot * head_bytes_,
                 head_bytes_);
-    std::memcpy(bodies_.data() + slot * body_bytes_, bodies_.data() + place.slot() * body_bytes_,
+    std::memcpy(bodies_.data() + slot * body_bytes_, bodies_.data() + place.slot * body_bytes_,
                 body_bytes_);
     place.bucket->slot_plus_1[place.lane] = slot + 1;
   };

@@ -11,6 +11,8 @@
 // it.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -69,8 +71,10 @@ class HotTier {
   // Some microseconds' worth of work, per 64 buckets, on a change of size. False: there was none.
   bool Maintain(uint64_t buckets);
 
-  // places[i] = where keys[i] is, if it is. The rows' memory is under way to the cache then.
-  void Find(std::span<const uint64_t> keys, Access access, std::span<Place> places) const;
+  // Calls visit(i, place of keys[i] or none) for all keys in their order. While a row is visited
+  // the next ones are on their way to the cache. visit: must not insert, erase or maintain.
+  template <typename Visit>
+  void Find(std::span<const uint64_t> keys, Access access, Visit visit) const;
   Place Find(uint64_t key) const { return index_.Find(key); }
 
   // Adds `key`, which is not there, with its row's memory unset; its marks are one use. Places
@@ -81,7 +85,7 @@ class HotTier {
   RowRef Row(uint32_t slot) const {
     return layout_.At(heads_.data() + slot * head_bytes_, bodies_.data() + slot * body_bytes_);
   }
-  RowRef Row(const Place& place) const { return Row(place.slot()); }
+  RowRef Row(const Place& place) const { return Row(place.slot); }
   static void Mark(const Place& place, uint32_t mark) { place.SetMarks(place.marks() | mark); }
   static void Unmark(const Place& place, uint32_t mark) { place.SetMarks(place.marks() & ~mark); }
 
@@ -107,8 +111,11 @@ class HotTier {
  private:
   static constexpr uint32_t kNoCompaction = 0xffffffff;
   static constexpr size_t kLine = 64;
+  static constexpr size_t kGroup = 16;  // of keys that go through Find's stages together
 
-  void PrefetchRow(uint32_t slot, Access access) const;
+  // Inlined by force: GCC drops a call of a function that only prefetches, as without effect.
+  SAVIOR_INLINE void PrefetchRow(uint32_t slot, Access access) const;
+  SAVIOR_INLINE Place FindAndMark(HotIndex::Bucket* home, uint64_t key, Access access) const;
   // Rows in slots >= compact_to_, while compacting.
   uint64_t RowsBehind() const { return size() + free_.size() - compact_to_; }
   void BeginCompaction();
@@ -132,5 +139,57 @@ class HotTier {
   uint32_t capacity_ = 0;
   uint64_t hand_ = 0;  // a hash
 };
+
+SAVIOR_INLINE void HotTier::PrefetchRow(uint32_t slot, Access access) const {
+  if (access == Access::kPeek) return;
+  const std::byte* const body = bodies_.data() + slot * body_bytes_;
+  // The first lines; the processor sees the pattern of the rest.
+  const size_t bytes =
+      std::min(access == Access::kUpdate ? body_bytes_ : layout_.dim() * sizeof(float), 4 * kLine);
+  for (size_t at = 0; at < bytes; at += kLine) __builtin_prefetch(body + at);
+  if (access != Access::kRead) __builtin_prefetch(heads_.data() + slot * head_bytes_);
+}
+
+SAVIOR_INLINE HotTier::Place HotTier::FindAndMark(HotIndex::Bucket* home, uint64_t key,
+                                                  Access access) const {
+  const Place place = HotIndex::FindFrom(home, key);
+  if (!place) return place;
+  PrefetchRow(place.slot, access);
+  // Written only if it changes: most rows in use have all their uses already.
+  const uint32_t marks = place.marks();
+  if (access == Access::kUpdate) {
+    if ((marks & kDirty) == 0) place.SetMarks(marks | kDirty);
+  } else if (access != Access::kPeek && (marks & kUses) != kUses) {
+    place.SetMarks(marks + 1);
+  }
+  return place;
+}
+
+template <typename Visit>
+void HotTier::Find(std::span<const uint64_t> keys, Access access, Visit visit) const {
+  // Three stages, each a group behind the other: index lines of one group are under way while the
+  // next group's rows are and the one after is visited.
+  std::array<std::array<HotIndex::Bucket*, kGroup>, 2> homes;
+  std::array<std::array<Place, kGroup>, 2> places;
+  const auto size_of = [&](size_t group) {
+    return std::min(kGroup, keys.size() - std::min(keys.size(), group * kGroup));
+  };
+  const size_t groups = (keys.size() + kGroup - 1) / kGroup;
+  for (size_t step = 0; step < groups + 2; ++step) {
+    for (size_t i = 0; i < size_of(step); ++i) {
+      homes[step % 2][i] = index_.Prefetch(HotIndex::HashOf(keys[step * kGroup + i]));
+    }
+    if (step >= 1) {
+      const size_t group = step - 1;
+      for (size_t i = 0; i < size_of(group); ++i) {
+        places[group % 2][i] = FindAndMark(homes[group % 2][i], keys[group * kGroup + i], access);
+      }
+    }
+    if (step >= 2) {
+      const size_t group = step - 2;
+      for (size_t i = 0; i < size_of(group); ++i) visit(group * kGroup + i, places[group % 2][i]);
+    }
+  }
+}
 
 }  // namespace savior

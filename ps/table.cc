@@ -55,7 +55,6 @@ Table::Table(const TableSpec& spec, uint32_t number, uint64_t seed, uint64_t row
       hot_(layout_, limit_bytes, max_bytes),
       limit_bytes_(limit_bytes),
       rows_(rows),
-      places_(kSlice),
       staging_(kSlice * layout_.bytes() / sizeof(float)) {
   misses_.reserve(kSlice);
   miss_keys_.reserve(kSlice);
@@ -65,12 +64,16 @@ size_t Table::SliceSize(size_t left) const {
   return std::min({left, kSlice, size_t{hot_.capacity()}});
 }
 
-void Table::FindAndSplit(std::span<const uint64_t> keys, HotTier::Access access) {
-  hot_.Find(keys, access, places_);
+template <typename Hit>
+void Table::FindHits(std::span<const uint64_t> keys, HotTier::Access access, Hit hit) {
   misses_.clear();
-  for (size_t i = 0; i < keys.size(); ++i) {
-    if (!places_[i]) misses_.push_back({keys[i], static_cast<uint32_t>(i), false});
-  }
+  hot_.Find(keys, access, [&](size_t i, const HotTier::Place& place) {
+    if (place) {
+      hit(i, hot_.Row(place));
+    } else {
+      misses_.push_back({keys[i], static_cast<uint32_t>(i), false});
+    }
+  });
 }
 
 RowRef Table::Staged(size_t miss) {
@@ -127,10 +130,8 @@ absl::Status Table::Pull(const RowSelection& selection, float* rows, uint32_t* u
   use_ += selection.keys.size() * layout_.bytes();
   for (size_t begin = 0; begin < selection.keys.size();) {
     const size_t n = SliceSize(selection.keys.size() - begin);
-    FindAndSplit(selection.keys.subspan(begin, n), access);
-    for (size_t i = 0; i < n; ++i) {
-      if (places_[i]) copy_out(begin + i, hot_.Row(places_[i]));
-    }
+    FindHits(selection.keys.subspan(begin, n), access,
+             [&](size_t i, const RowRef& row) { copy_out(begin + i, row); });
     stats_.hot_hits += n - misses_.size();
     SAVIOR_RETURN_IF_ERROR(Fetch());
     for (size_t j = 0; j < misses_.size(); ++j) {
@@ -152,11 +153,9 @@ absl::Status Table::Pull(const RowSelection& selection, float* rows, uint32_t* u
 
 template <typename Update>
 absl::Status Table::UpdateSlice(std::span<const uint64_t> keys, Update update) {
-  FindAndSplit(keys, HotTier::Access::kUpdate);
   // Hits first: making room for the misses may evict them.
-  for (size_t i = 0; i < keys.size(); ++i) {
-    if (places_[i]) update(i, keys[i], hot_.Row(places_[i]));
-  }
+  FindHits(keys, HotTier::Access::kUpdate,
+           [&](size_t i, const RowRef& row) { update(i, keys[i], row); });
   SAVIOR_RETURN_IF_ERROR(Fetch());
   const absl::Status room = MakeRoom(misses_.size());
   // On a full disk the table grows beyond its limit for now: see PrepareToWrite.
@@ -350,19 +349,14 @@ std::optional<ColdRead> Table::Hint(int64_t step, std::span<const uint64_t> keys
     held = held_.insert(held_.end(), {step, {}});
   }
   ColdRead read{.table = number_, .step = step, .stored_bytes = layout_.stored_bytes()};
-  for (size_t begin = 0; begin < keys.size(); begin += kSlice) {
-    const std::span<const uint64_t> slice =
-        keys.subspan(begin, std::min(kSlice, keys.size() - begin));
-    hot_.Find(slice, HotTier::Access::kPeek, places_);
-    for (size_t i = 0; i < slice.size(); ++i) {
-      if (held_rows_ + reading_.size() >= bound) break;
-      if (places_[i]) {
-        Hold(&*held, slice[i], places_[i]);
-      } else if (rows_ > hot_.size() && reading_.insert(slice[i]).second) {
-        read.keys.push_back(slice[i]);
-      }
+  hot_.Find(keys, HotTier::Access::kPeek, [&](size_t i, const HotTier::Place& place) {
+    if (held_rows_ + reading_.size() >= bound) return;
+    if (place) {
+      Hold(&*held, keys[i], place);
+    } else if (rows_ > hot_.size() && reading_.insert(keys[i]).second) {
+      read.keys.push_back(keys[i]);
     }
-  }
+  });
   if (read.keys.empty()) return std::nullopt;
   std::sort(read.keys.begin(), read.keys.end());
   ++reads_;

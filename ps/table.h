@@ -124,8 +124,9 @@ class Table {
 
   // The next slice's size when `left` keys are left.
   size_t SliceSize(size_t left) const;
-  // places_[i] = where keys[i] is hot; misses_ = those that are not, by key.
-  void FindAndSplit(std::span<const uint64_t> keys, HotTier::Access access);
+  // Calls hit(i, row) for the keys that are hot, and puts the others into misses_.
+  template <typename Hit>
+  void FindHits(std::span<const uint64_t> keys, HotTier::Access access, Hit hit);
   // Looks misses_ up in the cold store: found ones are staged, in order of misses_.
   [[nodiscard]] absl::Status Fetch();
   RowRef Staged(size_t miss);
@@ -166,7 +167,6 @@ class Table {
   bool writing_ = false;                   // a job is under way
 
   // Scratch of one slice.
-  std::vector<HotTier::Place> places_;
   std::vector<Miss> misses_;
   std::vector<uint64_t> miss_keys_;
   std::vector<float> staging_;  // [kSlice][head, body]

@@ -74,11 +74,21 @@ TEST(HotTier, AScalarStateLiesInTheHeadOthersBehindTheWeights) {
   }
 }
 
+std::vector<HotTier::Place> FindAll(const HotTier& tier, std::span<const uint64_t> keys,
+                                    HotTier::Access access) {
+  std::vector<HotTier::Place> places;
+  tier.Find(keys, access, [&](size_t i, const HotTier::Place& place) {
+    EXPECT_EQ(i, places.size());
+    places.push_back(place);
+  });
+  EXPECT_EQ(places.size(), keys.size());
+  return places;
+}
+
 // What a tier must be after any history: the model's rows, and no others.
 void Compare(const HotTier& tier, const std::map<uint64_t, float>& model, uint32_t dim,
              std::span<const uint64_t> keys) {
-  std::vector<HotTier::Place> places(keys.size());
-  tier.Find(keys, HotTier::Access::kPeek, places);
+  const std::vector<HotTier::Place> places = FindAll(tier, keys, HotTier::Access::kPeek);
   for (size_t i = 0; i < keys.size(); ++i) {
     ASSERT_EQ(static_cast<bool>(places[i]), model.contains(keys[i]));
     if (places[i]) {
@@ -222,10 +232,18 @@ TEST(HotTier, ALimitThatRisesWhileRowsMoveLosesNothing) {
 TEST(HotTier, UsedRowsStayLongest) {
   HotTier tier(Layout(), kMuch, kMuch);
   for (uint64_t key = 0; key < 1000; ++key) tier.Insert(key);
-  std::vector<HotTier::Place> places(100);
-  for (int use = 0; use < 2; ++use) tier.Find(Keys(0, 100), HotTier::Access::kRead, places);
+  for (int use = 0; use < 2; ++use) FindAll(tier, Keys(0, 100), HotTier::Access::kRead);
   EraseVictims(tier, 900);
   for (uint64_t key = 0; key < 100; ++key) EXPECT_TRUE(tier.Find(key));
+}
+
+TEST(HotTier, FindVisitsAnyNumberOfKeysInTheirOrder) {
+  HotTier tier(Layout(), kMuch, kMuch);
+  for (uint64_t key = 0; key < 100; key += 2) tier.Insert(key);
+  for (uint64_t n = 0; n < 100; ++n) {
+    const std::vector<HotTier::Place> places = FindAll(tier, Keys(0, n), HotTier::Access::kRead);
+    for (uint64_t key = 0; key < n; ++key) EXPECT_EQ(static_cast<bool>(places[key]), key % 2 == 0);
+  }
 }
 
 TEST(HotTier, HeldRowsAndThoseBeingWrittenAreNoVictims) {
@@ -265,9 +283,8 @@ TEST(HotTier, MarksMoveWithTheRow) {
 TEST(HotTier, UpdatesMakeDirtyReadsDoNot) {
   HotTier tier(Layout(), kMuch, kMuch);
   for (uint64_t key = 0; key < 10; ++key) tier.Insert(key);
-  std::vector<HotTier::Place> places(5);
-  tier.Find(Keys(0, 5), HotTier::Access::kUpdate, places);
-  tier.Find(Keys(5, 10), HotTier::Access::kReadAll, places);
+  FindAll(tier, Keys(0, 5), HotTier::Access::kUpdate);
+  FindAll(tier, Keys(5, 10), HotTier::Access::kReadAll);
   for (uint64_t key = 0; key < 10; ++key) EXPECT_EQ(IsDirty(tier, key), key < 5);
   std::set<uint64_t> ahead;
   while (tier.PickVictims(10).empty()) {
