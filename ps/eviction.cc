@@ -127,7 +127,9 @@ std::string Eviction::Save() const {
 }
 
 absl::Status Eviction::Load(std::string_view bytes) {
-  const absl::Status malformed = absl::DataLossError("the state of the eviction is malformed");
+  const auto malformed = [] {
+    return absl::DataLossError("the state of the eviction is malformed");
+  };
   uint8_t version = 0;
   float min_score = 0;
   Eviction loaded(spec_);
@@ -135,16 +137,16 @@ absl::Status Eviction::Load(std::string_view bytes) {
       !TakeNumber(&bytes, &loaded.step_) || loaded.step_ < 0 ||
       !TakeNumber(&bytes, &loaded.minute_) || loaded.minute_ < 0 || loaded.minute_ > 1LL << 53 ||
       !TakeNumber(&bytes, &loaded.saved_) || !std::isfinite(loaded.saved_) || loaded.saved_ < 0) {
-    return malformed;
+    return malformed();
   }
   for (const bool low : {false, true}) {
-    if (!TakeNumbers<int64_t>(&bytes, loaded.horizons_[low])) return malformed;
+    if (!TakeNumbers<int64_t>(&bytes, loaded.horizons_[low])) return malformed();
     const auto [least, most] = std::ranges::minmax(loaded.horizons_[low]);
-    if (least < 0 || most > loaded.step_) return malformed;
+    if (least < 0 || most > loaded.step_) return malformed();
     loaded.newest_[low] = most;
   }
   if (!loaded.ages_[0].Take(&bytes) || !loaded.ages_[1].Take(&bytes) || !bytes.empty()) {
-    return malformed;
+    return malformed();
   }
   if (min_score != spec_.min_score) {
     return absl::FailedPreconditionError("the state of the eviction is of another min_score");
