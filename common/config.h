@@ -95,6 +95,18 @@ struct Config {
     int64_t shards = 1;
     int64_t ram_budget_mb = 2048;
     double timeout_s = 60;
+    std::string store_dtype = "float32";
+    std::string bad_gradients = "reject";
+    std::string admission = "all";
+    int64_t admission_count = 2;
+    double admission_probability = 0.1;
+    int64_t eviction_idle_steps = 0;
+    double eviction_min_score = 0;
+    int64_t eviction_score_idle_steps = 10000;
+    int64_t eviction_capacity_rows = 0;
+    int64_t eviction_floor_rows = 0;
+    double eviction_max_share_per_minute = 0.01;
+    int64_t steps_per_minute = 1000;
   } ps;
 
   struct Commit {

@@ -16,6 +16,9 @@ ConfigField NotNegative(std::string key, double* value, std::string doc) {
 ConfigField Share(std::string key, double* value, std::string doc) {
   return {std::move(key), value, std::move(doc), 0, 0.99, false, {}};
 }
+ConfigField PositiveShare(std::string key, double* value, std::string doc) {
+  return {std::move(key), value, std::move(doc), 0, 1, true, {}};
+}
 ConfigField Count(std::string key, int64_t* value, double min, double max, std::string doc) {
   return {std::move(key), value, std::move(doc), min, max, false, {}};
 }
@@ -159,7 +162,39 @@ void TrainFields(Config& c, std::vector<ConfigField>& f) {
   f.push_back(Count("train.threads", &t.threads, 1, 1024, "Compute threads of a worker"));
   f.push_back(Positive("train.metrics_every_s", &t.metrics_every_s,
                        "Seconds between lines of metrics.jsonl"));
+}
 
+void RuleFields(Config& c, std::vector<ConfigField>& f) {
+  auto& p = c.ps;
+  f.push_back(Text("ps.admission", &p.admission,
+                   "Which new users and items get a row: all, those pushed ps.admission_count "
+                   "times, or each push with ps.admission_probability (docs/tables.md)",
+                   {"all", "count", "probability"}));
+  f.push_back(Count("ps.admission_count", &p.admission_count, 2, 15,
+                    "Pushes, this one included, that give a key its row"));
+  f.push_back(PositiveShare("ps.admission_probability", &p.admission_probability,
+                            "Probability that a push gives a key its row"));
+  f.push_back(Count("ps.eviction_idle_steps", &p.eviction_idle_steps, 0, 4e9,
+                    "User and item rows without a push for more steps than this are forgotten; 0: "
+                    "none (docs/tables.md)"));
+  f.push_back(NotNegative("ps.eviction_min_score", &p.eviction_min_score,
+                          "Rows whose root mean square weight is below this go after "
+                          "ps.eviction_score_idle_steps; 0: none"));
+  f.push_back(Count("ps.eviction_score_idle_steps", &p.eviction_score_idle_steps, 1, 4e9,
+                    "Steps without a push after which a row below ps.eviction_min_score goes"));
+  f.push_back(Count("ps.eviction_capacity_rows", &p.eviction_capacity_rows, 0, 1e15,
+                    "Rows per table (user, item) beyond which those idle longest go; 0: no bound"));
+  f.push_back(Count("ps.eviction_floor_rows", &p.eviction_floor_rows, 0, 1e15,
+                    "Rows per table that the idle and the score rule leave at least"));
+  f.push_back(PositiveShare("ps.eviction_max_share_per_minute", &p.eviction_max_share_per_minute,
+                            "Share of a table's rows that may go in a minute of "
+                            "ps.steps_per_minute steps"));
+  f.push_back(Count("ps.steps_per_minute", &p.steps_per_minute, 1, 1e9,
+                    "Steps that eviction takes for a minute: its clock is the step, so that a "
+                    "resumed run forgets the same rows"));
+}
+
+void PsFields(Config& c, std::vector<ConfigField>& f) {
   f.push_back(
       Count("ps.shards", &c.ps.shards, 1, 1024, "Parameter-server shards (one thread each)"));
   f.push_back(
@@ -167,7 +202,17 @@ void TrainFields(Config& c, std::vector<ConfigField>& f) {
             "RAM in MiB for rows, all shards of a process together; the rest lives in RocksDB"));
   f.push_back(Positive("ps.timeout_s", &c.ps.timeout_s,
                        "Seconds that a pull or push may take before the run fails"));
+  f.push_back(Text("ps.store_dtype", &c.ps.store_dtype,
+                   "What the weights of learned tables are stored as; 16-bit ones are rounded "
+                   "stochastically (docs/tables.md)",
+                   {"float32", "float16", "bfloat16"}));
+  f.push_back(Text("ps.bad_gradients", &c.ps.bad_gradients,
+                   "Gradients that are not finite: fail the push, or skip the row and count it",
+                   {"reject", "skip"}));
+  RuleFields(c, f);
+}
 
+void CommitAndEvalFields(Config& c, std::vector<ConfigField>& f) {
   f.push_back(Count("commit.every_steps", &c.commit.every_steps, 0, 1e12,
                     "Steps between commits (checkpoints); 0: only at the end and on Ctrl-C"));
   f.push_back(
@@ -197,6 +242,8 @@ std::vector<ConfigField> ConfigFields(Config& config) {
   CodebookFields(config, fields);
   ModelFields(config, fields);
   TrainFields(config, fields);
+  PsFields(config, fields);
+  CommitAndEvalFields(config, fields);
   return fields;
 }
 

@@ -1,5 +1,5 @@
-// IEEE 754 binary16, in integer arithmetic: g++ 12 has no standard half type, and its extension
-// calls a library routine per value without F16C.
+// IEEE 754 binary16 (half) and bfloat16, in integer arithmetic: g++ 12 has no standard types for
+// them, and its extension calls a library routine per value without F16C.
 #pragma once
 
 #include <bit>
@@ -8,6 +8,7 @@
 namespace savior {
 
 inline constexpr float kMaxHalf = 65504.0f;
+inline constexpr float kMaxBfloat = 0x1.fep127f;
 
 // The nearest half, ties to even; beyond the range infinity; NaN stays NaN.
 constexpr uint16_t HalfOf(float value) {

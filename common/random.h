@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <limits>
 #include <numbers>
+#include <string_view>
 
 namespace savior {
 
@@ -22,6 +23,13 @@ constexpr uint64_t Mix(uint64_t x) {
 
 constexpr uint64_t MixTwo(uint64_t a, uint64_t b) {
   return Mix(Mix(a) ^ (b + 0x632be59bd9b4e019ULL));
+}
+
+// FNV-1a: a stream's number from its name.
+constexpr uint64_t HashName(std::string_view name) {
+  uint64_t hash = 0xcbf29ce484222325ULL;
+  for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3ULL;
+  return hash;
 }
 
 // Uniform in [0, 1), from the top 53 bits of `bits`.

@@ -48,7 +48,7 @@ enum class StoreDtype : uint8_t { kFloat32, kFloat16, kBfloat16 };
 // its gradients are dropped.
 enum class AdmissionKind : uint8_t {
   kAll,
-  kCount,        // with the `count`-th push (approximate from above: ps/admission.h)
+  kCount,        // with the `count`-th push, nearly always (ps/key_counts.h: how nearly)
   kProbability,  // each push with `probability`, drawn from (seed, table, key, step)
 };
 

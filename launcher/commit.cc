@@ -25,21 +25,55 @@ constexpr const char* kPart = ".part";
 
 Json TableToJson(const TableSpec& t) {
   const OptimizerSpec& o = t.optimizer;
-  return {{"name", t.name},
-          {"dim", t.dim},
-          {"kind", static_cast<int>(t.kind)},
-          {"dtype", static_cast<int>(t.dtype)},
-          {"init_scale", t.init_scale},
-          {"optimizer",
-           {{"kind", static_cast<int>(o.kind)},
-            {"lr", o.lr},
-            {"eps", o.eps},
-            {"initial_accumulator", o.initial_accumulator},
-            {"beta1", o.beta1},
-            {"beta2", o.beta2},
-            {"l1", o.l1},
-            {"l2", o.l2},
-            {"weight_decay", o.weight_decay}}}};
+  const AdmissionSpec& a = t.admission;
+  const EvictionSpec& e = t.eviction;
+  return {
+      {"name", t.name},
+      {"dim", t.dim},
+      {"kind", static_cast<int>(t.kind)},
+      {"dtype", static_cast<int>(t.dtype)},
+      {"init_scale", t.init_scale},
+      {"optimizer",
+       {{"kind", static_cast<int>(o.kind)},
+        {"lr", o.lr},
+        {"eps", o.eps},
+        {"initial_accumulator", o.initial_accumulator},
+        {"beta1", o.beta1},
+        {"beta2", o.beta2},
+        {"l1", o.l1},
+        {"l2", o.l2},
+        {"weight_decay", o.weight_decay}}},
+      {"admission",
+       {{"kind", static_cast<int>(a.kind)}, {"count", a.count}, {"probability", a.probability}}},
+      {"eviction",
+       {{"idle_steps", e.idle_steps},
+        {"min_score", e.min_score},
+        {"score_idle_steps", e.score_idle_steps},
+        {"capacity_rows", e.capacity_rows},
+        {"floor_rows", e.floor_rows},
+        {"max_share_per_minute", e.max_share_per_minute}}},
+      {"bad_gradients", static_cast<int>(t.bad_gradients)}};
+}
+
+// What older commits do not say is as it was then: everything admitted, nothing evicted, bad
+// gradients refused.
+void ReadRules(const Json& j, TableSpec* t) {
+  if (const auto a = j.find("admission"); a != j.end()) {
+    t->admission.kind = static_cast<AdmissionKind>(a->at("kind").get<int>());
+    t->admission.count = a->at("count").get<uint32_t>();
+    t->admission.probability = a->at("probability").get<float>();
+  }
+  if (const auto e = j.find("eviction"); e != j.end()) {
+    t->eviction.idle_steps = e->at("idle_steps").get<uint32_t>();
+    t->eviction.min_score = e->at("min_score").get<float>();
+    t->eviction.score_idle_steps = e->at("score_idle_steps").get<uint32_t>();
+    t->eviction.capacity_rows = e->at("capacity_rows").get<uint64_t>();
+    t->eviction.floor_rows = e->at("floor_rows").get<uint64_t>();
+    t->eviction.max_share_per_minute = e->at("max_share_per_minute").get<float>();
+  }
+  if (const auto b = j.find("bad_gradients"); b != j.end()) {
+    t->bad_gradients = static_cast<BadGradients>(b->get<int>());
+  }
 }
 
 // Throws nlohmann's exceptions on anything unexpected; ParseManifest catches them.
@@ -60,6 +94,7 @@ TableSpec TableFromJson(const Json& j) {
   t.optimizer.l1 = o.at("l1").get<float>();
   t.optimizer.l2 = o.at("l2").get<float>();
   t.optimizer.weight_decay = o.at("weight_decay").get<float>();
+  ReadRules(j, &t);
   return t;
 }
 

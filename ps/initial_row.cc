@@ -7,17 +7,7 @@
 #include "common/random.h"
 
 namespace savior {
-namespace {
-
-// FNV-1a. By name, not by number: a table keeps its initial rows when others are added before it.
-uint64_t HashName(std::string_view name) {
-  uint64_t hash = 0xcbf29ce484222325ULL;
-  for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3ULL;
-  return hash;
-}
-
-}  // namespace
-
+// By name, not by number: a table keeps its initial rows when others are added before it.
 InitialRow::InitialRow(const TableSpec& spec, uint64_t seed)
     : dim_(spec.dim),
       scale_(spec.kind == TableKind::kId ? spec.init_scale : 0.0f),

@@ -15,6 +15,33 @@ OptimizerKind KindOf(const std::string& name) {
   return OptimizerKind::kAdagrad;
 }
 
+StoreDtype DtypeOf(const std::string& name) {
+  if (name == "float16") return StoreDtype::kFloat16;
+  if (name == "bfloat16") return StoreDtype::kBfloat16;
+  return StoreDtype::kFloat32;
+}
+
+AdmissionSpec AdmissionOf(const Config::Ps& ps) {
+  if (ps.admission == "count") {
+    return {.kind = AdmissionKind::kCount, .count = static_cast<uint32_t>(ps.admission_count)};
+  }
+  if (ps.admission == "probability") {
+    return {.kind = AdmissionKind::kProbability,
+            .probability = static_cast<float>(ps.admission_probability)};
+  }
+  return {};
+}
+
+EvictionSpec EvictionOf(const Config::Ps& ps) {
+  EvictionSpec spec{.idle_steps = static_cast<uint32_t>(ps.eviction_idle_steps),
+                    .min_score = static_cast<float>(ps.eviction_min_score),
+                    .score_idle_steps = static_cast<uint32_t>(ps.eviction_score_idle_steps),
+                    .capacity_rows = static_cast<uint64_t>(ps.eviction_capacity_rows),
+                    .floor_rows = static_cast<uint64_t>(ps.eviction_floor_rows),
+                    .max_share_per_minute = static_cast<float>(ps.eviction_max_share_per_minute)};
+  return spec.enabled() ? spec : EvictionSpec{};
+}
+
 }  // namespace
 
 std::vector<TableSpec> ModelTables(const Config& config) {
@@ -32,7 +59,7 @@ std::vector<TableSpec> ModelTables(const Config& config) {
   const auto dim = static_cast<uint32_t>(config.encoder.dim);
   const auto row = ContentRowDim(dim, static_cast<uint32_t>(config.codebook.levels));
   const auto scale = static_cast<float>(config.model.init_scale);
-  return {
+  std::vector<TableSpec> tables = {
       {"user", id_dim, TableKind::kId, learned, scale},
       {"item", id_dim, TableKind::kId, learned, scale},
       {"feature", feature_dim, TableKind::kId, learned, scale},
@@ -40,6 +67,18 @@ std::vector<TableSpec> ModelTables(const Config& config) {
       {"content_vector", dim, TableKind::kAlign, align},
       {"content", row, TableKind::kFrozen, none},
   };
+  for (TableSpec& table : tables) {
+    if (table.kind == TableKind::kFrozen) continue;
+    table.dtype = DtypeOf(config.ps.store_dtype);
+    table.bad_gradients =
+        config.ps.bad_gradients == "skip" ? BadGradients::kSkip : BadGradients::kReject;
+  }
+  // The tables that grow with the data and whose keys come and go.
+  for (const ModelTable number : {kUserTable, kItemTable}) {
+    tables[number].admission = AdmissionOf(config.ps);
+    tables[number].eviction = EvictionOf(config.ps);
+  }
+  return tables;
 }
 
 uint64_t FeatureKey(std::string_view name, std::string_view value) {

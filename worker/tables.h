@@ -22,6 +22,9 @@ enum ModelTable : uint32_t {
   kModelTables
 };
 
+// `user` and `item` have the rules of admission and eviction of config.ps; all learned tables its
+// dtype and what it says about bad gradients.
+//
 // A content's key is the id of its first item: stable when the log is prepared again with more
 // items.
 std::vector<TableSpec> ModelTables(const Config& config);

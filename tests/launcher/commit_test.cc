@@ -5,6 +5,7 @@
 
 #include <cctype>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -35,7 +36,23 @@ CommitManifest Manifest(int64_t step) {
                       .dim = 12,
                       .kind = TableKind::kFrozen,
                       .optimizer = none,
-                      .dtype = StoreDtype::kFloat16}};
+                      .dtype = StoreDtype::kFloat16},
+                     {.name = "item",
+                      .dim = 8,
+                      .optimizer = adam,
+                      .dtype = StoreDtype::kBfloat16,
+                      .admission = {.kind = AdmissionKind::kCount, .count = 3},
+                      .eviction = {.idle_steps = 5,
+                                   .min_score = 0.01f,
+                                   .score_idle_steps = 3,
+                                   .capacity_rows = uint64_t{1} << 40,
+                                   .floor_rows = 7,
+                                   .max_share_per_minute = 0.05f},
+                      .bad_gradients = BadGradients::kSkip},
+                     {.name = "feature",
+                      .dim = 4,
+                      .optimizer = adam,
+                      .admission = {.kind = AdmissionKind::kProbability, .probability = 0.1f}}};
   return manifest;
 }
 
@@ -88,6 +105,30 @@ TEST(Commit, OpensAsItWasWritten) {
   EXPECT_THAT(paths, ElementsAre("dense.safetensors", "resolved.toml", "shard-0/1.sst",
                                  "shard-1/deeper/2.sst"));
   EXPECT_EQ(manifest.files[3].bytes, 5000u);
+}
+
+// The manifest of a commit from before tables had rules.
+TEST(Commit, WithoutRulesOpensWithTheirDefaults) {
+  const TempFolder folder;
+  const Commit commit = Write(folder / "commits", 42);
+  auto json = nlohmann::ordered_json::parse(BytesOf(commit.folder / "manifest.json"));
+  for (auto& table : json["tables"]) {
+    for (const char* key : {"admission", "eviction", "bad_gradients"}) {
+      EXPECT_EQ(table.erase(key), 1u) << key;
+    }
+  }
+  json.erase("xxh3");
+  json["xxh3"] = DigestBytes(json.dump());
+  Overwrite(commit.folder / "manifest.json", json.dump(1) + "\n");
+  const auto opened = OpenCommit(commit.folder, /*digests=*/true);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  for (size_t t = 0; t < opened->manifest.tables.size(); ++t) {
+    TableSpec expected = Manifest(42).tables[t];
+    expected.admission = {};
+    expected.eviction = {};
+    expected.bad_gradients = BadGradients::kReject;
+    EXPECT_EQ(opened->manifest.tables[t], expected);
+  }
 }
 
 TEST(Commit, AFlippedByteInAnyFileIsDamageThatNamesTheFile) {

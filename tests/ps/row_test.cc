@@ -6,6 +6,7 @@
 #include <bit>
 #include <cmath>
 #include <cstddef>
+#include <functional>
 #include <limits>
 #include <set>
 #include <string>
@@ -19,6 +20,7 @@
 namespace savior {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 // A row in memory of its own, filled with a pattern that 16-bit types can represent.
@@ -185,11 +187,80 @@ TEST(TableSpec, RefusesWhatBreaksTheRules) {
   }
   EXPECT_TRUE(refused([](S* s) { s->kind = TableKind::kFrozen; }));
   EXPECT_TRUE(refused([](S* s) { s->optimizer.kind = OptimizerKind::kNone; }));
-  EXPECT_TRUE(refused([](S* s) { s->dtype = StoreDtype::kFloat16; }));
+  EXPECT_TRUE(refused([](S* s) { s->dtype = static_cast<StoreDtype>(3); }));
+  EXPECT_TRUE(refused([](S* s) { s->bad_gradients = static_cast<BadGradients>(2); }));
   EXPECT_TRUE(refused([](S* s) { s->optimizer.lr = -1; }));
   EXPECT_TRUE(refused([](S* s) { s->init_scale = std::nanf(""); }));
   EXPECT_TRUE(
       absl::IsInvalidArgument(ValidateTables(std::vector{IdTable("a", 4), IdTable("a", 8)})));
+}
+
+// `change` makes a learned table that is refused for a reason that names `rule`.
+void ExpectRefused(const std::string& rule, const std::function<void(TableSpec*)>& change) {
+  TableSpec spec = IdTable("item", 8);
+  change(&spec);
+  const absl::Status status = ValidateTables(std::vector{spec});
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << rule;
+  EXPECT_THAT(status.message(), AllOf(HasSubstr("'item'"), HasSubstr(rule)));
+}
+
+TEST(TableSpec, LearnedTablesMayBe16BitAdmitAndForget) {
+  TableSpec spec = IdTable("item", 8);
+  for (const StoreDtype dtype : {StoreDtype::kFloat16, StoreDtype::kBfloat16}) {
+    spec.dtype = dtype;
+    for (const uint32_t count : {2u, 15u}) {
+      spec.admission = {.kind = AdmissionKind::kCount, .count = count};
+      EXPECT_TRUE(ValidateTables(std::vector{spec}).ok());
+    }
+  }
+  spec.admission = {.kind = AdmissionKind::kProbability, .probability = 1e-6f};
+  spec.eviction = {.idle_steps = 1,
+                   .min_score = 0.1f,
+                   .score_idle_steps = 1,
+                   .capacity_rows = 1,
+                   .floor_rows = 1,
+                   .max_share_per_minute = 1.0f};
+  spec.bad_gradients = BadGradients::kSkip;
+  EXPECT_TRUE(ValidateTables(std::vector{spec}).ok());
+}
+
+TEST(TableSpec, RefusesAdmissionBeyondItsBounds) {
+  for (const uint32_t count : {0u, 1u, 16u}) {
+    ExpectRefused("count must be in [2, 15]", [count](TableSpec* s) {
+      s->admission = {.kind = AdmissionKind::kCount, .count = count};
+    });
+  }
+  for (const float probability : {0.0f, -0.1f, 1.1f, std::nanf("")}) {
+    ExpectRefused("probability must be in (0, 1]", [probability](TableSpec* s) {
+      s->admission = {.kind = AdmissionKind::kProbability, .probability = probability};
+    });
+  }
+  ExpectRefused("no such kind",
+                [](TableSpec* s) { s->admission.kind = static_cast<AdmissionKind>(3); });
+}
+
+TEST(TableSpec, RefusesEvictionBeyondItsBounds) {
+  for (const float share : {0.0f, -0.1f, 1.1f, std::nanf("")}) {
+    ExpectRefused("max_share_per_minute",
+                  [share](TableSpec* s) { s->eviction.max_share_per_minute = share; });
+  }
+  for (const float score : {-0.1f, std::nanf(""), std::numeric_limits<float>::infinity()}) {
+    ExpectRefused("min_score must be >= 0", [score](TableSpec* s) {
+      s->eviction.min_score = score;
+      s->eviction.score_idle_steps = 1;
+    });
+  }
+  ExpectRefused("score_idle_steps must be > 0", [](TableSpec* s) { s->eviction.min_score = 0.1f; });
+}
+
+TEST(TableSpec, FrozenTablesKeepAllRows) {
+  TableSpec spec = FrozenTable("content", 8, StoreDtype::kBfloat16);
+  EXPECT_TRUE(ValidateTables(std::vector{spec}).ok());
+  spec.admission = {.kind = AdmissionKind::kCount, .count = 2};
+  EXPECT_THAT(ValidateTables(std::vector{spec}).message(), HasSubstr("admission is for learned"));
+  spec.admission = {};
+  spec.eviction.idle_steps = 5;
+  EXPECT_THAT(ValidateTables(std::vector{spec}).message(), HasSubstr("eviction is for learned"));
 }
 
 }  // namespace

@@ -1,0 +1,56 @@
+#include "worker/tables.h"
+
+#include <gtest/gtest.h>
+
+namespace savior {
+namespace {
+
+TEST(ModelTables, HaveNoRulesUnlessTold) {
+  for (const TableSpec& table : ModelTables(Config{})) {
+    EXPECT_EQ(table.dtype, StoreDtype::kFloat32) << table.name;
+    EXPECT_EQ(table.admission, AdmissionSpec{}) << table.name;
+    EXPECT_EQ(table.eviction, EvictionSpec{}) << table.name;
+    EXPECT_EQ(table.bad_gradients, BadGradients::kReject) << table.name;
+  }
+}
+
+TEST(ModelTables, OfUsersAndItemsHaveTheRulesOfTheConfiguration) {
+  Config config;
+  config.ps.store_dtype = "bfloat16";
+  config.ps.bad_gradients = "skip";
+  config.ps.admission = "count";
+  config.ps.admission_count = 3;
+  config.ps.eviction_idle_steps = 4'000'000'000;
+  config.ps.eviction_min_score = 0.25;
+  config.ps.eviction_score_idle_steps = 7;
+  config.ps.eviction_capacity_rows = int64_t{1} << 40;
+  config.ps.eviction_floor_rows = 11;
+  config.ps.eviction_max_share_per_minute = 0.5;
+  const EvictionSpec eviction{.idle_steps = 4'000'000'000,
+                              .min_score = 0.25f,
+                              .score_idle_steps = 7,
+                              .capacity_rows = uint64_t{1} << 40,
+                              .floor_rows = 11,
+                              .max_share_per_minute = 0.5f};
+  const std::vector<TableSpec> tables = ModelTables(config);
+  ASSERT_EQ(tables.size(), size_t{kModelTables});
+  for (uint32_t t = 0; t < kModelTables; ++t) {
+    const bool ids = t == kUserTable || t == kItemTable;
+    const bool learned = t != kContentTable;
+    EXPECT_EQ(tables[t].dtype, learned ? StoreDtype::kBfloat16 : StoreDtype::kFloat32);
+    EXPECT_EQ(tables[t].bad_gradients, learned ? BadGradients::kSkip : BadGradients::kReject);
+    EXPECT_EQ(tables[t].admission.kind, ids ? AdmissionKind::kCount : AdmissionKind::kAll);
+    EXPECT_EQ(tables[t].admission.count, ids ? 3u : 1u);
+    EXPECT_EQ(tables[t].eviction, ids ? eviction : EvictionSpec{});
+  }
+  config.ps.admission = "probability";
+  config.ps.admission_probability = 0.125;
+  config.ps.store_dtype = "float16";
+  const TableSpec item = ModelTables(config)[kItemTable];
+  EXPECT_EQ(item.admission.kind, AdmissionKind::kProbability);
+  EXPECT_EQ(item.admission.probability, 0.125f);
+  EXPECT_EQ(item.dtype, StoreDtype::kFloat16);
+}
+
+}  // namespace
+}  // namespace savior
