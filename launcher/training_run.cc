@@ -37,6 +37,7 @@ absl::StatusOr<std::unique_ptr<LocalStore>> OpenStore(const Config& config, cons
   LocalStoreOptions options;
   options.tables = ModelTables(config);
   options.shards = static_cast<uint32_t>(config.ps.shards);
+  options.steps_per_minute = static_cast<double>(config.ps.steps_per_minute);
   options.ram_budget_bytes = static_cast<uint64_t>(config.ps.ram_budget_mb) << 20;
   options.folder = live;
   options.seed = static_cast<uint64_t>(config.seed);

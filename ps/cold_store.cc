@@ -247,6 +247,17 @@ absl::StatusOr<std::optional<std::string>> ColdStore::GetNote(const std::string&
   return value;
 }
 
+absl::Status ColdStore::ScanNotes(
+    const std::string& prefix,
+    absl::FunctionRef<absl::Status(const std::string&, const std::string&)> note) const {
+  const std::unique_ptr<rocksdb::Iterator> it(
+      impl_->db->NewIterator(rocksdb::ReadOptions(), impl_->notes()));
+  for (it->Seek(prefix); it->Valid() && it->key().starts_with(prefix); it->Next()) {
+    SAVIOR_RETURN_IF_ERROR(note(it->key().ToString(), it->value().ToString()));
+  }
+  return Annotate(impl_->Explain(it->status()), "reading notes");
+}
+
 absl::Status ColdStore::Flush() {
   const rocksdb::Status flushed = impl_->db->Flush(rocksdb::FlushOptions(), impl_->handles);
   return Annotate(impl_->Explain(flushed), "flushing");

@@ -74,6 +74,12 @@ class ColdStore {
   [[nodiscard]] absl::Status PutNote(const std::string& name, const std::string& value);
   [[nodiscard]] absl::StatusOr<std::optional<std::string>> GetNote(const std::string& name) const;
 
+  // Calls `note`(name, value) for all whose names begin with `prefix`. An error of `note` ends the
+  // call and is returned.
+  [[nodiscard]] absl::Status ScanNotes(
+      const std::string& prefix,
+      absl::FunctionRef<absl::Status(const std::string&, const std::string&)> note) const;
+
   // Writes what is in memory to table files, so that it outlives this object (not yet a power cut).
   [[nodiscard]] absl::Status Flush();
 

@@ -126,6 +126,18 @@ std::string Eviction::Save() const {
   return bytes;
 }
 
+absl::StatusOr<Eviction> Eviction::OfSaved(std::string_view bytes) {
+  EvictionSpec spec;
+  uint8_t version = 0;
+  std::string_view rest = bytes;
+  if (!TakeNumber(&rest, &version) || !TakeNumber(&rest, &spec.min_score)) {
+    return absl::DataLossError("the state of the eviction is malformed");
+  }
+  Eviction eviction(spec);
+  SAVIOR_RETURN_IF_ERROR(eviction.Load(bytes));
+  return eviction;
+}
+
 absl::Status Eviction::Load(std::string_view bytes) {
   const auto malformed = [] {
     return absl::DataLossError("the state of the eviction is malformed");

@@ -104,6 +104,8 @@ class Eviction {
   // eviction): scan the rows, leave out those that the state's owner calls Expired, and Add the
   // others to a new Eviction. Its horizons start at 0.
   [[nodiscard]] absl::Status Load(std::string_view bytes);
+  // A saved state under no rules but its own min_score: it can tell who is expired.
+  [[nodiscard]] static absl::StatusOr<Eviction> OfSaved(std::string_view bytes);
 
  private:
   struct Due {

@@ -158,6 +158,7 @@ absl::StatusOr<std::unique_ptr<LocalStore>> LocalStore::Open(LocalStoreOptions o
                                          .tables = o.tables,
                                          .ram_budget_bytes = o.ram_budget_bytes / o.shards,
                                          .seed = o.seed,
+                                         .steps_per_minute = o.steps_per_minute,
                                          .folder = o.folder / ShardFolder(s)}));
     store->shards_.push_back(std::make_unique<ShardThread>(std::move(shard)));
   }

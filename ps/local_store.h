@@ -26,6 +26,8 @@ struct LocalStoreOptions {
   // store at a time, by a lock in it.
   std::filesystem::path folder;
   uint64_t seed = 0;
+  // The clock of eviction: a minute is this many training steps (common/store.h), > 0.
+  double steps_per_minute = 1000;
   // What a Checkpoint wrote, by any number of shards; only read. Empty: start without rows.
   std::filesystem::path restore_from = {};
 };

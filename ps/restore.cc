@@ -11,7 +11,9 @@
 #include "common/files.h"
 #include "common/routing.h"
 #include "ps/cold_store.h"
+#include "ps/row.h"
 #include "ps/shard_note.h"
+#include "ps/table_rules.h"
 
 namespace savior {
 namespace {
@@ -73,8 +75,14 @@ class Targets {
     return absl::OkStatus();
   }
 
+  uint32_t OwnerOf(uint32_t bucket) const { return bucket_map_[bucket]; }
+
+  absl::Status AddNote(uint32_t bucket, const std::string& name, const std::string& value) {
+    return stores_[OwnerOf(bucket)]->PutNote(name, value);
+  }
+
   absl::Status Add(uint32_t table, uint64_t key, std::string_view stored) {
-    const uint32_t owner = bucket_map_[BucketOf(table, key)];
+    const uint32_t owner = OwnerOf(BucketOf(table, key));
     ++rows_[owner][table];
     SAVIOR_RETURN_IF_ERROR(stores_[owner]->Put(table, key, stored, &batches_[owner]));
     return batches_[owner].bytes() < kBatchBytes ? absl::OkStatus()
@@ -101,8 +109,28 @@ class Targets {
 
 absl::Status RouteAnew(const RestorePlan& plan, const ColdStore& source, Targets* targets) {
   for (uint32_t t = 0; t < plan.tables.size(); ++t) {
-    SAVIOR_RETURN_IF_ERROR(source.Scan(
-        t, [&](uint64_t key, std::string_view stored) { return targets->Add(t, key, stored); }));
+    const std::string& name = plan.tables[t].name;
+    // What is forgotten is so under the horizons of the shard that it was in: it is left behind,
+    // and the new shards count the others anew when they open (Table::LoadRules).
+    SAVIOR_ASSIGN_OR_RETURN(const TableRules::SavedEviction saved,
+                            TableRules::ReadEviction(source, name));
+    const RowLayout layout(plan.tables[t]);
+    std::vector<float> memory(layout.bytes() / sizeof(float));
+    auto* const head = reinterpret_cast<std::byte*>(memory.data());
+    const RowRef row = layout.At(head, head + layout.head_bytes());
+    const absl::Status scanned = source.Scan(t, [&](uint64_t key, std::string_view stored) {
+      if (saved.eviction.has_value()) {
+        absl::Status decoded = layout.Decode(stored, row);
+        if (!decoded.ok()) return Annotate(decoded, absl::StrCat("table ", name, ", key ", key));
+        if (saved.Forgotten(key, row, layout.dim())) return absl::OkStatus();
+      }
+      return targets->Add(t, key, stored);
+    });
+    SAVIOR_RETURN_IF_ERROR(scanned);
+    SAVIOR_RETURN_IF_ERROR(TableRules::ForEachAdmissionNote(
+        source, name, [&](const std::string& note, const std::string& bytes, uint32_t bucket) {
+          return targets->AddNote(bucket, note, bytes);
+        }));
   }
   return absl::OkStatus();
 }

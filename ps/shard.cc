@@ -37,7 +37,9 @@ absl::StatusOr<std::unique_ptr<Shard>> Shard::Open(const ShardOptions& options) 
   for (uint32_t t = 0; t < options.tables.size(); ++t) {
     shard->tables_.push_back(std::make_unique<Table>(
         options.tables[t], t, options.seed, rows[t], shard->cold_.get(),
-        options.ram_budget_bytes / options.tables.size(), options.ram_budget_bytes));
+        options.ram_budget_bytes / options.tables.size(), options.ram_budget_bytes,
+        RulesOptions{.shards = options.shards, .steps_per_minute = options.steps_per_minute}));
+    SAVIOR_RETURN_IF_ERROR(shard->tables_.back()->LoadRules());
   }
   return shard;
 }
@@ -126,7 +128,12 @@ bool Shard::Tend() {
   // An error ends the shard, and the next request says so.
   if (!Begin().ok() || !Remember(CleanAhead(), true).ok()) return false;
   bool more = false;
-  for (const auto& table : tables_) more |= table->Maintain();
+  for (const auto& table : tables_) {
+    more |= table->Maintain();
+    const absl::StatusOr<bool> swept = table->Sweep();
+    if (!Remember(swept.status(), true).ok()) return false;
+    more |= *swept;
+  }
   return more;
 }
 
@@ -147,6 +154,7 @@ absl::Status Shard::PrepareToWrite(std::span<const WritePart> parts) {
 
 absl::Status Shard::Push(int64_t step, std::span<const WritePart> parts) {
   SAVIOR_RETURN_IF_ERROR(PrepareToWrite(parts));
+  for (const auto& table : tables_) table->Begin(step);
   for (const WritePart& part : parts) {
     SAVIOR_RETURN_IF_ERROR(
         Remember(tables_[part.table]->Push(step, part.selection, part.values), true));
@@ -191,7 +199,7 @@ absl::Status Shard::Checkpoint(const std::filesystem::path& folder) {
   std::vector<uint64_t> rows;
   for (const auto& table : tables_) {
     SAVIOR_RETURN_IF_ERROR(Remember(table->WriteBack(), false));
-    rows.push_back(table->rows());
+    rows.push_back(table->stored_rows());
   }
   const ShardNote note =
       ShardNote::Of(options_.number, options_.shards, options_.seed, options_.tables, rows);

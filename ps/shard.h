@@ -24,7 +24,8 @@ struct ShardOptions {
   std::vector<TableSpec> tables;
   uint64_t ram_budget_bytes = 0;  // of this shard: hot tiers of all tables together
   uint64_t seed = 0;
-  std::filesystem::path folder;  // the live database: empty, or as ps/restore.h left it
+  double steps_per_minute = 1000;  // the clock of the tables' rules
+  std::filesystem::path folder;    // the live database: empty, or as ps/restore.h left it
 };
 
 // Rows of one table that a request brings.
@@ -56,8 +57,8 @@ class Shard {
   [[nodiscard]] absl::Status Hint(uint32_t table, int64_t step, std::span<const uint64_t> keys);
   [[nodiscard]] absl::Status CancelHints(int64_t from_step);
 
-  // Some work ahead of need, for some ten microseconds; for when there is nothing else to do.
-  // False: there is none at present.
+  // Some work ahead of need, for some hundred microseconds at most; for when there is nothing else
+  // to do. False: there is none at present.
   bool Tend();
   // Takes in all results of the second thread, waiting for them: what hints asked for is in RAM.
   [[nodiscard]] absl::Status Quiesce();

@@ -6,6 +6,9 @@
 // unless equal. The number of rows in either is exact, so if all are hot, a miss in RAM is known to
 // be missing without a look at the disk.
 //
+// A row may be forgotten (ps/table_rules.h): it reads as missing wherever it lies, until Sweep
+// deletes it or a push starts it anew in its place. So when it is deleted changes no value either.
+//
 // Ahead of need, by jobs that a second thread runs (ps/cold_thread.h):
 //  - Hint gives a job that reads hinted rows. They are inserted when it is done, unless the row has
 //    been in RAM meanwhile (then what was read may be stale). Hinted rows are held: they are no
@@ -33,6 +36,7 @@
 #include "ps/initial_row.h"
 #include "ps/ram_budget.h"
 #include "ps/row.h"
+#include "ps/table_rules.h"
 
 namespace savior {
 
@@ -61,10 +65,14 @@ using RowVisitor = absl::FunctionRef<absl::Status(const StoredRow&)>;
 // updated and others not.
 class Table {
  public:
-  // `cold` outlives the table and holds `rows` rows of it, as table `number`. Later limits are at
-  // most `max_bytes`.
+  // `cold` outlives the table and holds `rows` rows of it, as table `number`, forgotten ones
+  // included. Later limits are at most `max_bytes`.
   Table(const TableSpec& spec, uint32_t number, uint64_t seed, uint64_t rows, ColdStore* cold,
-        uint64_t limit_bytes, uint64_t max_bytes);
+        uint64_t limit_bytes, uint64_t max_bytes, const RulesOptions& rules = {});
+
+  // Takes over the rules' state from the cold store, where a checkpoint left it. Reads all rows if
+  // the rules have changed. Before any other call.
+  [[nodiscard]] absl::Status LoadRules();
 
   // As EmbeddingStore's, for the selected keys; the row of keys[i] is rows[positions[i] * dim ..].
   // updates: or null.
@@ -72,6 +80,8 @@ class Table {
   [[nodiscard]] absl::Status Push(int64_t step, const RowSelection& selection, const float* grads);
   [[nodiscard]] absl::Status Put(const RowSelection& selection, const float* rows);
 
+  // A push of `step` begins, to whatever tables.
+  void Begin(int64_t step);
   // Before a Push or Put: a full disk may have left the table beyond its limit. kResourceExhausted
   // if it still is, and then the caller must not add rows; a Push or Put itself never fails for
   // want of disk space.
@@ -90,10 +100,13 @@ class Table {
 
   // Some microseconds of work on memory that grows or shrinks. False: there was none.
   bool Maintain() { return hot_.Maintain(kMaintainBuckets); }
+  // Deletes some of the rows that are forgotten, if they are worth the search. False: not so.
+  [[nodiscard]] absl::StatusOr<bool> Sweep();
 
-  // Writes all dirty rows to the cold store; they stay, clean. No job is under way.
+  // Writes all dirty rows and the rules' state to the cold store; the rows stay, clean. No job is
+  // under way.
   [[nodiscard]] absl::Status WriteBack();
-  // All rows, keys ascending. Writes back first.
+  // All rows that are not forgotten, keys ascending. Writes back first.
   [[nodiscard]] absl::Status ForEachRow(RowVisitor visit);
 
   // Evicts down to the limit.
@@ -103,19 +116,32 @@ class Table {
   TableDemand Demand();
 
   const TableSpec& spec() const { return spec_; }
-  uint64_t rows() const { return rows_; }
+  // Rows that are not forgotten.
+  uint64_t rows() const { return rules_.forget() ? rules_.live() : rows_; }
+  // Rows in either tier, forgotten ones included.
+  uint64_t stored_rows() const { return rows_; }
   TableStats Stats() const;
 
  private:
   // Keys that a request works on at a time. Bounds scratch memory and what is evicted in one go.
   static constexpr size_t kSlice = 256;
   static constexpr uint64_t kMaintainBuckets = 64;
+  static constexpr uint64_t kSweepRows = 256;  // of each tier
 
   struct Miss {
     uint64_t key;
-    uint32_t index;  // in the slice
-    bool found;      // in the cold store; then its row is staged
+    uint32_t index;       // in the slice
+    bool found;           // in the cold store and not forgotten; then its row is staged
+    bool stored = false;  // in the cold store
+    bool insert = false;  // into RAM, in an update
   };
+  // A key of a slice that has no row: it is missing, or its row in RAM is forgotten.
+  struct Rowless {
+    uint32_t index;
+    uint32_t miss;              // in misses_, or kNone
+    std::optional<RowRef> row;  // the forgotten one
+  };
+  static constexpr uint32_t kNone = 0xffffffff;
   // Rows that a hint named.
   struct Held {
     int64_t step;
@@ -127,24 +153,29 @@ class Table {
   // Calls hit(i, row) for the keys that are hot, and puts the others into misses_.
   template <typename Hit>
   void FindHits(std::span<const uint64_t> keys, HotTier::Access access, Hit hit);
-  // Looks misses_ up in the cold store: found ones are staged, in order of misses_.
+  // Looks misses_ up in the cold store: stored ones are staged, in order of misses_.
   [[nodiscard]] absl::Status Fetch();
   RowRef Staged(size_t miss);
   // Moves a staged row into RAM, clean.
   HotTier::Place InsertStaged(size_t miss);
   [[nodiscard]] absl::Status CacheFound();
-  // Hits and misses of one slice, all of them in RAM in the end, dirty; a missing one as its
-  // initial row with no updates.
-  template <typename Update>  // void(size_t index, uint64_t key, const RowRef&)
-  [[nodiscard]] absl::Status UpdateSlice(std::span<const uint64_t> keys, Update update);
+  // A slice of a push or put: updates the rows that there are, and those that `admit`, a
+  // bool(uint64_t key), lets begin; it is asked in the keys' order, so that what it says does not
+  // depend on tiers. update: void(size_t index, const RowRef&, bool fresh).
+  template <typename Admit, typename Update>
+  [[nodiscard]] absl::Status UpdateSlice(std::span<const uint64_t> keys, Admit admit,
+                                         Update update);
+  // The row as it is before its first update.
+  void Start(uint64_t key, const RowRef& row) const;
+  [[nodiscard]] absl::Status PushFinite(int64_t step, const RowSelection& selection,
+                                        const float* grads);
 
   // Evicts until `rows` more fit, or until what is left is held or being written.
   [[nodiscard]] absl::Status MakeRoom(size_t rows);
   [[nodiscard]] absl::Status Evict(std::span<const HotTier::Victim> victims);
   [[nodiscard]] absl::Status Encode(const HotTier::Place& place, ColdStore::Batch* batch);
-  // Rows of hints of steps for which `gone` are no longer held for these.
-  template <typename Gone>
-  void Release(Gone gone);
+  // Rows of hints of steps in [from, until) are no longer held for these.
+  void Release(int64_t from, int64_t until);
   void Hold(Held* held, uint64_t key, const HotTier::Place& place);
 
   const TableSpec spec_;
@@ -153,9 +184,12 @@ class Table {
   const InitialRow initial_;
   ColdStore* const cold_;
 
+  TableRules rules_;
   HotTier hot_;
   uint64_t limit_bytes_;
-  uint64_t rows_;
+  uint64_t rows_;           // in either tier, forgotten ones included
+  uint64_t sweep_key_ = 0;  // where Sweep goes on in the cold store, and in RAM
+  uint64_t sweep_hash_ = 0;
   uint64_t use_ = 0;
   TableStats stats_;  // the counters only
 
@@ -168,6 +202,7 @@ class Table {
 
   // Scratch of one slice.
   std::vector<Miss> misses_;
+  std::vector<Rowless> rowless_;
   std::vector<uint64_t> miss_keys_;
   std::vector<float> staging_;  // [kSlice][head, body]
   std::string stored_;

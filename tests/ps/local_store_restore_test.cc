@@ -28,10 +28,7 @@ std::vector<Rows> AllRows(LocalStore& store) {
     const absl::Status status = store.ForEachRow(
         t,
         [&](const StoredRow& row) {
-          rows[row.key] = {.weights = {row.weights.begin(), row.weights.end()},
-                           .state = {row.state.begin(), row.state.end()},
-                           .updates = row.updates,
-                           .last_step = row.last_step};
+          rows[row.key] = NaiveStore::Row::Of(row);
           return absl::OkStatus();
         },
         Soon());
@@ -54,6 +51,14 @@ void Train(LocalStore& store, int64_t begin, int64_t end) {
       ASSERT_TRUE(status.ok()) << status;
     }
   }
+}
+
+// "idle" forgets after 10 steps, most rows a minute; "counted" admits with the third push.
+std::vector<TableSpec> RuledTables() {
+  std::vector<TableSpec> tables = {IdTable("idle", 4), IdTable("counted", 4)};
+  tables[0].eviction = {.idle_steps = 10, .max_share_per_minute = 1};
+  tables[1].admission = {.kind = AdmissionKind::kCount, .count = 3};
+  return tables;
 }
 
 class RestoreTest : public testing::Test {
@@ -212,6 +217,60 @@ TEST_F(RestoreTest, CorruptTableFilesAreDataLossThatNamesFileAndTable) {
         t, [](const StoredRow&) { return absl::OkStatus(); }, Soon())));
   }
   EXPECT_TRUE(absl::IsDataLoss(store->Checkpoint(folder_ / "next", Soon())));
+}
+
+// A run that goes on from a checkpoint sees the same rows as one that was never stopped, rules
+// included: with as many shards exactly, with others as far as counts of a bucket decide.
+TEST_F(RestoreTest, RulesGoOnWhereTheyWere) {
+  LocalStoreOptions options = Options(2);
+  options.tables = RuledTables();
+  options.steps_per_minute = 4;
+  const auto store = OpenOrDie(options);
+  Train(*store, 0, 40);
+  EXPECT_GT(store->Stats(Soon())->at(0).evicted, 0u);
+  EXPECT_GT(store->Stats(Soon())->at(1).refused, 0u);
+  ASSERT_TRUE(store->Checkpoint(folder_ / "commit", Soon()).ok());
+  const std::vector<Rows> then = AllRows(*store);
+  Train(*store, 40, 80);
+  const std::vector<Rows> end = AllRows(*store);
+  for (const uint32_t shards : {2u, 3u}) {
+    LocalStoreOptions again = Options(shards);
+    again.tables = options.tables;
+    again.steps_per_minute = options.steps_per_minute;
+    again.restore_from = folder_ / "commit";
+    const auto restored = OpenOrDie(again);
+    EXPECT_EQ(AllRows(*restored), then);
+    EXPECT_EQ(restored->Stats(Soon())->at(0).rows, then[0].size());
+    Train(*restored, 40, 80);
+    const std::vector<Rows> rows = AllRows(*restored);
+    EXPECT_EQ(rows[1], end[1]);
+    if (shards == 2) {
+      EXPECT_EQ(rows[0], end[0]);
+    }
+  }
+}
+
+TEST_F(RestoreTest, RulesMayChangeBetweenRuns) {
+  LocalStoreOptions options = Options(2);
+  options.tables = RuledTables();
+  options.steps_per_minute = 4;
+  const auto store = OpenOrDie(options);
+  Train(*store, 0, 40);
+  ASSERT_TRUE(store->Checkpoint(folder_ / "commit", Soon()).ok());
+  const std::vector<Rows> then = AllRows(*store);
+  for (const EvictionSpec& eviction :
+       {EvictionSpec{}, EvictionSpec{.min_score = 1e-6f, .score_idle_steps = 5}}) {
+    LocalStoreOptions again = Options(2);
+    again.tables = options.tables;
+    again.tables[0].eviction = eviction;              // what was forgotten stays so
+    again.tables[1].eviction = {.idle_steps = 1000};  // had none
+    again.tables[1].admission = {};
+    again.restore_from = folder_ / "commit";
+    const auto restored = OpenOrDie(again);
+    EXPECT_EQ(AllRows(*restored), then);
+    EXPECT_EQ(restored->Stats(Soon())->at(0).rows, then[0].size());
+    EXPECT_EQ(restored->Stats(Soon())->at(1).rows, then[1].size());
+  }
 }
 
 }  // namespace

@@ -1,16 +1,22 @@
-// The model that stores are compared with: a map per table, one thread, no tiers. Shares only the
-// per-row functions with the real thing (optimizer, initial row, float16), which have tests of
-// their own.
+// The model that stores are compared with: a map per table, one thread, no tiers. Shares with the
+// real thing only what has tests of its own: functions of a row (optimizer, initial row, rounding)
+// and the rules (admission, eviction), here of a table in one shard.
 #pragma once
 
+#include <cmath>
+#include <deque>
 #include <map>
+#include <optional>
 #include <utility>
 #include <vector>
 
-#include "common/half.h"
 #include "common/store.h"
 #include "ps/initial_row.h"
 #include "ps/optimizer.h"
+#include "ps/rounding.h"
+#include "ps/row.h"
+#include "ps/table.h"
+#include "ps/table_rules.h"
 
 namespace savior {
 
@@ -19,44 +25,89 @@ class NaiveStore {
   struct Row {
     std::vector<float> weights;
     std::vector<float> state;
-    uint32_t updates = 0;
-    int64_t last_step = 0;
-    bool operator==(const Row&) const = default;
+    RowHead head;
+
+    static Row Of(const StoredRow& row) {
+      return {.weights = {row.weights.begin(), row.weights.end()},
+              .state = {row.state.begin(), row.state.end()},
+              .head = {row.updates, static_cast<uint32_t>(row.last_step)}};
+    }
+    bool operator==(const Row& other) const {
+      return weights == other.weights && state == other.state &&
+             head.updates == other.head.updates && head.last_step == other.head.last_step;
+    }
   };
 
-  NaiveStore(std::vector<TableSpec> tables, uint64_t seed)
-      : tables_(std::move(tables)), seed_(seed), rows_(tables_.size()) {}
+  NaiveStore(std::vector<TableSpec> tables, uint64_t seed, double steps_per_minute = 1000)
+      : tables_(std::move(tables)), seed_(seed), rows_(tables_.size()) {
+    for (uint32_t t = 0; t < tables_.size(); ++t) {
+      rules_.emplace_back(tables_[t], t, seed, RulesOptions{.steps_per_minute = steps_per_minute});
+    }
+  }
 
   // The row, or what is read in place of a missing one.
-  Row Read(uint32_t table, uint64_t key) const {
-    const auto found = rows_[table].find(key);
-    return found != rows_[table].end() ? found->second : Initial(table, key);
+  Row Read(uint32_t table, uint64_t key) {
+    Row* const row = Find(table, key);
+    return row != nullptr ? *row : Initial(table, key);
+  }
+
+  // A push of `step` begins.
+  void Begin(int64_t step) {
+    for (TableRules& rules : rules_) rules.Begin(step);
   }
 
   void Push(int64_t step, uint32_t table, uint64_t key, const float* grad) {
-    Row& row = rows_[table].try_emplace(key, Initial(table, key)).first->second;
-    row.updates += 1;
-    row.last_step = step;
-    ApplyGradient(tables_[table].optimizer, tables_[table].dim, row.updates, grad,
-                  row.weights.data(), row.state.data());
+    const TableSpec& spec = tables_[table];
+    TableRules& rules = rules_[table];
+    const int64_t as_of = rules.Begin(step);
+    for (uint32_t d = 0; d < spec.dim; ++d) {
+      if (!std::isfinite(grad[d])) return;  // of a table that skips them
+    }
+    Row* row = Find(table, key);
+    std::optional<TableRules::Before> before;
+    if (row != nullptr) {
+      before = rules.BeforePush(RefOf(row));
+    } else {
+      if (!rules.Admit(key, step)) return;
+      row = &(rows_[table][key] = Initial(table, key));
+    }
+    row->head.updates += 1;
+    row->head.last_step = static_cast<uint32_t>(as_of);
+    ApplyGradient(spec.optimizer, spec.dim, row->head.updates, grad, row->weights.data(),
+                  row->state.data());
+    rules.Pushed(key, RefOf(row), before);
   }
 
   void Put(uint32_t table, uint64_t key, const float* values) {
     Row& row = rows_[table].try_emplace(key, Initial(table, key)).first->second;
-    row.updates += 1;
-    for (uint32_t d = 0; d < tables_[table].dim; ++d) {
-      row.weights[d] =
-          tables_[table].dtype == StoreDtype::kFloat16 ? FloatOfHalf(HalfOf(values[d])) : values[d];
-    }
+    row.head.updates += 1;
+    row.weights.assign(values, values + tables_[table].dim);
+    RoundToNearest(tables_[table].dtype, row.weights);
   }
 
+  // Rows that are not forgotten.
+  size_t Count(uint32_t table) {
+    size_t count = 0;
+    for (const auto& [key, row] : rows_[table]) count += Find(table, key) != nullptr;
+    return count;
+  }
   const std::map<uint64_t, Row>& rows(uint32_t table) const { return rows_[table]; }
 
  private:
+  static RowRef RefOf(Row* row) { return {row->head, row->weights.data(), row->state.data()}; }
+
+  // Null: missing or forgotten.
+  Row* Find(uint32_t table, uint64_t key) {
+    const auto found = rows_[table].find(key);
+    if (found == rows_[table].end()) return nullptr;
+    return rules_[table].Forgotten(key, RefOf(&found->second)) ? nullptr : &found->second;
+  }
+
   Row Initial(uint32_t table, uint64_t key) const {
     const TableSpec& spec = tables_[table];
     Row row{.weights = std::vector<float>(spec.dim),
-            .state = std::vector<float>(StateFloats(spec.optimizer.kind, spec.dim))};
+            .state = std::vector<float>(StateFloats(spec.optimizer.kind, spec.dim)),
+            .head = {}};
     InitialRow(spec, seed_).Write(key, row.weights.data());
     StartState(spec.optimizer, spec.dim, row.weights.data(), row.state.data());
     return row;
@@ -64,7 +115,8 @@ class NaiveStore {
 
   const std::vector<TableSpec> tables_;
   const uint64_t seed_;
-  std::vector<std::map<uint64_t, Row>> rows_;  // [tables]
+  std::vector<std::map<uint64_t, Row>> rows_;  // [tables], forgotten ones included
+  std::deque<TableRules> rules_;               // [tables]
 };
 
 }  // namespace savior

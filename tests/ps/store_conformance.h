@@ -57,7 +57,7 @@ class StoreConformance : public testing::TestWithParam<StoreMaker> {
 
 TEST_P(StoreConformance, MissingRowsReadAsInitialValuesAndAreNotCreated) {
   Make(AllTables());
-  const NaiveStore naive(AllTables(), kSeed);
+  NaiveStore naive(AllTables(), kSeed);
   const std::vector<uint64_t> keys = {0, 1, 12345, UINT64_MAX};
   for (uint32_t t = 0; t < store_->tables().size(); ++t) {
     const uint32_t dim = store_->tables()[t].dim;
@@ -110,10 +110,10 @@ TEST_P(StoreConformance, EveryTableFollowsTheModel) {
     const Pulled pulled = PullRows(*store_, t, Keys(0, 700));
     for (uint64_t key = 0; key < 700; ++key) {
       const NaiveStore::Row row = naive.Read(t, key);
-      EXPECT_EQ(pulled.updates[key], row.updates);
+      EXPECT_EQ(pulled.updates[key], row.head.updates);
       for (uint32_t d = 0; d < dim; ++d) EXPECT_EQ(pulled.rows[key * dim + d], row.weights[d]);
     }
-    EXPECT_EQ(RowsOf(t), naive.rows(t).size());
+    EXPECT_EQ(RowsOf(t), naive.Count(t));
   }
 }
 

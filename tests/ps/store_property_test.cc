@@ -1,8 +1,10 @@
 // Random workloads on LocalStore, every row compared exactly with a plain map.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -30,21 +32,33 @@ std::vector<uint64_t> RandomKeys(Random* random) {
 
 class Workload {
  public:
-  Workload(uint64_t seed, uint64_t budget)
-      : random_(seed), seed_(seed), budget_(budget), naive_(AllTables(), seed) {
+  static constexpr double kStepsPerMinute = 5;
+
+  // shards: 0 takes another number at each restart.
+  Workload(uint64_t seed, uint64_t budget, std::vector<TableSpec> tables, uint32_t shards)
+      : random_(seed),
+        seed_(seed),
+        budget_(budget),
+        tables_(std::move(tables)),
+        shards_(shards),
+        naive_(tables_, seed, kStepsPerMinute) {
     Start("");
   }
 
   void Run(int operations) {
     for (int i = 0; i < operations && !testing::Test::HasFatalFailure(); ++i) {
       const uint64_t what = random_.Below(100);
-      const auto table = static_cast<uint32_t>(random_.Below(AllTables().size()));
+      const auto table = static_cast<uint32_t>(random_.Below(tables_.size()));
       if (what < 35) {
         Pull(table);
       } else if (what < 80) {
         Update(table);
+      } else if (what < 98) {
+        const std::vector<uint64_t> keys = RandomKeys(&random_);
+        const TableKeys hint{.table = table, .keys = keys};
+        ASSERT_TRUE(store_->Hint(step_ + static_cast<int64_t>(random_.Below(3)), {&hint, 1}).ok());
       } else if (what < 99) {
-        ASSERT_TRUE(HintRows(*store_, table, RandomKeys(&random_)).ok());
+        ASSERT_TRUE(store_->CancelHints(step_ + static_cast<int64_t>(random_.Below(3))).ok());
       } else {
         Restart();
       }
@@ -57,12 +71,13 @@ class Workload {
  private:
   void Start(const std::filesystem::path& commit) {
     store_.reset();
-    const auto shards = static_cast<uint32_t>(1 + random_.Below(5));
-    auto store = LocalStore::Open({.tables = AllTables(),
+    const auto shards = shards_ > 0 ? shards_ : static_cast<uint32_t>(1 + random_.Below(5));
+    auto store = LocalStore::Open({.tables = tables_,
                                    .shards = shards,
                                    .ram_budget_bytes = budget_,
                                    .folder = folder_ / "live",
                                    .seed = seed_,
+                                   .steps_per_minute = kStepsPerMinute,
                                    .restore_from = commit});
     ASSERT_TRUE(store.ok()) << store.status();
     store_ = *std::move(store);
@@ -77,11 +92,15 @@ class Workload {
   void Update(uint32_t table) {
     const TableSpec& spec = store_->tables()[table];
     const std::vector<uint64_t> keys = RandomKeys(&random_);
-    const std::vector<float> values = RandomFloats(keys.size() * spec.dim, &random_);
+    std::vector<float> values = RandomFloats(keys.size() * spec.dim, &random_);
+    if (spec.bad_gradients == BadGradients::kSkip && !values.empty()) {
+      values[random_.Below(values.size())] = std::numeric_limits<float>::quiet_NaN();
+    }
     const bool frozen = spec.kind == TableKind::kFrozen;
     const absl::Status status = frozen ? PutRows(*store_, table, keys, values)
                                        : PushRows(*store_, ++step_, table, keys, values);
     ASSERT_TRUE(status.ok()) << status;
+    if (!frozen) naive_.Begin(step_);
     for (size_t i = 0; i < keys.size(); ++i) {
       const float* const row = values.data() + i * spec.dim;
       frozen ? naive_.Put(table, keys[i], row) : naive_.Push(step_, table, keys[i], row);
@@ -94,7 +113,7 @@ class Workload {
     const Pulled pulled = PullRows(*store_, table, keys);
     for (size_t i = 0; i < keys.size(); ++i) {
       const NaiveStore::Row row = naive_.Read(table, keys[i]);
-      ASSERT_EQ(pulled.updates[i], row.updates);
+      ASSERT_EQ(pulled.updates[i], row.head.updates) << store_->tables()[table].name;
       ASSERT_TRUE(std::equal(row.weights.begin(), row.weights.end(),
                              pulled.rows.begin() + static_cast<int64_t>(i * dim)))
           << store_->tables()[table].name << ", key " << keys[i];
@@ -108,17 +127,13 @@ class Workload {
           t,
           [&](const StoredRow& row) {
             ++rows;
-            const NaiveStore::Row stored = {.weights = {row.weights.begin(), row.weights.end()},
-                                            .state = {row.state.begin(), row.state.end()},
-                                            .updates = row.updates,
-                                            .last_step = row.last_step};
             EXPECT_TRUE(naive_.rows(t).contains(row.key));
-            EXPECT_TRUE(stored == naive_.Read(t, row.key)) << "key " << row.key;
+            EXPECT_TRUE(NaiveStore::Row::Of(row) == naive_.Read(t, row.key)) << "key " << row.key;
             return absl::OkStatus();
           },
           Soon());
       EXPECT_TRUE(status.ok()) << status;
-      EXPECT_EQ(rows, naive_.rows(t).size());
+      EXPECT_EQ(rows, naive_.Count(t)) << store_->tables()[t].name;
       EXPECT_EQ(store_->Stats(Soon())->at(t).rows, rows);
     }
   }
@@ -126,6 +141,8 @@ class Workload {
   Random random_;
   const uint64_t seed_;
   const uint64_t budget_;
+  const std::vector<TableSpec> tables_;
+  const uint32_t shards_;
   const TempFolder folder_;
   NaiveStore naive_;
   std::unique_ptr<LocalStore> store_;
@@ -148,9 +165,67 @@ TEST(StoreProperty, FollowsTheNaiveModelWhateverTheBudget) {
   // No RAM but the least, 5% of the some 2.5 MB of rows, and all of it.
   for (const uint64_t budget : {uint64_t{0}, uint64_t{125'000}, uint64_t{1} << 30}) {
     SCOPED_TRACE(testing::Message() << "budget " << budget);
-    Workload workload(seed, budget);
+    Workload workload(seed, budget, AllTables(), 0);
     workload.Run(400);
   }
+}
+
+// Tables with every rule. What is forgotten depends on the number of shards, so there is one.
+std::vector<TableSpec> RuledTables() {
+  std::vector<TableSpec> tables;
+  const auto add = [&](const std::string& name) -> TableSpec& {
+    return tables.emplace_back(IdTable(name, 8, Optimizer(OptimizerKind::kRowwiseAdagrad, 0.1f)));
+  };
+  add("counted").admission = {.kind = AdmissionKind::kCount, .count = 3};
+  add("drawn").admission = {.kind = AdmissionKind::kProbability, .probability = 0.3f};
+  add("half").dtype = StoreDtype::kFloat16;
+  add("brain").dtype = StoreDtype::kBfloat16;
+  add("skipping").bad_gradients = BadGradients::kSkip;
+  add("idle").eviction = {.idle_steps = 40, .max_share_per_minute = 0.5f};
+  add("small").eviction = {.min_score = 0.1f, .score_idle_steps = 10, .max_share_per_minute = 1};
+  TableSpec& full = add("full");
+  full.eviction = {.capacity_rows = 500, .floor_rows = 100, .max_share_per_minute = 0.2f};
+  full.admission = {.kind = AdmissionKind::kCount, .count = 2};
+  full.dtype = StoreDtype::kBfloat16;
+  return tables;
+}
+
+TEST(StoreProperty, TheRulesFollowTheNaiveModelWhateverTheBudget) {
+  const uint64_t seed = TestSeed();
+  std::cout << "SAVIOR_TEST_SEED=" << seed << std::endl;
+  SCOPED_TRACE(testing::Message() << "SAVIOR_TEST_SEED=" << seed);
+  for (const uint64_t budget : {uint64_t{0}, uint64_t{125'000}, uint64_t{1} << 30}) {
+    SCOPED_TRACE(testing::Message() << "budget " << budget);
+    Workload workload(seed, budget, RuledTables(), 1);
+    workload.Run(600);
+    const auto stats = *workload.store().Stats(Soon());
+    EXPECT_GT(stats[0].refused, 0u);
+    EXPECT_GT(stats[4].skipped, 0u);
+    EXPECT_GT(stats[5].evicted + stats[7].evicted, 0u);
+  }
+}
+
+TEST(StoreProperty, AdmissionDoesNotDependOnTheNumberOfShards) {
+  std::vector<TableSpec> tables = RuledTables();
+  tables.resize(2);
+  std::vector<Pulled> pulled;
+  for (const uint32_t shards : {1u, 2u, 5u}) {
+    const TempFolder folder;
+    const auto store =
+        *LocalStore::Open({.tables = tables, .shards = shards, .folder = folder.path(), .seed = 3});
+    Random random(8);
+    for (int64_t step = 0; step < 60; ++step) {
+      for (uint32_t t = 0; t < tables.size(); ++t) {
+        const std::vector<uint64_t> keys = RandomKeys(&random);
+        ASSERT_TRUE(PushRows(*store, step, t, keys, RandomFloats(keys.size() * 8, &random)).ok());
+      }
+    }
+    for (uint32_t t = 0; t < tables.size(); ++t) {
+      pulled.push_back(PullRows(*store, t, Keys(0, 4000)));
+    }
+  }
+  for (size_t i = 2; i < pulled.size(); ++i) EXPECT_EQ(pulled[i], pulled[i % 2]);
+  EXPECT_GT(std::count(pulled[0].updates.begin(), pulled[0].updates.end(), 1u), 0);
 }
 
 TEST(StoreProperty, FivePercentOfTheRowsInRamIsRespected) {
