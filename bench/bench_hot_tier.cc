@@ -41,10 +41,10 @@ OptimizerSpec Rowwise() { return {.kind = OptimizerKind::kRowwiseAdagrad, .lr = 
 
 // Gradients are the same for all batches: what they are costs nothing.
 struct Work {
-  std::vector<std::vector<uint64_t>> keys;      // [batches, batch]
-  std::vector<std::vector<uint32_t>> indices;   // the same rows in (a)
-  std::vector<float> grads;                     // [batch, dim]
-  std::vector<float> out;                       // [batch, dim]
+  std::vector<std::vector<uint64_t>> keys;     // [batches, batch]
+  std::vector<std::vector<uint32_t>> indices;  // the same rows in (a)
+  std::vector<float> grads;                    // [batch, dim]
+  std::vector<float> out;                      // [batch, dim]
 };
 
 class Side {
@@ -90,7 +90,9 @@ class TableSide : public Side {
 class RawSide : public Side {
  public:
   RawSide(const Sizes& sizes, bool prefetch)
-      : dim_(sizes.dim), prefetch_(prefetch), weights_(sizes.rows * sizes.dim * sizeof(float)),
+      : dim_(sizes.dim),
+        prefetch_(prefetch),
+        weights_(sizes.rows * sizes.dim * sizeof(float)),
         sums_(sizes.rows * sizeof(float)) {
     weights_.Grow(weights_.max_bytes());
     sums_.Grow(sums_.max_bytes());
@@ -191,8 +193,8 @@ struct Costs {
   std::vector<double> update;
 };
 
-// CPU nanoseconds per row of all batches, after a round that is not counted: each side in its steady
-// state, with its own popular rows in the caches.
+// CPU nanoseconds per row of all batches, after a round that is not counted: each side in its
+// steady state, with its own popular rows in the caches.
 double Measure(const Sizes& sizes, const std::function<void(size_t)>& run) {
   for (size_t b = 0; b < sizes.batches; ++b) run(b);
   const double start = CpuSecondsOf();
@@ -203,19 +205,20 @@ double Measure(const Sizes& sizes, const std::function<void(size_t)>& run) {
 int Run(const Sizes& sizes, const BenchFlags& flags) {
   BenchReport report(
       "bench_hot_tier",
-      fmt::format("{} rows of dim {}, {} batches of {} unique keys, Zipf {}; one thread; sides take "
-                  "turns; medians of CPU ns per row",
-                  sizes.rows, sizes.dim, sizes.batches, sizes.batch, sizes.zipf),
+      fmt::format(
+          "{} rows of dim {}, {} batches of {} unique keys, Zipf {}; one thread; sides take "
+          "turns; medians of CPU ns per row",
+          sizes.rows, sizes.dim, sizes.batches, sizes.batch, sizes.zipf),
       flags);
-  const auto db = std::filesystem::temp_directory_path() / fmt::format("bench-hot-tier-{}", getpid());
+  const auto db =
+      std::filesystem::temp_directory_path() / fmt::format("bench-hot-tier-{}", getpid());
   const std::vector<uint64_t> keys = AllKeys(sizes.rows);
   Work work = DrawWork(sizes, keys);
 
   std::map<std::string, std::unique_ptr<Side>> sides;
   const uint64_t before = RssBytes();
   sides["table"] = std::make_unique<TableSide>(sizes, keys, db);
-  const double per_row =
-      static_cast<double>(RssBytes() - before) / static_cast<double>(sizes.rows);
+  const double per_row = static_cast<double>(RssBytes() - before) / static_cast<double>(sizes.rows);
   sides["raw"] = std::make_unique<RawSide>(sizes, false);
   sides["raw, prefetched"] = std::make_unique<RawSide>(sizes, true);
   sides["unordered_map"] = std::make_unique<MapSide>(sizes, keys);
@@ -231,21 +234,26 @@ int Run(const Sizes& sizes, const BenchFlags& flags) {
   }
   const double gather = Median(costs["table"].gather);
   const double update = Median(costs["table"].update);
-  std::cout << fmt::format("\n{:<18}{:>10}{:>14}{:>10}{:>14}\n", "side", "gather ns", "table is x of",
-                           "update ns", "table is x of");
+  std::cout << fmt::format("\n{:<18}{:>10}{:>14}{:>10}{:>14}\n", "side", "gather ns",
+                           "table is x of", "update ns", "table is x of");
   for (const auto& [name, cost] : costs) {
     const double g = Median(cost.gather);
     const double u = Median(cost.update);
     std::cout << fmt::format("{:<18}{:>10.1f}{:>14.2f}{:>10.1f}{:>14.2f}\n", name, g, g / gather, u,
                              u / update);
-    report.Add({{"side", name}, {"rows", sizes.rows}, {"dim", sizes.dim}, {"gather_ns", g},
-                {"update_ns", u}, {"table_speed_of_gather", g / gather},
+    report.Add({{"side", name},
+                {"rows", sizes.rows},
+                {"dim", sizes.dim},
+                {"gather_ns", g},
+                {"update_ns", u},
+                {"table_speed_of_gather", g / gather},
                 {"table_speed_of_update", u / update}});
   }
   const double payload = (sizes.dim + 1) * sizeof(float);
-  std::cout << fmt::format("\nRSS per row {:.1f} B = weights and state {:.0f} + counters 8 + overhead "
-                           "{:.1f} (goal <= 24)\n",
-                           per_row, payload, per_row - payload - 8);
+  std::cout << fmt::format(
+      "\nRSS per row {:.1f} B = weights and state {:.0f} + counters 8 + overhead "
+      "{:.1f} (goal <= 24)\n",
+      per_row, payload, per_row - payload - 8);
   report.Add({{"rss_per_row", per_row}, {"overhead_per_row", per_row - payload - 8}});
   sides.clear();
   std::filesystem::remove_all(db);
