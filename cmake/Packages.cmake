@@ -13,6 +13,7 @@ find_package(nlohmann_json REQUIRED)
 find_package(CLI11 REQUIRED)
 find_library(ROCKSDB_LIBRARY rocksdb REQUIRED)
 find_library(XXHASH_LIBRARY xxhash REQUIRED)
+find_library(ZMQ_LIBRARY zmq REQUIRED)
 
 set(SAVIOR_VENV ${PROJECT_SOURCE_DIR}/.venv CACHE PATH "Virtual environment with the torch and pyarrow wheels")
 set(SAVIOR_PYTHON ${SAVIOR_VENV}/bin/python)

@@ -4,17 +4,15 @@
 
 #include <algorithm>
 #include <atomic>
-#include <bit>
 #include <condition_variable>
-#include <limits>
 #include <mutex>
 #include <numeric>
 #include <string>
 #include <system_error>
 #include <utility>
 
-#include "common/half.h"
 #include "common/routing.h"
+#include "common/store_checks.h"
 #include "ps/restore.h"
 #include "ps/table_spec.h"
 
@@ -29,27 +27,6 @@ constexpr size_t kPullSlice = 4096;
 
 // Until a shard whose disk is full is asked again.
 constexpr std::chrono::milliseconds kAgainWhenFull{50};
-
-// The largest magnitude's bits, NaN above infinity. An integer maximum vectorises, a search with an
-// exit does not.
-uint32_t LargestBits(std::span<const float> values) {
-  uint32_t largest = 0;
-  for (const float value : values) {
-    largest = std::max(largest, std::bit_cast<uint32_t>(value) & 0x7fffffffu);
-  }
-  return largest;
-}
-
-// kInvalidArgument names the first key whose row has a value of a magnitude above `max`, or NaN.
-absl::Status CheckValues(const TableSpec& spec, std::span<const uint64_t> keys,
-                         std::span<const float> rows, float max) {
-  const auto bound = std::bit_cast<uint32_t>(max);
-  if (LargestBits(rows) <= bound) return absl::OkStatus();
-  size_t i = 0;
-  while (LargestBits(rows.subspan(i * spec.dim, spec.dim)) <= bound) ++i;
-  return absl::InvalidArgumentError(absl::StrCat("table ", spec.name, ", key ", keys[i],
-                                                 ": a value is not finite or beyond ", max));
-}
 
 // Deletes the databases of an earlier store, and nothing else.
 absl::Status ClearLiveFolder(const fs::path& folder) {
@@ -176,23 +153,6 @@ void LocalStore::Stop() {
   for (const auto& shard : shards_) shard->Stop();
 }
 
-absl::Status LocalStore::CheckTable(uint32_t table) const {
-  if (table < options_.tables.size()) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("table number ", table, ": there are ", options_.tables.size(), " tables"));
-}
-
-absl::Status LocalStore::CheckSizes(uint32_t table, size_t keys, size_t floats) const {
-  SAVIOR_RETURN_IF_ERROR(CheckTable(table));
-  const TableSpec& spec = options_.tables[table];
-  if (keys > UINT32_MAX) {
-    return absl::InvalidArgumentError(absl::StrCat("table ", spec.name, ": ", keys, " keys"));
-  }
-  if (floats == keys * spec.dim) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("table ", spec.name, ": ", keys, " keys of dim ",
-                                                 spec.dim, " with ", floats, " floats"));
-}
-
 template <typename ShardWork>
 absl::Status LocalStore::RunOn(std::span<const uint32_t> shards, Deadline deadline,
                                ShardWork work) {
@@ -249,12 +209,7 @@ absl::Status LocalStore::Pull(std::span<const TablePull> pulls, Deadline deadlin
   std::vector<TableKeys> requests;
   requests.reserve(pulls.size());
   for (const TablePull& pull : pulls) {
-    SAVIOR_RETURN_IF_ERROR(CheckSizes(pull.table, pull.keys.size(), pull.rows.size()));
-    if (!pull.updates.empty() && pull.updates.size() != pull.keys.size()) {
-      return absl::InvalidArgumentError(absl::StrCat("table ", options_.tables[pull.table].name,
-                                                     ": ", pull.keys.size(), " keys with ",
-                                                     pull.updates.size(), " update counts"));
-    }
+    SAVIOR_RETURN_IF_ERROR(CheckPull(options_.tables, pull));
     requests.push_back({pull.table, pull.keys});
   }
   const Partition partition(requests, bucket_map_, options_.shards);
@@ -276,20 +231,11 @@ absl::Status LocalStore::Pull(std::span<const TablePull> pulls, Deadline deadlin
 }
 
 absl::Status LocalStore::Push(int64_t step, std::span<const TablePush> pushes, Deadline deadline) {
-  if (step < 0 || step > kMaxStep) {
-    return absl::InvalidArgumentError(absl::StrCat("step ", step, " is not in [0, 2^32)"));
-  }
+  SAVIOR_RETURN_IF_ERROR(CheckStep(step));
   std::vector<TableKeys> requests;
   requests.reserve(pushes.size());
   for (const TablePush& push : pushes) {
-    SAVIOR_RETURN_IF_ERROR(CheckSizes(push.table, push.keys.size(), push.grads.size()));
-    const TableSpec& spec = options_.tables[push.table];
-    if (spec.kind == TableKind::kFrozen) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("table ", spec.name, " is frozen: put, do not push"));
-    }
-    SAVIOR_RETURN_IF_ERROR(
-        CheckValues(spec, push.keys, push.grads, std::numeric_limits<float>::max()));
+    SAVIOR_RETURN_IF_ERROR(CheckPush(options_.tables, push));
     requests.push_back({push.table, push.keys});
   }
   return Write(requests, deadline,
@@ -305,15 +251,7 @@ absl::Status LocalStore::Put(std::span<const TablePut> puts, Deadline deadline) 
   std::vector<TableKeys> requests;
   requests.reserve(puts.size());
   for (const TablePut& put : puts) {
-    SAVIOR_RETURN_IF_ERROR(CheckSizes(put.table, put.keys.size(), put.rows.size()));
-    const TableSpec& spec = options_.tables[put.table];
-    if (spec.kind != TableKind::kFrozen) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("table ", spec.name, " is learned: push, do not put"));
-    }
-    const float max =
-        spec.dtype == StoreDtype::kFloat16 ? kMaxHalf : std::numeric_limits<float>::max();
-    SAVIOR_RETURN_IF_ERROR(CheckValues(spec, put.keys, put.rows, max));
+    SAVIOR_RETURN_IF_ERROR(CheckPut(options_.tables, put));
     requests.push_back({put.table, put.keys});
   }
   return Write(requests, deadline,
@@ -326,7 +264,9 @@ absl::Status LocalStore::Put(std::span<const TablePut> puts, Deadline deadline) 
 }
 
 absl::Status LocalStore::Hint(int64_t step, std::span<const TableKeys> keys) {
-  for (const TableKeys& request : keys) SAVIOR_RETURN_IF_ERROR(CheckTable(request.table));
+  for (const TableKeys& request : keys) {
+    SAVIOR_RETURN_IF_ERROR(CheckTable(options_.tables, request.table));
+  }
   const Partition partition(keys, bucket_map_, options_.shards);
   for (uint32_t s = 0; s < options_.shards; ++s) {
     for (const Piece& piece : partition.Of(s)) {
@@ -371,7 +311,7 @@ absl::Status LocalStore::Checkpoint(const fs::path& folder, Deadline deadline) {
 }
 
 absl::Status LocalStore::ForEachRow(uint32_t table, RowVisitor visit, Deadline deadline) {
-  SAVIOR_RETURN_IF_ERROR(CheckTable(table));
+  SAVIOR_RETURN_IF_ERROR(CheckTable(options_.tables, table));
   for (uint32_t s = 0; s < options_.shards; ++s) {
     SAVIOR_RETURN_IF_ERROR(RunOn({&s, 1}, deadline, [&](uint32_t, Shard& shard, const Call&) {
       return shard.ForEachRow(table, visit);

@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "common/files.h"
+#include "common/partition.h"
 #include "common/status.h"
 #include "common/store.h"
-#include "ps/partition.h"
 #include "ps/shard_thread.h"
 
 namespace savior {
@@ -67,6 +67,10 @@ class LocalStore final : public EmbeddingStore {
   // call this store.
   [[nodiscard]] absl::Status ForEachRow(uint32_t table, RowVisitor visit, Deadline deadline);
 
+  // The threads of the shards, for who serves them to others (ps/server.h). [options.shards]
+  uint32_t shards() const { return options_.shards; }
+  ShardThread& shard_thread(uint32_t shard) { return *shards_[shard]; }
+
   // Ends the shards' threads after the calls under way. Later calls return kUnavailable.
   void Stop();
 
@@ -74,10 +78,6 @@ class LocalStore final : public EmbeddingStore {
   class Call;
 
   LocalStore(LocalStoreOptions options, std::unique_ptr<FileLock> lock);
-
-  absl::Status CheckTable(uint32_t table) const;
-  // kInvalidArgument unless `keys` keys of `table` go with `floats` floats.
-  absl::Status CheckSizes(uint32_t table, size_t keys, size_t floats) const;
 
   // Runs work(shard number, shard, call) on the threads of `shards`, and waits. work may only touch
   // what outlives this call of RunOn.

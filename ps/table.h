@@ -28,6 +28,7 @@
 #include <string>
 #include <vector>
 
+#include "common/partition.h"
 #include "common/status.h"
 #include "common/store.h"
 #include "ps/cold_store.h"
@@ -39,17 +40,6 @@
 #include "ps/table_rules.h"
 
 namespace savior {
-
-// The part of a request's keys that one shard has, and where the rows are in the caller's arrays.
-struct RowSelection {
-  std::span<const uint64_t> keys;       // [n], unique
-  std::span<const uint32_t> positions;  // [n]; empty: row i is at i
-
-  RowSelection Slice(size_t begin, size_t n) const {
-    if (!positions.empty()) return {keys.subspan(begin, n), positions.subspan(begin, n)};
-    return {keys.subspan(begin, n), {}};
-  }
-};
 
 // A row as ForEachRow shows it; valid during the call.
 struct StoredRow {

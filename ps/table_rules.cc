@@ -54,8 +54,8 @@ void TableRules::Pushed(uint64_t key, const RowRef& row, const std::optional<Bef
 
 absl::Status TableRules::Save(ColdStore* cold) const {
   const std::string none;
-  SAVIOR_RETURN_IF_ERROR(cold->PutNote(EvictionNote(spec_.name),
-                                       eviction_.has_value() ? eviction_->Save() : none));
+  SAVIOR_RETURN_IF_ERROR(
+      cold->PutNote(EvictionNote(spec_.name), eviction_.has_value() ? eviction_->Save() : none));
   // Buckets that have no counts any more must not keep their old ones.
   std::vector<std::string> stale;
   SAVIOR_RETURN_IF_ERROR(ForEachAdmissionNote(
@@ -74,8 +74,7 @@ absl::Status TableRules::Save(ColdStore* cold) const {
 absl::StatusOr<TableRules::SavedEviction> TableRules::ReadEviction(const ColdStore& cold,
                                                                    const std::string& table) {
   SavedEviction saved;
-  SAVIOR_ASSIGN_OR_RETURN(const std::optional<std::string> note,
-                          cold.GetNote(EvictionNote(table)));
+  SAVIOR_ASSIGN_OR_RETURN(const std::optional<std::string> note, cold.GetNote(EvictionNote(table)));
   if (!note.has_value() || note->empty()) return saved;
   absl::StatusOr<Eviction> eviction = Eviction::OfSaved(*note);
   if (!eviction.ok()) return Annotate(eviction.status(), "table " + table);

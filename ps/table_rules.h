@@ -35,8 +35,8 @@ class TableRules {
   // As table `number`; spec is valid. Rounding and admission draw from (seed, table's name).
   TableRules(const TableSpec& spec, uint32_t number, uint64_t seed, const RulesOptions& options);
 
-  // A push of `step` begins. Returns the step that its rows are of: rules never look back, so a late
-  // push counts as of the newest step.
+  // A push of `step` begins. Returns the step that its rows are of: rules never look back, so a
+  // late push counts as of the newest step.
   int64_t Begin(int64_t step);
 
   bool forget() const { return eviction_.has_value(); }
@@ -72,8 +72,8 @@ class TableRules {
   struct SavedEviction {
     std::optional<Eviction> eviction;
     bool Forgotten(uint64_t key, const RowRef& row, uint32_t dim) const {
-      return eviction.has_value() && eviction->Expired(key, row.head.last_step,
-                                                       eviction->IsLow({row.weights, dim}));
+      return eviction.has_value() &&
+             eviction->Expired(key, row.head.last_step, eviction->IsLow({row.weights, dim}));
     }
   };
   [[nodiscard]] static absl::StatusOr<SavedEviction> ReadEviction(const ColdStore& cold,

@@ -12,8 +12,8 @@
 #include <thread>
 #include <vector>
 
+#include "common/partition.h"
 #include "common/routing.h"
-#include "ps/partition.h"
 #include "ps/restore.h"
 #include "ps/shard_note.h"
 #include "ps/shard_thread.h"

@@ -6,9 +6,19 @@
 #include <vector>
 
 #include "common/store.h"
-#include "ps/table.h"
 
 namespace savior {
+
+// The part of a request's keys that one shard has, and where the rows are in the caller's arrays.
+struct RowSelection {
+  std::span<const uint64_t> keys;       // [n], unique
+  std::span<const uint32_t> positions;  // [n]; empty: row i is at i
+
+  RowSelection Slice(size_t begin, size_t n) const {
+    if (!positions.empty()) return {keys.subspan(begin, n), positions.subspan(begin, n)};
+    return {keys.subspan(begin, n), {}};
+  }
+};
 
 // One shard's part of one request.
 struct Piece {

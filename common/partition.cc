@@ -1,4 +1,4 @@
-#include "ps/partition.h"
+#include "common/partition.h"
 
 #include "common/routing.h"
 

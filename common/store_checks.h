@@ -1,0 +1,24 @@
+// What every store refuses before it touches a row. All errors are kInvalidArgument and name the
+// table, and the key where there is one.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "common/status.h"
+#include "common/store.h"
+
+namespace savior {
+
+// Steps are stored in 32 bits.
+inline constexpr int64_t kMaxPushStep = 0xffffffff;
+
+[[nodiscard]] absl::Status CheckTable(std::span<const TableSpec> tables, uint32_t table);
+[[nodiscard]] absl::Status CheckStep(int64_t step);
+[[nodiscard]] absl::Status CheckPull(std::span<const TableSpec> tables, const TablePull& pull);
+// Gradients must be finite, unless the table skips those that are not.
+[[nodiscard]] absl::Status CheckPush(std::span<const TableSpec> tables, const TablePush& push);
+// Values must be finite, and fit the table's type.
+[[nodiscard]] absl::Status CheckPut(std::span<const TableSpec> tables, const TablePut& put);
+
+}  // namespace savior

@@ -1,0 +1,63 @@
+// One shard's end of the wire: takes requests from its socket, serves them, replies.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "common/message.h"
+#include "common/store.h"
+#include "common/transport.h"
+#include "ps/request_checks.h"
+#include "ps/sequence_window.h"
+#include "ps/shard_port.h"
+#include "ps/shard_thread.h"
+
+namespace savior {
+
+// What arrives may be any bytes: whatever is wrong with them, the answer is a typed error, or,
+// where not even the header makes sense, none. Used by the shard's thread only, as a ShardPort.
+class RequestPort final : public ShardPort {
+ public:
+  // Everything pointed to outlives the port. `thread` runs it, and keeps the shard's hints.
+  RequestPort(const ServedShard& served, std::span<const TableSpec> tables, ShardThread* thread,
+              Context* context, std::unique_ptr<RouterSocket> socket);
+
+  const std::string& endpoint() const { return socket_->endpoint(); }
+
+  int fd() const override { return socket_->fd(); }
+  bool Serve(Shard& shard) override;
+
+ private:
+  // The reply, or no bytes if there is none to send.
+  Frame Answer(std::span<const std::byte> request, Shard& shard);
+  // The reply is in *reply_ if OK, unless the request gets none.
+  absl::Status Execute(Shard& shard, Frame* reply);
+  absl::Status Pull(Shard& shard, Frame* reply);
+  absl::Status PushOrPut(Shard& shard, Frame* reply);
+  absl::Status CheckWrite(const RequestSection& section, std::span<const float> values) const;
+  absl::Status Hint();
+  absl::Status Stats(const Shard& shard, Frame* reply);
+
+  // A section's values as floats: in the frame itself if they are, else decoded to `scratch`.
+  std::span<const float> Floats(const RequestSection& section, std::vector<float>* scratch) const;
+  MessageHeader ReplyHeader(MessageType type) const;
+  Frame EmptyReply();
+  Frame ErrorReply(const MessageHeader& request, const absl::Status& status);
+
+  const ServedShard served_;
+  const std::span<const TableSpec> tables_;
+  ShardThread* const thread_;
+  Context* const context_;
+  const std::unique_ptr<RouterSocket> socket_;
+
+  SequenceWindows windows_;
+  SectionChecker checker_;
+  // Kept for the next request.
+  Request request_;
+  std::vector<std::vector<float>> floats_;  // per section, where values are not float32
+  std::vector<float> rows_;
+};
+
+}  // namespace savior

@@ -1,0 +1,347 @@
+#include "ps/server.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <limits>
+#include <thread>
+#include <utility>
+
+#include "common/routing.h"
+#include "tests/common/message_testing.h"
+#include "tests/common/temp_folder.h"
+#include "tests/ps/store_testing.h"
+
+namespace savior {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr uint64_t kIncarnation = 7;
+constexpr uint32_t kCodebookVersion = 3;
+constexpr uint32_t kShards = 2;
+
+// Part of a request; values: empty, or [keys, dim].
+struct Section {
+  uint32_t table = 0;
+  uint32_t dim = 4;
+  std::vector<uint64_t> keys;
+  std::vector<float> values = {};
+};
+
+AlignedBytes RequestOf(const MessageHeader& header, const std::vector<Section>& sections) {
+  size_t bytes = kMessageHeaderBytes;
+  for (const Section& s : sections) {
+    bytes += RequestSectionBytes(header.type, header.dtype, s.dim, s.keys.size());
+  }
+  AlignedBytes frame(bytes);
+  MessageWriter writer(frame.span(), header);
+  for (const Section& s : sections) {
+    const auto out = writer.AddRequestSection(s.table, s.dim, s.keys.size(), false);
+    std::copy(s.keys.begin(), s.keys.end(), out.keys.begin());
+    if (!s.values.empty()) EncodeValues(header.dtype, s.values, out.values);
+  }
+  writer.Finish();
+  return frame;
+}
+
+// Tables "learned" and "content" in two shards, and a client that may send anything to shard 0.
+class ServerTest : public testing::Test {
+ protected:
+  ServerTest() {
+    auto store =
+        LocalStore::Open({.tables = {AlignTable("learned", 4, Optimizer(OptimizerKind::kSgd, 1)),
+                                     FrozenTable("content", 4, StoreDtype::kFloat16)},
+                          .shards = kShards,
+                          .ram_budget_bytes = 16 << 20,
+                          .folder = folder_ / "live"});
+    EXPECT_TRUE(store.ok()) << store.status();
+    store_ = *std::move(store);
+    auto server = Server::Start(store_.get(), &context_,
+                                {.endpoint = "tcp://127.0.0.1:0",
+                                 .incarnation = kIncarnation,
+                                 .codebook_version = kCodebookVersion});
+    EXPECT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
+    auto dealer = DealerSocket::Connect(&context_, server_->endpoints()[0], {});
+    EXPECT_TRUE(dealer.ok()) << dealer.status();
+    dealer_ = *std::move(dealer);
+  }
+
+  // `n` keys of a table that shard `shard` has.
+  static std::vector<uint64_t> KeysOf(uint32_t shard, size_t n, uint32_t table = 0) {
+    const std::vector<uint32_t> map = EvenBucketMap(kShards);
+    std::vector<uint64_t> keys;
+    for (uint64_t key = 0; keys.size() < n; ++key) {
+      if (map[BucketOf(table, key)] == shard) keys.push_back(key);
+    }
+    return keys;
+  }
+
+  MessageHeader Header(MessageType type) {
+    return {.type = type,
+            .incarnation = kIncarnation,
+            .codebook_version = kCodebookVersion,
+            .client = 1,
+            .sequence = ++sequence_,
+            .step = 5};
+  }
+
+  void Send(std::span<const std::byte> bytes) {
+    Frame frame = context_.NewFrame(bytes.size());
+    if (!bytes.empty()) std::memcpy(frame.bytes().data(), bytes.data(), bytes.size());
+    const Deadline deadline = Soon();
+    while (!dealer_->Send(frame.Share())) {
+      ASSERT_LT(SteadyClock::now(), deadline);
+      const int fd = dealer_->fd();
+      WaitReadable({&fd, 1}, DeadlineIn(std::chrono::milliseconds(20)));
+    }
+  }
+  // The next reply. Its spans are valid until the next one.
+  const Reply& Receive(std::chrono::milliseconds wait = std::chrono::seconds(60)) {
+    const Deadline deadline = DeadlineIn(wait);
+    while (!dealer_->Receive(&frame_)) {
+      if (SteadyClock::now() >= deadline) {
+        ADD_FAILURE() << "no reply";
+        reply_ = {};
+        return reply_;
+      }
+      const int fd = dealer_->fd();
+      WaitReadable({&fd, 1}, DeadlineIn(std::chrono::milliseconds(20)));
+    }
+    const absl::Status status = DecodeReply(std::as_const(frame_).bytes(), &reply_);
+    EXPECT_TRUE(status.ok()) << status;
+    return reply_;
+  }
+  const Reply& Ask(const AlignedBytes& frame) {
+    Send(frame.span());
+    return Receive();
+  }
+  absl::Status Error(const AlignedBytes& frame) { return Ask(frame).error; }
+
+  uint64_t Rows() {
+    const auto stats = store_->Stats(Soon());
+    EXPECT_TRUE(stats.ok());
+    return stats->at(0).rows + stats->at(1).rows;
+  }
+  void ExpectServing() {
+    const Reply& reply =
+        Ask(RequestOf(Header(MessageType::kPull), {{.table = 0, .keys = KeysOf(0, 3)}}));
+    EXPECT_EQ(reply.header.type, MessageType::kRows) << reply.error;
+    EXPECT_EQ(reply.header.sequence, sequence_);
+  }
+
+  const TempFolder folder_;
+  Context context_;
+  std::unique_ptr<LocalStore> store_;
+  std::unique_ptr<Server> server_;
+  std::unique_ptr<DealerSocket> dealer_;
+  uint64_t sequence_ = 0;
+  Frame frame_;
+  Reply reply_;
+};
+
+TEST_F(ServerTest, ServesBesideUsersInTheProcess) {
+  const std::vector<uint64_t> keys = KeysOf(0, 2);
+  const std::vector<float> ones(8, 1.0f);
+  ASSERT_TRUE(PushRows(*store_, 0, 0, keys, ones).ok());
+  EXPECT_EQ(Ask(RequestOf(Header(MessageType::kPush), {{0, 4, keys, ones}})).header.type,
+            MessageType::kDone);
+  EXPECT_EQ(PullRows(*store_, 0, keys).rows, std::vector<float>(8, -2.0f));
+  const Reply& reply = Ask(RequestOf(Header(MessageType::kPull), {{0, 4, keys}}));
+  ASSERT_EQ(reply.sections.size(), 1u);
+  std::vector<float> rows(8);
+  DecodeValues(ValueDtype::kFloat32, reply.sections[0].values.data(), rows);
+  EXPECT_EQ(rows, std::vector<float>(8, -2.0f));
+}
+
+TEST_F(ServerTest, RequestsThatDoNotFitTheTablesAreRefusedByNameAndChangeNothing) {
+  const std::vector<uint64_t> mine = KeysOf(0, 2);
+  const std::vector<uint64_t> content = KeysOf(0, 2, 1);
+  const std::vector<float> values(8, 1.0f);
+  const auto refused = [&](MessageType type, const Section& section, const std::string& name) {
+    const absl::Status status = Error(RequestOf(Header(type), {section}));
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+    EXPECT_THAT(status.message(), HasSubstr(name));
+  };
+  const std::vector<uint64_t> theirs = KeysOf(1, 1);
+  for (const MessageType type : {MessageType::kPull, MessageType::kPush}) {
+    const bool push = type == MessageType::kPush;
+    const auto of = [&](size_t n) {
+      return push ? std::vector<float>(n, 1.0f) : std::vector<float>();
+    };
+    refused(type, {2, 4, mine, of(8)}, "table number 2");
+    refused(type, {UINT32_MAX, 4, mine, of(8)}, "table number");
+    refused(type, {0, 8, mine, of(16)}, "table learned: rows of dim 8");
+    refused(type, {0, 0, mine, {}}, "table learned: rows of dim 0");
+    refused(type, {0, 4, {mine[0], theirs[0]}, of(8)}, "not a key of shard 0");
+    refused(type, {0, 4, {mine[0], mine[0]}, of(8)}, "twice");
+  }
+  refused(MessageType::kPush, {1, 4, content, values}, "table content is frozen");
+  refused(MessageType::kPut, {0, 4, mine, values}, "table learned is learned");
+  std::vector<float> bad = values;
+  bad[5] = std::numeric_limits<float>::quiet_NaN();
+  refused(MessageType::kPush, {0, 4, mine, bad}, "table learned, key " + std::to_string(mine[1]));
+  bad[5] = 70000;
+  refused(MessageType::kPut, {1, 4, content, bad}, "table content, key");
+  MessageHeader negative = Header(MessageType::kPush);
+  negative.step = -1;
+  EXPECT_TRUE(absl::IsInvalidArgument(Error(RequestOf(negative, {{0, 4, mine, values}}))));
+  MessageHeader unnumbered = Header(MessageType::kPush);
+  unnumbered.sequence = 0;
+  EXPECT_TRUE(absl::IsInvalidArgument(Error(RequestOf(unnumbered, {{0, 4, mine, values}}))));
+  EXPECT_EQ(Rows(), 0u);
+  ExpectServing();
+}
+
+TEST_F(ServerTest, OneBadTableOfAPushRefusesAllOfIt) {
+  const std::vector<float> values(4, 1.0f);
+  const Section good{0, 4, KeysOf(0, 1), values};
+  const Section bad{1, 4, KeysOf(0, 1, 1), values};
+  EXPECT_FALSE(Error(RequestOf(Header(MessageType::kPush), {good, bad})).ok());
+  EXPECT_EQ(Rows(), 0u);
+}
+
+TEST_F(ServerTest, AnotherIncarnationCodebookVersionOrShardIsRefusedNamingBoth) {
+  const auto refused = [&](const MessageHeader& header, const std::string& theirs,
+                           const std::string& ours) {
+    const absl::Status status = Error(RequestOf(header, {{0, 4, KeysOf(0, 1), {1, 1, 1, 1}}}));
+    EXPECT_THAT(status.message(), HasSubstr(theirs));
+    EXPECT_THAT(status.message(), HasSubstr(ours));
+    return status;
+  };
+  MessageHeader header = Header(MessageType::kPush);
+  header.incarnation = 6;
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused(header, "incarnation 6", "incarnation 7")));
+  header = Header(MessageType::kPush);
+  header.codebook_version = 4;
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused(header, "version 4", "version 3")));
+  header = Header(MessageType::kPush);
+  header.shard = 1;
+  EXPECT_TRUE(absl::IsInvalidArgument(refused(header, "shard 1", "shard 0")));
+  EXPECT_EQ(Rows(), 0u);
+  ExpectServing();
+}
+
+TEST_F(ServerTest, DamagedFramesGetATypedErrorOrNone) {
+  const AlignedBytes good =
+      RequestOf(Header(MessageType::kPush), {{0, 4, KeysOf(0, 2), std::vector<float>(8, 1.0f)}});
+  AlignedBytes damaged(good.span());
+  damaged.span()[100] ^= std::byte{1};
+  EXPECT_TRUE(absl::IsDataLoss(Error(damaged)));
+  EXPECT_TRUE(absl::IsDataLoss(Error(AlignedBytes(good.span().first(96)))));
+  AlignedBytes version(good.span());
+  version.span()[4] = std::byte{9};
+  SealFrame(version.span());
+  EXPECT_TRUE(absl::IsFailedPrecondition(Error(version)));
+  // No header, no reply.
+  Send({});
+  Send(good.span().first(40));
+  Send(std::vector<std::byte>(1000, std::byte{0x55}));
+  Send(RowsFrame().span());  // a reply
+  EXPECT_EQ(Rows(), 0u);
+  ExpectServing();
+}
+
+TEST_F(ServerTest, APullWhoseReplyWouldBeTooLargeIsRefused) {
+  const AlignedBytes frame =
+      RequestOf(Header(MessageType::kPull), {{0, 4, KeysOf(0, kMaxFrameBytes / 16)}});
+  const absl::Status status = Error(frame);
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  EXPECT_THAT(status.message(), HasSubstr("fewer keys"));
+  ExpectServing();
+}
+
+TEST_F(ServerTest, APushThatComesTwiceIsAppliedOnceAndAnsweredTwice) {
+  const std::vector<uint64_t> keys = KeysOf(0, 1);
+  const AlignedBytes push = RequestOf(Header(MessageType::kPush), {{0, 4, keys, {1, 2, 3, 4}}});
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(Ask(push).header.type, MessageType::kDone);
+  EXPECT_EQ(PullRows(*store_, 0, keys).rows, (std::vector<float>{-1, -2, -3, -4}));
+  EXPECT_EQ(PullRows(*store_, 0, keys).updates, std::vector<uint32_t>{1});
+  // Another client's numbers are its own.
+  MessageHeader other = Header(MessageType::kPush);
+  other.client = 2;
+  other.sequence = 1;
+  EXPECT_EQ(Ask(RequestOf(other, {{0, 4, keys, {1, 2, 3, 4}}})).header.type, MessageType::kDone);
+  EXPECT_EQ(PullRows(*store_, 0, keys).updates, std::vector<uint32_t>{2});
+}
+
+TEST_F(ServerTest, APushTooOldToTellIsRefused) {
+  const std::vector<uint64_t> keys = KeysOf(0, 1);
+  const AlignedBytes old = RequestOf(Header(MessageType::kPush), {{0, 4, keys, {1, 2, 3, 4}}});
+  EXPECT_TRUE(Ask(old).error.ok());
+  sequence_ += 100;
+  EXPECT_TRUE(Error(RequestOf(Header(MessageType::kPush), {{0, 4, keys, {1, 2, 3, 4}}})).ok());
+  EXPECT_TRUE(absl::IsFailedPrecondition(Error(old)));
+  EXPECT_EQ(PullRows(*store_, 0, keys).updates, std::vector<uint32_t>{2});
+}
+
+TEST_F(ServerTest, HintsAreTakenWithoutAReply) {
+  Send(RequestOf(Header(MessageType::kHint), {{0, 4, KeysOf(0, 5)}}).span());
+  Send(RequestOf(Header(MessageType::kHint), {{9, 4, {1}}}).span());  // no such table
+  Send(RequestOf(Header(MessageType::kCancelHints), {}).span());
+  ExpectServing();  // the next reply is the next request's
+  EXPECT_EQ(Rows(), 0u);
+}
+
+TEST_F(ServerTest, TenThousandMutatedFramesLeaveItServing) {
+  Random random(4);
+  std::vector<AlignedBytes> frames;
+  const std::vector<uint64_t> keys = KeysOf(0, 8);
+  const std::vector<float> values(32, 1.0f);
+  frames.push_back(RequestOf(Header(MessageType::kPull), {{0, 4, keys}}));
+  frames.push_back(RequestOf(Header(MessageType::kPush), {{0, 4, keys, values}}));
+  frames.push_back(RequestOf(Header(MessageType::kPut), {{1, 4, KeysOf(0, 8, 1), values}}));
+  frames.push_back(RequestOf(Header(MessageType::kStats), {}));
+  Frame ignored;
+  for (int i = 0; i < 10'000; ++i) {
+    const AlignedBytes& good = frames[random.Below(frames.size())];
+    AlignedBytes bad(good.span());
+    for (uint64_t change = random.Below(4); change < 4; ++change) {
+      bad.span()[random.Below(bad.span().size())] = static_cast<std::byte>(random.Below(256));
+    }
+    if (random.Below(2) == 0) SealFrame(bad.span());
+    Send(bad.span());
+    while (dealer_->Receive(&ignored)) {
+    }
+  }
+  // Behind all of them; repeated, as replies to a client that does not read them are dropped.
+  sequence_ = 1'000'000;
+  const AlignedBytes pull = RequestOf(Header(MessageType::kPull), {{0, 4, keys}});
+  bool answered = false;
+  for (int i = 0; i < 1000 && !answered; ++i) {
+    Send(pull.span());
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    while (dealer_->Receive(&frame_)) {
+      ASSERT_TRUE(DecodeReply(std::as_const(frame_).bytes(), &reply_).ok());
+      answered |= reply_.header.sequence == sequence_ && reply_.header.type == MessageType::kRows;
+    }
+  }
+  EXPECT_TRUE(answered);
+}
+
+TEST_F(ServerTest, TheStoreGoesOnWithoutItsServer) {
+  server_.reset();
+  const std::vector<uint64_t> keys = KeysOf(0, 2);
+  EXPECT_TRUE(PushRows(*store_, 0, 0, keys, std::vector<float>(8, 1.0f)).ok());
+  EXPECT_EQ(Rows(), 2u);
+}
+
+TEST_F(ServerTest, AStoppedStoreCannotBeServedAndMayStopFirst) {
+  store_->Stop();
+  server_.reset();
+  const auto server = Server::Start(store_.get(), &context_, {.endpoint = "tcp://127.0.0.1:0"});
+  EXPECT_TRUE(absl::IsUnavailable(server.status())) << server.status();
+}
+
+TEST_F(ServerTest, AnAddressThatCannotBeHadIsNamed) {
+  const auto taken = Server::Start(store_.get(), &context_, {.endpoint = server_->endpoints()[0]});
+  EXPECT_TRUE(absl::IsFailedPrecondition(taken.status())) << taken.status();
+  const auto plain = Server::Start(store_.get(), &context_, {.endpoint = "tcp://*:0"});
+  EXPECT_TRUE(absl::IsInvalidArgument(plain.status())) << plain.status();
+  EXPECT_THAT(plain.status().message(), HasSubstr("shard 0: tcp://*:0"));
+}
+
+}  // namespace
+}  // namespace savior

@@ -1,0 +1,318 @@
+#include "worker/remote_store.h"
+
+#include <absl/strings/str_cat.h>
+
+#include <algorithm>
+#include <limits>
+#include <random>
+#include <utility>
+
+#include "common/routing.h"
+#include "common/sequence.h"
+#include "common/store_checks.h"
+
+namespace savior {
+namespace {
+
+constexpr int64_t kNoCancel = std::numeric_limits<int64_t>::max();
+constexpr size_t kLeastMessageBytes = 4096;
+constexpr size_t kMaxShards = 1024;
+
+// Names a client's sequence numbers. Two that are equal would be taken for one, so this is the one
+// number that must not follow from a seed.
+uint64_t DrawClient() {
+  std::random_device device;
+  return uint64_t{device()} << 32 | device();
+}
+
+std::string NameOf(MessageType type) {
+  switch (type) {
+    case MessageType::kPull:
+      return "pull";
+    case MessageType::kPush:
+      return "push";
+    case MessageType::kPut:
+      return "put";
+    default:
+      return "stats";
+  }
+}
+
+absl::Status CheckOptions(const RemoteStoreOptions& options) {
+  const auto check = [](bool ok, const std::string& rule) {
+    return ok ? absl::OkStatus() : absl::InvalidArgumentError("remote store: " + rule);
+  };
+  SAVIOR_RETURN_IF_ERROR(check(!options.endpoints.empty() && options.endpoints.size() <= kMaxShards,
+                               "1 to 1024 endpoints, one per shard"));
+  SAVIOR_RETURN_IF_ERROR(
+      check(options.max_in_flight >= 1 && options.max_in_flight <= kSequenceWindow,
+            absl::StrCat("max_in_flight must be 1 to ", kSequenceWindow)));
+  SAVIOR_RETURN_IF_ERROR(check(options.retry_after.count() > 0, "retry_after must be positive"));
+  return check(
+      options.message_bytes >= kLeastMessageBytes && options.message_bytes <= kMaxFrameBytes / 2,
+      absl::StrCat("message_bytes must be ", kLeastMessageBytes, " to ", kMaxFrameBytes / 2));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<RemoteStore>> RemoteStore::Connect(Context* context,
+                                                                  RemoteStoreOptions options) {
+  SAVIOR_RETURN_IF_ERROR(CheckOptions(options));
+  std::unique_ptr<RemoteStore> store(new RemoteStore(context, std::move(options)));
+  const RemoteStoreOptions& o = store->options_;
+  for (uint32_t s = 0; s < o.endpoints.size(); ++s) {
+    absl::StatusOr<std::unique_ptr<DealerSocket>> socket =
+        DealerSocket::Connect(context, o.endpoints[s], o.security);
+    SAVIOR_RETURN_IF_ERROR(Annotate(socket.status(), absl::StrCat("shard ", s)));
+    store->links_.emplace_back(s, *std::move(socket), o.max_in_flight, o.retry_after);
+  }
+  return store;
+}
+
+RemoteStore::RemoteStore(Context* context, RemoteStoreOptions options)
+    : context_(context),
+      options_(std::move(options)),
+      bucket_map_(EvenBucketMap(static_cast<uint32_t>(options_.endpoints.size()))),
+      plan_{.tables = options_.tables,
+            .bucket_map = bucket_map_,
+            .shards = static_cast<uint32_t>(options_.endpoints.size()),
+            .dtype = options_.wire_dtype,
+            .message_bytes = options_.message_bytes},
+      client_(DrawClient()),
+      cancel_from_(kNoCancel) {}
+
+RemoteStore::~RemoteStore() = default;
+
+absl::Status RemoteStore::TakeTurn(Deadline deadline, Turn* turn) {
+  *turn = Turn(turn_, std::defer_lock);
+  if (SteadyClock::now() >= deadline || !turn->try_lock_until(deadline)) {
+    return absl::DeadlineExceededError("no turn at the remote store before the deadline");
+  }
+  SendCancellation();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<RemoteCall>> RemoteStore::MakePull(std::span<const TablePull> pulls,
+                                                                  Deadline deadline) const {
+  auto call = std::make_unique<RemoteCall>();
+  call->type = MessageType::kPull;
+  call->deadline = deadline;
+  call->pulls.assign(pulls.begin(), pulls.end());
+  for (const TablePull& pull : pulls) {
+    SAVIOR_RETURN_IF_ERROR(CheckPull(options_.tables, pull));
+    call->requests.push_back({pull.table, pull.keys});
+  }
+  call->Divide(plan_);
+  return call;
+}
+
+absl::StatusOr<std::unique_ptr<RemoteCall>> RemoteStore::MakePush(int64_t step,
+                                                                  std::span<const TablePush> pushes,
+                                                                  Deadline deadline) const {
+  SAVIOR_RETURN_IF_ERROR(CheckStep(step));
+  auto call = std::make_unique<RemoteCall>();
+  call->type = MessageType::kPush;
+  call->step = step;
+  call->deadline = deadline;
+  for (const TablePush& push : pushes) {
+    // The shards check, too; but one of them would apply its part before another refuses its own.
+    SAVIOR_RETURN_IF_ERROR(CheckPush(options_.tables, push));
+    call->requests.push_back({push.table, push.keys});
+    call->values.push_back(push.grads);
+  }
+  call->Divide(plan_);
+  return call;
+}
+
+absl::Status RemoteStore::Pull(std::span<const TablePull> pulls, Deadline deadline) {
+  SAVIOR_ASSIGN_OR_RETURN(const std::unique_ptr<RemoteCall> call, MakePull(pulls, deadline));
+  return Run(call.get());
+}
+
+absl::Status RemoteStore::Push(int64_t step, std::span<const TablePush> pushes, Deadline deadline) {
+  SAVIOR_ASSIGN_OR_RETURN(const std::unique_ptr<RemoteCall> call, MakePush(step, pushes, deadline));
+  return Run(call.get());
+}
+
+absl::Status RemoteStore::Put(std::span<const TablePut> puts, Deadline deadline) {
+  RemoteCall call;
+  call.type = MessageType::kPut;
+  call.deadline = deadline;
+  for (const TablePut& put : puts) {
+    SAVIOR_RETURN_IF_ERROR(CheckPut(options_.tables, put));
+    call.requests.push_back({put.table, put.keys});
+    call.values.push_back(put.rows);
+  }
+  call.Divide(plan_);
+  return Run(&call);
+}
+
+absl::Status RemoteStore::Hint(int64_t step, std::span<const TableKeys> keys) {
+  RemoteCall call;
+  call.type = MessageType::kHint;
+  call.step = step;
+  for (const TableKeys& request : keys) {
+    SAVIOR_RETURN_IF_ERROR(CheckTable(options_.tables, request.table));
+    call.requests.push_back(request);
+  }
+  call.Divide(plan_);
+  const Turn turn(turn_, std::try_to_lock);
+  if (!turn.owns_lock()) return absl::OkStatus();
+  SendCancellation();
+  for (size_t m = 0; m < call.messages.size(); ++m) {
+    links_[call.messages[m].shard].SendOnce(call.Encode(m, Header(), plan_, context_));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RemoteStore::CancelHints(int64_t from_step) {
+  int64_t before = cancel_from_.load();
+  while (from_step < before && !cancel_from_.compare_exchange_weak(before, from_step)) {
+  }
+  const Turn turn(turn_, std::try_to_lock);
+  if (turn.owns_lock()) SendCancellation();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<TableStats>> RemoteStore::Stats(Deadline deadline) {
+  RemoteCall call;
+  call.type = MessageType::kStats;
+  call.deadline = deadline;
+  for (const TableSpec& table : options_.tables) call.stats.emplace_back().name = table.name;
+  for (uint32_t s = 0; s < links_.size(); ++s) call.messages.push_back({.shard = s, .slices = {}});
+  SAVIOR_RETURN_IF_ERROR(Run(&call));
+  return std::move(call.stats);
+}
+
+absl::StatusOr<RemoteStore::Ticket> RemoteStore::StartPull(std::span<const TablePull> pulls,
+                                                           Deadline deadline) {
+  SAVIOR_ASSIGN_OR_RETURN(std::unique_ptr<RemoteCall> call, MakePull(pulls, deadline));
+  return Start(std::move(call));
+}
+
+absl::StatusOr<RemoteStore::Ticket> RemoteStore::StartPush(int64_t step,
+                                                           std::span<const TablePush> pushes,
+                                                           Deadline deadline) {
+  SAVIOR_ASSIGN_OR_RETURN(std::unique_ptr<RemoteCall> call, MakePush(step, pushes, deadline));
+  return Start(std::move(call));
+}
+
+absl::StatusOr<RemoteStore::Ticket> RemoteStore::Start(std::unique_ptr<RemoteCall> call) {
+  Turn turn;
+  SAVIOR_RETURN_IF_ERROR(TakeTurn(call->deadline, &turn));
+  SAVIOR_RETURN_IF_ERROR(Send(call.get()));
+  const Ticket ticket{next_ticket_++};
+  started_.emplace(ticket.number, std::move(call));
+  return ticket;
+}
+
+absl::Status RemoteStore::Finish(Ticket ticket) {
+  // Without a deadline of its own: until here the caller's spans may be written to.
+  const Turn turn(turn_);
+  SendCancellation();
+  const auto found = started_.find(ticket.number);
+  if (found == started_.end()) {
+    return absl::InvalidArgumentError(absl::StrCat("no call has ticket ", ticket.number));
+  }
+  const std::unique_ptr<RemoteCall> call = std::move(found->second);
+  started_.erase(found);
+  return Await(call.get());
+}
+
+absl::Status RemoteStore::Run(RemoteCall* call) {
+  Turn turn;
+  SAVIOR_RETURN_IF_ERROR(TakeTurn(call->deadline, &turn));
+  SAVIOR_RETURN_IF_ERROR(Send(call));
+  return Await(call);
+}
+
+absl::Status RemoteStore::Send(RemoteCall* call) {
+  for (size_t m = 0; m < call->messages.size(); ++m) {
+    ShardLink& link = links_[call->messages[m].shard];
+    const auto has_room = [&] { return link.HasRoom(); };
+    if (!has_room() && !PumpUntil(has_room, call->deadline)) return GiveUp(call);
+    MessageHeader header = Header();
+    header.sequence = link.next_sequence();
+    link.Send(call->Encode(m, header, plan_, context_), call, m);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RemoteStore::Await(RemoteCall* call) {
+  const auto all = [&] { return call->answered == call->messages.size(); };
+  if (!PumpUntil(all, call->deadline)) return GiveUp(call);
+  return call->result;
+}
+
+template <typename Done>
+bool RemoteStore::PumpUntil(Done done, Deadline deadline) {
+  while (!done()) {
+    if (ReceiveAll()) continue;
+    const Deadline now = SteadyClock::now();
+    if (now >= deadline) return false;
+    Deadline wake = deadline;
+    fds_.clear();
+    for (ShardLink& link : links_) {
+      if (link.idle()) continue;
+      wake = std::min(wake, link.Repeat(now));
+      fds_.push_back(link.fd());
+    }
+    // Sending may have taken a reply's signal: look again before waiting for it.
+    if (ReceiveAll()) continue;
+    WaitReadable(fds_, wake);
+  }
+  return true;
+}
+
+bool RemoteStore::ReceiveAll() {
+  bool any = false;
+  for (ShardLink& link : links_) {
+    ShardLink::Answer answer;
+    while (!link.idle() && link.Receive(&answer)) {
+      Accept(&answer, link);
+      any = true;
+    }
+  }
+  return any;
+}
+
+void RemoteStore::Accept(ShardLink::Answer* answer, const ShardLink& link) {
+  RemoteCall& call = *answer->call;
+  ++call.answered;
+  absl::Status status = DecodeReply(std::as_const(answer->frame).bytes(), &reply_);
+  if (status.ok()) status = call.Accept(answer->message, reply_);
+  if (!status.ok() && call.result.ok()) call.result = Annotate(status, link.Name());
+}
+
+absl::Status RemoteStore::GiveUp(RemoteCall* call) {
+  std::string why;
+  for (const ShardLink& link : links_) {
+    if (why.empty()) why = link.DescribeUnanswered(call);
+  }
+  for (ShardLink& link : links_) link.Forget(call);
+  if (!call->result.ok()) return call->result;
+  if (why.empty()) why = "too many requests are unanswered";
+  return absl::DeadlineExceededError(
+      absl::StrCat(NameOf(call->type), " of ", call->keys(), " keys: ", why));
+}
+
+void RemoteStore::SendCancellation() {
+  const int64_t from = cancel_from_.exchange(kNoCancel);
+  if (from == kNoCancel) return;
+  for (uint32_t s = 0; s < links_.size(); ++s) {
+    RemoteCall cancel;
+    cancel.type = MessageType::kCancelHints;
+    cancel.step = from;
+    cancel.messages.push_back({.shard = s, .slices = {}});
+    links_[s].SendOnce(cancel.Encode(0, Header(), plan_, context_));
+  }
+}
+
+MessageHeader RemoteStore::Header() const {
+  return {.incarnation = options_.incarnation,
+          .codebook_version = options_.codebook_version,
+          .worker = options_.worker,
+          .client = client_};
+}
+
+}  // namespace savior

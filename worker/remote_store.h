@@ -1,0 +1,133 @@
+// RemoteStore: the embedding store over the network, one connection per shard (ps/server.h).
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "common/store.h"
+#include "common/transport.h"
+#include "common/value_codec.h"
+#include "worker/remote_call.h"
+#include "worker/shard_link.h"
+
+namespace savior {
+
+struct RemoteStoreOptions {
+  std::vector<TableSpec> tables;       // the servers'
+  std::vector<std::string> endpoints;  // one per shard, in order
+  uint64_t incarnation = 0;
+  uint32_t codebook_version = 0;
+  uint32_t worker = 0;
+  // Of rows and gradients on the wire. 16-bit ones are rounded to the nearest: a row then reads as
+  // its rounded value, and a gradient is applied rounded.
+  ValueDtype wire_dtype = ValueDtype::kFloat32;
+  // Requests to one shard from the oldest unanswered to the newest: 1 .. 64.
+  uint32_t max_in_flight = 16;
+  // What is not answered is sent again after this; a push is applied once all the same.
+  std::chrono::milliseconds retry_after{2000};
+  // Larger calls are sent as several messages, so that shard, network and worker overlap.
+  size_t message_bytes = size_t{4} << 20;
+  SocketSecurity security = {};
+};
+
+// Thread-safe: callers take turns, each for one call of a method, and wait for their turn up to
+// their deadline. A caller that waits for replies keeps its turn meanwhile, so several callers that
+// want their requests in flight at the same time should use one store each; one caller starts
+// several calls, and then finishes them.
+//
+// A call never touches its spans after it has returned, also not when it returned an error. Errors
+// beyond the interface's: kDeadlineExceeded names the shard, its endpoint and what was asked.
+// kFailedPrecondition: a shard of another incarnation of the run, or another codebook version. A
+// push that returns an error may be applied in part or whole: go back to a commit. A restarted
+// shard has a new incarnation: make a new store.
+class RemoteStore final : public EmbeddingStore {
+ public:
+  // Does not wait for connections. context outlives the store. kInvalidArgument: bad options; for a
+  // socket's: DealerSocket::Connect's.
+  [[nodiscard]] static absl::StatusOr<std::unique_ptr<RemoteStore>> Connect(
+      Context* context, RemoteStoreOptions options);
+  ~RemoteStore() override;
+
+  const std::vector<TableSpec>& tables() const override { return options_.tables; }
+  [[nodiscard]] absl::Status Pull(std::span<const TablePull> pulls, Deadline deadline) override;
+  [[nodiscard]] absl::Status Push(int64_t step, std::span<const TablePush> pushes,
+                                  Deadline deadline) override;
+  [[nodiscard]] absl::Status Put(std::span<const TablePut> puts, Deadline deadline) override;
+  // Both are sent once, or dropped: while another caller has its turn (a hint; a cancellation is
+  // sent with the next call), or without a connection. What a shard says to them is not heard.
+  [[nodiscard]] absl::Status Hint(int64_t step, std::span<const TableKeys> keys) override;
+  [[nodiscard]] absl::Status CancelHints(int64_t from_step) override;
+  [[nodiscard]] absl::StatusOr<std::vector<TableStats>> Stats(Deadline deadline) override;
+
+  // A call that was started and is not finished yet. Copyable; for one Finish.
+  struct Ticket {
+    uint64_t number = 0;
+  };
+  // Sends requests. Waits only where a shard has max_in_flight of them unanswered (back-pressure).
+  // The spans of a pull must live until Finish; those of a push are not needed after the return.
+  // Calls in flight together may be served in any order.
+  [[nodiscard]] absl::StatusOr<Ticket> StartPull(std::span<const TablePull> pulls,
+                                                 Deadline deadline);
+  [[nodiscard]] absl::StatusOr<Ticket> StartPush(int64_t step, std::span<const TablePush> pushes,
+                                                 Deadline deadline);
+  // Waits for the replies, up to the deadline that the call was started with. Every ticket must be
+  // finished once, whatever else happens.
+  [[nodiscard]] absl::Status Finish(Ticket ticket);
+
+ private:
+  using Turn = std::unique_lock<std::timed_mutex>;
+
+  RemoteStore(Context* context, RemoteStoreOptions options);
+
+  // Takes a turn; kDeadlineExceeded if it does not come.
+  [[nodiscard]] absl::Status TakeTurn(Deadline deadline, Turn* turn);
+  [[nodiscard]] absl::StatusOr<std::unique_ptr<RemoteCall>> MakePull(
+      std::span<const TablePull> pulls, Deadline deadline) const;
+  [[nodiscard]] absl::StatusOr<std::unique_ptr<RemoteCall>> MakePush(
+      int64_t step, std::span<const TablePush> pushes, Deadline deadline) const;
+  // A call from start to end.
+  [[nodiscard]] absl::Status Run(RemoteCall* call);
+  [[nodiscard]] absl::StatusOr<Ticket> Start(std::unique_ptr<RemoteCall> call);
+
+  // The rest: with the turn taken.
+  // Sends the call's messages.
+  [[nodiscard]] absl::Status Send(RemoteCall* call);
+  // Waits for the call's replies.
+  [[nodiscard]] absl::Status Await(RemoteCall* call);
+  // Receives, and repeats what is due, until done() or the deadline.
+  template <typename Done>
+  bool PumpUntil(Done done, Deadline deadline);
+  bool ReceiveAll();
+  void Accept(ShardLink::Answer* answer, const ShardLink& link);
+  // Gives the call up: late replies are dropped.
+  absl::Status GiveUp(RemoteCall* call);
+  void SendCancellation();
+  MessageHeader Header() const;
+
+  Context* const context_;
+  const RemoteStoreOptions options_;
+  const std::vector<uint32_t> bucket_map_;
+  const MessagePlan plan_;
+  const uint64_t client_;
+
+  std::timed_mutex turn_;
+  // Guarded by turn_.
+  std::deque<ShardLink> links_;  // they do not move
+  std::unordered_map<uint64_t, std::unique_ptr<RemoteCall>> started_;
+  uint64_t next_ticket_ = 1;
+  Reply reply_;           // kept for the next one
+  std::vector<int> fds_;  // likewise
+
+  // The lowest step of cancellations not sent yet; INT64_MAX: none.
+  std::atomic<int64_t> cancel_from_;
+};
+
+}  // namespace savior
