@@ -215,25 +215,32 @@ void Measure(const Sizes& sizes, double times, const fs::path& folder, BenchRepo
   const double best = Median(all[0].rate);
   for (const Series& series : all) {
     const double rate = Median(series.rate);
-    std::cout << fmt::format("{:>6.0f}x {:>10}  {:<16}{:>9.1f}{:>9.2f}{:>12.2f}{:>12.2f}{:>10.3f}\n",
-                             times, rows * kTables, series.name, rate, rate / best,
-                             Median(series.cpu), Median(series.wait), Median(series.hit))
+    std::cout << fmt::format(
+                     "{:>6.0f}x {:>10}  {:<16}{:>9.1f}{:>9.2f}{:>12.2f}{:>12.2f}{:>10.3f}\n", times,
+                     rows * kTables, series.name, rate, rate / best, Median(series.cpu),
+                     Median(series.wait), Median(series.hit))
               << std::flush;
-    report->Add({{"times_ram", times}, {"rows", rows * kTables}, {"side", series.name},
-                 {"steps_per_s", rate}, {"of_all_in_ram", rate / best},
-                 {"cpu_ms_per_step", Median(series.cpu)}, {"wait_ms_per_step", Median(series.wait)},
-                 {"hot_hit_rate", Median(series.hit)}, {"drop_cache", sizes.drop_cache}});
+    report->Add({{"times_ram", times},
+                 {"rows", rows * kTables},
+                 {"side", series.name},
+                 {"steps_per_s", rate},
+                 {"of_all_in_ram", rate / best},
+                 {"cpu_ms_per_step", Median(series.cpu)},
+                 {"wait_ms_per_step", Median(series.wait)},
+                 {"hot_hit_rate", Median(series.hit)},
+                 {"drop_cache", sizes.drop_cache}});
   }
 }
 
 int Run(const Sizes& sizes, const BenchFlags& flags) {
   BenchReport report(
       "bench_cold",
-      fmt::format("RAM budget {} MiB; {} tables of dim {}, {} unique keys each per step, Zipf {}; {} "
-                  "ms of compute per step; {} rounds of {} s each, sides in turn; medians; page "
-                  "cache {}",
-                  sizes.ram_mb, kTables, sizes.dim, sizes.keys, sizes.zipf, sizes.compute_ms,
-                  sizes.rounds, sizes.round_s, sizes.drop_cache ? "dropped before rounds" : "warm"),
+      fmt::format(
+          "RAM budget {} MiB; {} tables of dim {}, {} unique keys each per step, Zipf {}; {} "
+          "ms of compute per step; {} rounds of {} s each, sides in turn; medians; page "
+          "cache {}",
+          sizes.ram_mb, kTables, sizes.dim, sizes.keys, sizes.zipf, sizes.compute_ms, sizes.rounds,
+          sizes.round_s, sizes.drop_cache ? "dropped before rounds" : "warm"),
       flags);
   const fs::path folder = fs::temp_directory_path() / fmt::format("bench-cold-{}", getpid());
   std::cout << fmt::format("\n{:>7} {:>10}  {:<16}{:>9}{:>9}{:>12}{:>12}{:>10}\n", "table", "rows",

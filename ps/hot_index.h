@@ -108,8 +108,9 @@ class HotIndex {
   // address space is there for as many as keys chosen to collide could fill.
   static constexpr uint64_t kSpill = 64;
   static constexpr uint64_t kMinBuckets = 8;
-  // Buckets moved per insertion: a change of size is over long before the next one is due.
-  static constexpr uint64_t kMoveAtInsert = 16;
+  // Buckets moved per insertion. A growth is due 1.6 insertions per bucket after the last one, so
+  // it is over in a third of that time; and in the meantime the old array fills to 85% at most.
+  static constexpr uint64_t kMoveAtInsert = 2;
 
   struct Array {
     Arena arena{0};
