@@ -49,10 +49,10 @@ void ShardLink::TrySend(Request* request, Deadline now) {
   request->due = now + (sent ? retry_after_ : SteadyClock::duration(kRetryUnsent));
 }
 
-bool ShardLink::Receive(Answer* answer) {
-  while (socket_->Receive(&answer->frame)) {
+bool ShardLink::Receive(Request* answered, Frame* reply) {
+  while (socket_->Receive(reply)) {
     MessageHeader header;
-    if (!PeekHeader(std::as_const(answer->frame).bytes(), &header) || IsRequest(header.type)) {
+    if (!PeekHeader(std::as_const(*reply).bytes(), &header) || IsRequest(header.type)) {
       LOG_EVERY_N(WARNING, 1000) << Name() << " sent something that is not a reply: dropped";
       continue;
     }
@@ -61,12 +61,18 @@ bool ShardLink::Receive(Answer* answer) {
       return r.sequence == header.sequence;
     });
     if (found == unanswered_.end()) continue;
-    answer->call = found->call;
-    answer->message = found->message;
+    *answered = std::move(*found);
     unanswered_.erase(found);
     return true;
   }
   return false;
+}
+
+void ShardLink::AskAgain(Request answered, Deadline due) {
+  answered.due = due;
+  const auto place = std::find_if(unanswered_.begin(), unanswered_.end(),
+                                  [&](const Request& r) { return r.sequence > answered.sequence; });
+  unanswered_.insert(place, std::move(answered));
 }
 
 Deadline ShardLink::Repeat(Deadline now) {
