@@ -31,7 +31,8 @@ struct RemoteStoreOptions {
   ValueDtype wire_dtype = ValueDtype::kFloat32;
   // Requests to one shard from the oldest unanswered to the newest: 1 .. 64.
   uint32_t max_in_flight = 16;
-  // What is not answered is sent again after this; a push is applied once all the same.
+  // What is not answered is sent again after this, and after ever longer waits up to eight times
+  // this; a push is applied once all the same.
   std::chrono::milliseconds retry_after{2000};
   // Larger calls are sent as several messages, so that shard, network and worker overlap.
   size_t message_bytes = size_t{4} << 20;

@@ -15,6 +15,7 @@ namespace {
 
 // A connection that comes up wakes its waiter; this is for the waiter that missed it.
 constexpr std::chrono::milliseconds kRetryUnsent{50};
+constexpr uint32_t kMostDoublings = 3;
 
 }  // namespace
 
@@ -45,8 +46,13 @@ void ShardLink::Send(Frame frame, RemoteCall* call, size_t message) {
 
 void ShardLink::TrySend(Request* request, Deadline now) {
   const bool sent = socket_->Send(request->frame.Share());
-  if (sent) ++request->sent;
-  request->due = now + (sent ? retry_after_ : SteadyClock::duration(kRetryUnsent));
+  if (!sent) {
+    request->due = now + kRetryUnsent;
+    return;
+  }
+  // Ever longer: a shard that is slow gets no faster by doing everything twice.
+  request->due = now + retry_after_ * (1 << std::min<uint32_t>(request->sent, kMostDoublings));
+  ++request->sent;
 }
 
 bool ShardLink::Receive(Request* answered, Frame* reply) {
