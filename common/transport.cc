@@ -25,6 +25,7 @@ static_assert(sizeof(zmq_msg_t) == 64);
 // Above the requests that a client may have unanswered (64 and their repetitions), with room for
 // hints.
 constexpr int kHighWaterMark = 512;
+constexpr int64_t kCurveBytes = 1024;
 constexpr int kHandshakeMs = 1000;  // idle strangers are thrown out after this
 constexpr int kHeartbeatMs = 2000;
 constexpr int kHeartbeatTimeoutMs = 10000;
@@ -56,11 +57,13 @@ absl::Status CheckReach(const std::string& endpoint, const SocketSecurity& secur
   return absl::OkStatus();
 }
 
-void SetCommon(void* socket) {
+void SetCommon(void* socket, const std::string& endpoint) {
+  // Only then: with it "localhost" may mean [::1], where a server of 127.0.0.1 is not.
+  if (endpoint.find('[') != std::string::npos) Set(socket, ZMQ_IPV6, 1);
   Set(socket, ZMQ_SNDHWM, kHighWaterMark);
   Set(socket, ZMQ_RCVHWM, kHighWaterMark);
-  // A length in a header reserves memory before a byte of it has come.
-  const int64_t largest = kMaxFrameBytes;
+  // A length in a header reserves memory before a byte of it has come. What CURVE adds fits, too.
+  const int64_t largest = kMaxFrameBytes + kCurveBytes;
   CHECK_EQ(zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &largest, sizeof(largest)), 0) << ZmqError();
   Set(socket, ZMQ_HANDSHAKE_IVL, kHandshakeMs);
   Set(socket, ZMQ_HEARTBEAT_IVL, kHeartbeatMs);
@@ -187,7 +190,7 @@ absl::StatusOr<std::unique_ptr<RouterSocket>> RouterSocket::Bind(Context* contex
     return absl::ResourceExhaustedError(absl::StrCat("a socket for ", endpoint, ": ", ZmqError()));
   }
   std::unique_ptr<RouterSocket> router(new RouterSocket(context, socket, endpoint));
-  SetCommon(socket);
+  SetCommon(socket, endpoint);
   Set(socket, ZMQ_LINGER, kRouterLingerMs);
   Set(socket, ZMQ_ROUTER_MANDATORY, 1);  // a Send to nobody says so
   if (security.keys.has_value()) {
@@ -242,7 +245,7 @@ absl::StatusOr<std::unique_ptr<DealerSocket>> DealerSocket::Connect(
     return absl::ResourceExhaustedError(absl::StrCat("a socket for ", endpoint, ": ", ZmqError()));
   }
   std::unique_ptr<DealerSocket> dealer(new DealerSocket(context, socket, endpoint));
-  SetCommon(socket);
+  SetCommon(socket, endpoint);
   Set(socket, ZMQ_LINGER, 0);
   // Without a connection a Send is refused, instead of piling up what is repeated anyway.
   Set(socket, ZMQ_IMMEDIATE, 1);

@@ -24,8 +24,9 @@ struct ServerOptions {
   uint32_t codebook_version = 0;
 };
 
-// Serves from Start until it is destroyed. In-process users of the store go on beside it. Thread-
-// compatible.
+// Serves from Start until it is destroyed; in-process users of the store go on beside it. A store
+// has one server at a time. Which requests have been applied is forgotten with the server, so the
+// next one serves another incarnation. Thread-compatible.
 class Server {
  public:
   // store and context outlive the server. Errors: RouterSocket::Bind's, with the shard;

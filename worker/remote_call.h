@@ -54,7 +54,8 @@ struct RemoteCall {
   std::unique_ptr<Partition> partition;  // more than one shard: what messages point into
   std::vector<CallMessage> messages;
   size_t answered = 0;
-  absl::Status result;  // the first error
+  absl::Status result;   // the first error
+  absl::Status waiting;  // why a shard has been asked again
 
   // Fills `messages` from `requests`.
   void Divide(const MessagePlan& plan);

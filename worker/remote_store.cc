@@ -15,6 +15,8 @@ namespace savior {
 namespace {
 
 constexpr int64_t kNoCancel = std::numeric_limits<int64_t>::max();
+// Until a shard whose disk is full is asked again.
+constexpr std::chrono::milliseconds kAgainWhenFull{50};
 constexpr size_t kLeastMessageBytes = 4096;
 constexpr size_t kMaxShards = 1024;
 
@@ -267,21 +269,29 @@ bool RemoteStore::PumpUntil(Done done, Deadline deadline) {
 bool RemoteStore::ReceiveAll() {
   bool any = false;
   for (ShardLink& link : links_) {
-    ShardLink::Answer answer;
-    while (!link.idle() && link.Receive(&answer)) {
-      Accept(&answer, link);
+    ShardLink::Request answered;
+    Frame reply;
+    while (!link.idle() && link.Receive(&answered, &reply)) {
+      Accept(std::move(answered), reply, &link);
       any = true;
     }
   }
   return any;
 }
 
-void RemoteStore::Accept(ShardLink::Answer* answer, const ShardLink& link) {
-  RemoteCall& call = *answer->call;
+void RemoteStore::Accept(ShardLink::Request answered, const Frame& reply, ShardLink* link) {
+  RemoteCall& call = *answered.call;
+  absl::Status status = DecodeReply(reply.bytes(), &reply_);
+  if (status.ok()) status = call.Accept(answered.message, reply_);
+  status = Annotate(status, status.ok() ? "" : link->Name());
+  if (absl::IsResourceExhausted(status)) {
+    // A full disk, where nothing has been applied: as a store in this process, wait for space.
+    call.waiting = std::move(status);
+    link->AskAgain(std::move(answered), SteadyClock::now() + kAgainWhenFull);
+    return;
+  }
   ++call.answered;
-  absl::Status status = DecodeReply(std::as_const(answer->frame).bytes(), &reply_);
-  if (status.ok()) status = call.Accept(answer->message, reply_);
-  if (!status.ok() && call.result.ok()) call.result = Annotate(status, link.Name());
+  if (call.result.ok()) call.result = std::move(status);
 }
 
 absl::Status RemoteStore::GiveUp(RemoteCall* call) {
@@ -291,6 +301,7 @@ absl::Status RemoteStore::GiveUp(RemoteCall* call) {
   }
   for (ShardLink& link : links_) link.Forget(call);
   if (!call->result.ok()) return call->result;
+  if (!call->waiting.ok()) return call->waiting;
   if (why.empty()) why = "too many requests are unanswered";
   return absl::DeadlineExceededError(
       absl::StrCat(NameOf(call->type), " of ", call->keys(), " keys: ", why));

@@ -31,7 +31,8 @@ struct RemoteStoreOptions {
   ValueDtype wire_dtype = ValueDtype::kFloat32;
   // Requests to one shard from the oldest unanswered to the newest: 1 .. 64.
   uint32_t max_in_flight = 16;
-  // What is not answered is sent again after this; a push is applied once all the same.
+  // What is not answered is sent again after this, and after ever longer waits up to eight times
+  // this; a push is applied once all the same.
   std::chrono::milliseconds retry_after{2000};
   // Larger calls are sent as several messages, so that shard, network and worker overlap.
   size_t message_bytes = size_t{4} << 20;
@@ -47,7 +48,8 @@ struct RemoteStoreOptions {
 // beyond the interface's: kDeadlineExceeded names the shard, its endpoint and what was asked.
 // kFailedPrecondition: a shard of another incarnation of the run, or another codebook version. A
 // push that returns an error may be applied in part or whole: go back to a commit. A restarted
-// shard has a new incarnation: make a new store.
+// shard has a new incarnation: make a new store. A write to a shard whose disk is full is tried
+// again up to the deadline, then kResourceExhausted.
 class RemoteStore final : public EmbeddingStore {
  public:
   // Does not wait for connections. context outlives the store. kInvalidArgument: bad options; for a
@@ -106,7 +108,7 @@ class RemoteStore final : public EmbeddingStore {
   template <typename Done>
   bool PumpUntil(Done done, Deadline deadline);
   bool ReceiveAll();
-  void Accept(ShardLink::Answer* answer, const ShardLink& link);
+  void Accept(ShardLink::Request answered, const Frame& reply, ShardLink* link);
   // Gives the call up: late replies are dropped.
   absl::Status GiveUp(RemoteCall* call);
   void SendCancellation();

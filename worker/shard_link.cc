@@ -15,6 +15,7 @@ namespace {
 
 // A connection that comes up wakes its waiter; this is for the waiter that missed it.
 constexpr std::chrono::milliseconds kRetryUnsent{50};
+constexpr uint32_t kMostDoublings = 3;
 
 }  // namespace
 
@@ -45,14 +46,19 @@ void ShardLink::Send(Frame frame, RemoteCall* call, size_t message) {
 
 void ShardLink::TrySend(Request* request, Deadline now) {
   const bool sent = socket_->Send(request->frame.Share());
-  if (sent) ++request->sent;
-  request->due = now + (sent ? retry_after_ : SteadyClock::duration(kRetryUnsent));
+  if (!sent) {
+    request->due = now + kRetryUnsent;
+    return;
+  }
+  // Ever longer: a shard that is slow gets no faster by doing everything twice.
+  request->due = now + retry_after_ * (1 << std::min<uint32_t>(request->sent, kMostDoublings));
+  ++request->sent;
 }
 
-bool ShardLink::Receive(Answer* answer) {
-  while (socket_->Receive(&answer->frame)) {
+bool ShardLink::Receive(Request* answered, Frame* reply) {
+  while (socket_->Receive(reply)) {
     MessageHeader header;
-    if (!PeekHeader(std::as_const(answer->frame).bytes(), &header) || IsRequest(header.type)) {
+    if (!PeekHeader(std::as_const(*reply).bytes(), &header) || IsRequest(header.type)) {
       LOG_EVERY_N(WARNING, 1000) << Name() << " sent something that is not a reply: dropped";
       continue;
     }
@@ -61,12 +67,18 @@ bool ShardLink::Receive(Answer* answer) {
       return r.sequence == header.sequence;
     });
     if (found == unanswered_.end()) continue;
-    answer->call = found->call;
-    answer->message = found->message;
+    *answered = std::move(*found);
     unanswered_.erase(found);
     return true;
   }
   return false;
+}
+
+void ShardLink::AskAgain(Request answered, Deadline due) {
+  answered.due = due;
+  const auto place = std::find_if(unanswered_.begin(), unanswered_.end(),
+                                  [&](const Request& r) { return r.sequence > answered.sequence; });
+  unanswered_.insert(place, std::move(answered));
 }
 
 Deadline ShardLink::Repeat(Deadline now) {

@@ -35,14 +35,19 @@ class ShardLink {
   // Sends once; false if that is not possible now.
   bool SendOnce(Frame frame) { return socket_->Send(std::move(frame)); }
 
-  struct Answer {
+  struct Request {
+    uint64_t sequence = 0;
     RemoteCall* call = nullptr;
     size_t message = 0;
     Frame frame;
+    Deadline due;       // to be sent again
+    uint32_t sent = 0;  // times
   };
-  // The next reply to something unanswered; it is answered then. Others are dropped. False: none
+  // The next reply to something unanswered; that is answered then. Others are dropped. False: none
   // now.
-  bool Receive(Answer* answer);
+  bool Receive(Request* answered, Frame* reply);
+  // The reply was not the last word: asks again at `due`, under the same number.
+  void AskAgain(Request answered, Deadline due);
 
   // Sends again what is due at `now`; returns when the next is due.
   Deadline Repeat(Deadline now);
@@ -55,15 +60,6 @@ class ShardLink {
   std::string DescribeUnanswered(const RemoteCall* call) const;
 
  private:
-  struct Request {
-    uint64_t sequence;
-    RemoteCall* call;
-    size_t message;
-    Frame frame;
-    Deadline due;   // to be sent again
-    uint32_t sent;  // times
-  };
-
   void TrySend(Request* request, Deadline now);
 
   const uint32_t shard_;

@@ -3,27 +3,14 @@
 #include <cmath>
 #include <utility>
 
+#include "worker/unique_keys.h"
+
 namespace savior {
 namespace {
 
 // Content rows that a worker keeps; beyond this it starts afresh. They are immutable within a
 // codebook version.
 constexpr size_t kCachedContents = size_t{1} << 22;
-
-// Numbers things in first-seen order.
-class Numbering {
- public:
-  explicit Numbering(std::vector<uint64_t>* keys) : keys_(keys) {}
-  int64_t operator()(uint64_t key) {
-    const auto [found, fresh] = numbers_.try_emplace(key, static_cast<int64_t>(keys_->size()));
-    if (fresh) keys_->push_back(key);
-    return found->second;
-  }
-
- private:
-  std::vector<uint64_t>* const keys_;
-  absl::flat_hash_map<uint64_t, int64_t> numbers_;
-};
 
 std::vector<std::vector<uint64_t>> KeysOf(const std::vector<CategoricalFeature>& features) {
   std::vector<std::vector<uint64_t>> keys;
@@ -81,19 +68,19 @@ absl::StatusOr<StepInputs> StepAssembler::Assemble(Batch batch, EmbeddingStore& 
 
 void StepAssembler::AssembleItems(StepInputs& in) {
   const Batch& b = in.batch;
-  Numbering user(&in.user.keys), item(&in.item.keys);
+  UniqueKeys user(&in.user.keys), item(&in.item.keys);
   const auto ids = log_->item_ids();
   in.user_of_row.reserve(b.items.size());
   for (size_t r = 0; r < b.users.size(); ++r) {
     const int64_t number =
-        user(static_cast<uint64_t>(log_->user_ids()[static_cast<size_t>(b.users[r])]));
+        user.Number(static_cast<uint64_t>(log_->user_ids()[static_cast<size_t>(b.users[r])]));
     in.user_of_row.insert(in.user_of_row.end(),
                           static_cast<size_t>(b.row_offsets[r + 1] - b.row_offsets[r]), number);
   }
   const auto number_all = [&](const std::vector<int32_t>& items, std::vector<int64_t>* numbers) {
     numbers->reserve(items.size());
     for (const int32_t i : items) {
-      numbers->push_back(item(static_cast<uint64_t>(ids[static_cast<size_t>(i)])));
+      numbers->push_back(item.Number(static_cast<uint64_t>(ids[static_cast<size_t>(i)])));
       // A new key: remember its item number's content at the same place.
       if (in.content_of_item.size() < in.item.keys.size()) in.content_of_item.push_back(i);
     }
@@ -105,7 +92,7 @@ void StepAssembler::AssembleItems(StepInputs& in) {
 
 // Needs content_of_item to hold item numbers still.
 void StepAssembler::AssembleFeatures(StepInputs& in) {
-  Numbering feature(&in.feature.keys);
+  UniqueKeys feature(&in.feature.keys);
   const size_t items =
       features_of_history_ ? in.item.keys.size() : static_cast<size_t>(in.candidates);
   in.features_of_item.reserve(item_feature_keys_.size() * items);
@@ -113,12 +100,12 @@ void StepAssembler::AssembleFeatures(StepInputs& in) {
     const auto codes = log_->item_feature(f);
     for (size_t u = 0; u < items; ++u) {
       const auto code = static_cast<size_t>(codes[static_cast<size_t>(in.content_of_item[u])]);
-      in.features_of_item.push_back(feature(item_feature_keys_[f][code]));
+      in.features_of_item.push_back(feature.Number(item_feature_keys_[f][code]));
     }
   }
   for (size_t f = 0; f < context_keys_.size(); ++f) {
     for (const int32_t code : in.batch.context[f]) {
-      in.context_of_row.push_back(feature(context_keys_[f][static_cast<size_t>(code)]));
+      in.context_of_row.push_back(feature.Number(context_keys_[f][static_cast<size_t>(code)]));
     }
   }
 }
@@ -148,11 +135,11 @@ void StepAssembler::AssembleNumerics(StepInputs& in) const {
 
 absl::Status StepAssembler::AssembleContents(StepInputs& in, EmbeddingStore& store,
                                              Deadline deadline) {
-  Numbering content(&in.content_keys);
+  UniqueKeys content(&in.content_keys);
   const auto contents = log_->item_contents();
   for (int64_t& of : in.content_of_item) {
     const int32_t number = contents[static_cast<size_t>(of)];
-    of = number < 0 ? -1 : content(content_key_[static_cast<size_t>(number)]);
+    of = number < 0 ? -1 : content.Number(content_key_[static_cast<size_t>(number)]);
   }
   const size_t n = in.content_keys.size();
   for (int64_t& of : in.content_of_item) {
@@ -161,7 +148,7 @@ absl::Status StepAssembler::AssembleContents(StepInputs& in, EmbeddingStore& sto
   SAVIOR_RETURN_IF_ERROR(FetchContents(in.content_keys, store, deadline));
 
   const bool codes = arm_.uses_codes();
-  Numbering align(&in.align.keys);
+  UniqueKeys align(&in.align.keys);
   in.z.resize(n * static_cast<size_t>(dim_));
   if (codes) in.codes_of_content.resize(n * static_cast<size_t>(levels_));
   for (size_t c = 0; c < n; ++c) {
@@ -169,7 +156,7 @@ absl::Status StepAssembler::AssembleContents(StepInputs& in, EmbeddingStore& sto
     std::copy_n(row, dim_, in.z.data() + c * static_cast<size_t>(dim_));
     for (int64_t l = 0; codes && l < levels_; ++l) {
       in.codes_of_content[static_cast<size_t>(l) * n + c] =
-          align(AlignKey(static_cast<uint32_t>(l), static_cast<uint32_t>(row[dim_ + l])));
+          align.Number(AlignKey(static_cast<uint32_t>(l), static_cast<uint32_t>(row[dim_ + l])));
     }
   }
   if (content_vectors_) in.content_vector.keys = in.content_keys;
