@@ -258,21 +258,31 @@ absl::Status TrainingRun::WriteMetrics(const StepFigures& figures) {
   const auto samples = static_cast<double>(samples_ - last_samples_);
   SAVIOR_ASSIGN_OR_RETURN(const std::vector<TableStats> tables,
                           store_->Stats(DeadlineIn(std::chrono::seconds(10))));
+  const auto hit_rate = [](uint64_t hits, uint64_t pulled) {
+    return pulled == 0 ? 1.0 : static_cast<double>(hits) / static_cast<double>(pulled);
+  };
   uint64_t pulled = 0, hits = 0;
+  Json by_table = Json::object();
   for (const TableStats& t : tables) {
     pulled += t.pulled - t.missing;
     hits += t.hot_hits;
+    by_table[t.name] = {
+        {"rows", t.rows},           {"hot_rows", t.hot_rows},
+        {"hot_bytes", t.hot_bytes}, {"hot_hit_rate", hit_rate(t.hot_hits, t.pulled - t.missing)},
+        {"hinted", t.hinted},       {"written_back", t.written_back},
+        {"admitted", t.admitted},   {"refused", t.refused},
+        {"evicted", t.evicted},     {"skipped", t.skipped}};
   }
-  const Json line = {
-      {"step", trainer_->step()},
-      {"time", absl::ToUnixSeconds(now)},
-      {"loss_ctr", mean_.ctr},
-      {"loss_ctcvr", mean_.ctcvr},
-      {"samples_per_s", samples / absl::ToDoubleSeconds(now - last_metrics_)},
-      {"samples_per_cpu_s", samples / (cpu - last_cpu_)},
-      {"rows_pulled", figures.rows_pulled},
-      {"hot_hit_rate", pulled == 0 ? 1.0 : static_cast<double>(hits) / static_cast<double>(pulled)},
-      {"rss_bytes", RssBytes()}};
+  const Json line = {{"step", trainer_->step()},
+                     {"time", absl::ToUnixSeconds(now)},
+                     {"loss_ctr", mean_.ctr},
+                     {"loss_ctcvr", mean_.ctcvr},
+                     {"samples_per_s", samples / absl::ToDoubleSeconds(now - last_metrics_)},
+                     {"samples_per_cpu_s", samples / (cpu - last_cpu_)},
+                     {"rows_pulled", figures.rows_pulled},
+                     {"hot_hit_rate", hit_rate(hits, pulled)},
+                     {"tables", by_table},
+                     {"rss_bytes", RssBytes()}};
   last_metrics_ = now;
   last_cpu_ = cpu;
   last_samples_ = samples_;

@@ -57,7 +57,7 @@ absl::Status Trainer::Seek(int64_t step) {
   }
   step_ = step;
   ahead_.reset();
-  return absl::OkStatus();
+  return store_->CancelHints(0);
 }
 
 Deadline Trainer::NextDeadline() const {
