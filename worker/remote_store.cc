@@ -85,8 +85,8 @@ RemoteStore::RemoteStore(Context* context, RemoteStoreOptions options)
 
 RemoteStore::~RemoteStore() = default;
 
-absl::Status RemoteStore::TakeTurn(Deadline deadline, Turn* turn) {
-  *turn = Turn(turn_, std::defer_lock);
+absl::Status RemoteStore::TakeTurn(Deadline deadline, HeldTurn* turn) {
+  *turn = HeldTurn(turn_, std::defer_lock);
   if (SteadyClock::now() >= deadline || !turn->try_lock_until(deadline)) {
     return absl::DeadlineExceededError("no turn at the remote store before the deadline");
   }
@@ -158,7 +158,7 @@ absl::Status RemoteStore::Hint(int64_t step, std::span<const TableKeys> keys) {
     call.requests.push_back(request);
   }
   call.Divide(plan_);
-  const Turn turn(turn_, std::try_to_lock);
+  const HeldTurn turn(turn_, std::try_to_lock);
   if (!turn.owns_lock()) return absl::OkStatus();
   SendCancellation();
   for (size_t m = 0; m < call.messages.size(); ++m) {
@@ -171,7 +171,7 @@ absl::Status RemoteStore::CancelHints(int64_t from_step) {
   int64_t before = cancel_from_.load();
   while (from_step < before && !cancel_from_.compare_exchange_weak(before, from_step)) {
   }
-  const Turn turn(turn_, std::try_to_lock);
+  const HeldTurn turn(turn_, std::try_to_lock);
   if (turn.owns_lock()) SendCancellation();
   return absl::OkStatus();
 }
@@ -200,7 +200,7 @@ absl::StatusOr<RemoteStore::Ticket> RemoteStore::StartPush(int64_t step,
 }
 
 absl::StatusOr<RemoteStore::Ticket> RemoteStore::Start(std::unique_ptr<RemoteCall> call) {
-  Turn turn;
+  HeldTurn turn;
   SAVIOR_RETURN_IF_ERROR(TakeTurn(call->deadline, &turn));
   SAVIOR_RETURN_IF_ERROR(Send(call.get()));
   const Ticket ticket{next_ticket_++};
@@ -210,7 +210,7 @@ absl::StatusOr<RemoteStore::Ticket> RemoteStore::Start(std::unique_ptr<RemoteCal
 
 absl::Status RemoteStore::Finish(Ticket ticket) {
   // Without a deadline of its own: until here the caller's spans may be written to.
-  const Turn turn(turn_);
+  const HeldTurn turn(turn_);
   SendCancellation();
   const auto found = started_.find(ticket.number);
   if (found == started_.end()) {
@@ -222,7 +222,7 @@ absl::Status RemoteStore::Finish(Ticket ticket) {
 }
 
 absl::Status RemoteStore::Run(RemoteCall* call) {
-  Turn turn;
+  HeldTurn turn;
   SAVIOR_RETURN_IF_ERROR(TakeTurn(call->deadline, &turn));
   SAVIOR_RETURN_IF_ERROR(Send(call));
   return Await(call);

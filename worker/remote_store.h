@@ -17,6 +17,7 @@
 #include "common/value_codec.h"
 #include "worker/remote_call.h"
 #include "worker/shard_link.h"
+#include "worker/turn.h"
 
 namespace savior {
 
@@ -85,12 +86,12 @@ class RemoteStore final : public EmbeddingStore {
   [[nodiscard]] absl::Status Finish(Ticket ticket);
 
  private:
-  using Turn = std::unique_lock<std::timed_mutex>;
+  using HeldTurn = std::unique_lock<Turn>;
 
   RemoteStore(Context* context, RemoteStoreOptions options);
 
   // Takes a turn; kDeadlineExceeded if it does not come.
-  [[nodiscard]] absl::Status TakeTurn(Deadline deadline, Turn* turn);
+  [[nodiscard]] absl::Status TakeTurn(Deadline deadline, HeldTurn* turn);
   [[nodiscard]] absl::StatusOr<std::unique_ptr<RemoteCall>> MakePull(
       std::span<const TablePull> pulls, Deadline deadline) const;
   [[nodiscard]] absl::StatusOr<std::unique_ptr<RemoteCall>> MakePush(
@@ -120,7 +121,7 @@ class RemoteStore final : public EmbeddingStore {
   const MessagePlan plan_;
   const uint64_t client_;
 
-  std::timed_mutex turn_;
+  Turn turn_;
   // Guarded by turn_.
   std::deque<ShardLink> links_;  // they do not move
   std::unordered_map<uint64_t, std::unique_ptr<RemoteCall>> started_;
