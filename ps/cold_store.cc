@@ -31,11 +31,13 @@ namespace fs = std::filesystem;
 
 // Between two tries to write again after a full disk.
 constexpr std::chrono::milliseconds kBetweenResumes{500};
+// Free space that is worth a try, beyond what is in memory: merges need some, too.
+constexpr uint64_t kSpareBytes = uint64_t{32} << 20;
 
 // RocksDB's own MultiGet works in groups of 32; this only bounds what is pinned at a time.
 constexpr size_t kGetSlice = 128;
 
-// Also what a write gets that would have to wait for a merge that found no room.
+// Incomplete: a write that would have to wait for one that found no room.
 bool IsFull(const rocksdb::Status& status) { return status.IsNoSpace() || status.IsIncomplete(); }
 
 absl::Status FromRocksDb(const rocksdb::Status& status) {
@@ -99,9 +101,18 @@ class ProcessLog final : public rocksdb::Logger {
 };
 
 // After a full disk we say when RocksDB tries again (Impl::Resume). Its own thread looks for space
-// every 5 s, and was seen to give up for good when it met the end of the disk once more.
-class NoRecoveryOfItsOwn final : public rocksdb::EventListener {
+// every 5 s, and was seen to give up for good when a merge of table files and a write of new ones
+// met the end of the disk together.
+class RecoveryIsOurs final : public rocksdb::EventListener {
  public:
+  void OnBackgroundError(rocksdb::BackgroundErrorReason /*reason*/,
+                         rocksdb::Status* error) override {
+    // A merge that found no room would be an error that lets writes through until they have to
+    // wait for it, and that Resume does not clear.
+    if (error->IsNoSpace() && error->severity() < rocksdb::Status::kHardError) {
+      *error = rocksdb::Status(*error, rocksdb::Status::kHardError);
+    }
+  }
   void OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason /*reason*/, rocksdb::Status /*error*/,
                             bool* auto_recovery) override {
     *auto_recovery = false;
@@ -127,7 +138,7 @@ rocksdb::DBOptions DbOptions(const fs::path& folder) {
   options.stats_dump_period_sec = 0;  // nobody reads them; each database would have a timer
   options.stats_persist_period_sec = 0;
   options.info_log = std::make_shared<ProcessLog>(folder);
-  options.listeners.push_back(std::make_shared<NoRecoveryOfItsOwn>());
+  options.listeners.push_back(std::make_shared<RecoveryIsOurs>());
   return options;
 }
 
@@ -210,7 +221,7 @@ struct ColdStore::Impl {
     const uintmax_t available = fs::space(folder, error).available;
     if (error ||
         !db->GetAggregatedIntProperty(rocksdb::DB::Properties::kSizeAllMemTables, &unwritten) ||
-        available < unwritten) {
+        available < unwritten + kSpareBytes) {
       return false;
     }
     const rocksdb::Status resumed = db->Resume();

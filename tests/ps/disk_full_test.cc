@@ -145,10 +145,9 @@ TEST(ColdStoreOnAFullDisk, WritesAreRefusedReadsGoOnAndAllRecovers) {
 // Rows that are written again and again: here a merge of table files meets the end of the disk
 // first, while there is still room for small ones.
 TEST(ColdStoreOnAFullDisk, MergesThatFindNoRoomRefuseWritesAndRecover) {
-  SmallDisk disk(192);
+  SmallDisk disk(320);
   SAVIOR_NEEDS(disk);
   auto store = *ColdStore::Open(disk / "db", {"t"});
-  disk.Fill(uintmax_t{84} << 20);
   constexpr uint64_t kRows = 60'000;
   std::vector<uint32_t> versions(kRows);
   const auto value = [](uint32_t version) { return std::string(1000, static_cast<char>(version)); };
@@ -178,6 +177,10 @@ TEST(ColdStoreOnAFullDisk, MergesThatFindNoRoomRefuseWritesAndRecover) {
     EXPECT_EQ(right, std::ranges::count_if(versions, [](uint32_t v) { return v > 0; }));
   };
   absl::Status status;
+  for (int i = 0; i < 1000; ++i) ASSERT_TRUE(write().ok());
+  std::this_thread::sleep_for(seconds(1));  // all merged
+  // Some new files fit, but not what they are merged to.
+  disk.Fill(uintmax_t{70} << 20);
   int refused = 0;
   for (int i = 0; i < 30'000 && refused < 20; ++i) {
     status = write();
