@@ -1,8 +1,11 @@
 #include "ps/cold_store.h"
 
 #include <absl/strings/str_cat.h>
+#include <glog/logging.h>
 #include <rocksdb/db.h>
+#include <rocksdb/env.h>
 #include <rocksdb/filter_policy.h>
+#include <rocksdb/listener.h>
 #include <rocksdb/options.h>
 #include <rocksdb/table.h>
 #include <rocksdb/utilities/checkpoint.h>
@@ -10,10 +13,15 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
+#include <cstdarg>
+#include <cstdio>
 #include <cstring>
+#include <mutex>
 #include <system_error>
 #include <utility>
 
+#include "common/clock.h"
 #include "common/files.h"
 
 namespace savior {
@@ -21,14 +29,22 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// Between two tries to write again after a full disk.
+constexpr std::chrono::milliseconds kBetweenResumes{500};
+// Free space that is worth a try, beyond what is in memory: merges need some, too.
+constexpr uint64_t kSpareBytes = uint64_t{32} << 20;
+
 // RocksDB's own MultiGet works in groups of 32; this only bounds what is pinned at a time.
 constexpr size_t kGetSlice = 128;
+
+// Incomplete: a write that would have to wait for one that found no room.
+bool IsFull(const rocksdb::Status& status) { return status.IsNoSpace() || status.IsIncomplete(); }
 
 absl::Status FromRocksDb(const rocksdb::Status& status) {
   if (status.ok()) return absl::OkStatus();
   const std::string message = status.ToString();
   if (status.IsCorruption()) return absl::DataLossError(message);
-  if (status.IsNoSpace() || status.IsMemoryLimit()) return absl::ResourceExhaustedError(message);
+  if (IsFull(status) || status.IsMemoryLimit()) return absl::ResourceExhaustedError(message);
   // A table file that the manifest names and that is gone or cannot be read is data lost, whatever
   // the code.
   if (status.IsPathNotFound() || status.IsIOError()) {
@@ -56,7 +72,54 @@ uint64_t FromBigEndian(const char* bytes) {
 
 rocksdb::Slice SliceOf(const KeyBytes& key) { return {key.data(), key.size()}; }
 
-rocksdb::DBOptions DbOptions() {
+// What RocksDB has to say, to our log. Not to a file beside the database: on a full disk its writer
+// meets an assertion, which Debian's library is built with, and takes the process with it.
+class ProcessLog final : public rocksdb::Logger {
+ public:
+  explicit ProcessLog(fs::path folder) : Logger(rocksdb::WARN_LEVEL), folder_(std::move(folder)) {}
+
+  using Logger::Logv;
+  void Logv(rocksdb::InfoLogLevel level, const char* format, va_list arguments) override {
+    if (level == rocksdb::HEADER_LEVEL || level < GetInfoLogLevel()) return;
+    std::array<char, 1024> line;
+    std::vsnprintf(line.data(), line.size(), format, arguments);
+    const std::string said = absl::StrCat("cold store ", folder_.string(), ": ", line.data());
+    // Its mere warnings come with every checkpoint.
+    if (level >= rocksdb::ERROR_LEVEL) {
+      LOG(WARNING) << said;
+    } else {
+      VLOG(1) << said;
+    }
+  }
+  void Logv(const char* format, va_list arguments) override {
+    Logv(rocksdb::WARN_LEVEL, format, arguments);
+  }
+  void LogHeader(const char* /*format*/, va_list /*arguments*/) override {}
+
+ private:
+  const fs::path folder_;
+};
+
+// After a full disk we say when RocksDB tries again (Impl::Resume). Its own thread looks for space
+// every 5 s, and was seen to give up for good when a merge of table files and a write of new ones
+// met the end of the disk together.
+class RecoveryIsOurs final : public rocksdb::EventListener {
+ public:
+  void OnBackgroundError(rocksdb::BackgroundErrorReason /*reason*/,
+                         rocksdb::Status* error) override {
+    // A merge that found no room would be an error that lets writes through until they have to
+    // wait for it, and that Resume does not clear.
+    if (error->IsNoSpace() && error->severity() < rocksdb::Status::kHardError) {
+      *error = rocksdb::Status(*error, rocksdb::Status::kHardError);
+    }
+  }
+  void OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason /*reason*/, rocksdb::Status /*error*/,
+                            bool* auto_recovery) override {
+    *auto_recovery = false;
+  }
+};
+
+rocksdb::DBOptions DbOptions(const fs::path& folder) {
   rocksdb::DBOptions options;
   options.create_if_missing = true;
   options.create_missing_column_families = true;
@@ -74,8 +137,8 @@ rocksdb::DBOptions DbOptions() {
   options.bytes_per_sync = uint64_t{1} << 20;
   options.stats_dump_period_sec = 0;  // nobody reads them; each database would have a timer
   options.stats_persist_period_sec = 0;
-  options.info_log_level = rocksdb::WARN_LEVEL;
-  options.keep_log_file_num = 2;
+  options.info_log = std::make_shared<ProcessLog>(folder);
+  options.listeners.push_back(std::make_shared<RecoveryIsOurs>());
   return options;
 }
 
@@ -126,6 +189,8 @@ struct ColdStore::Impl {
   std::unique_ptr<rocksdb::DB> db;
   std::vector<rocksdb::ColumnFamilyHandle*>
       handles;  // [tables + 1]; the last is the default, for notes
+  std::mutex resuming;
+  SteadyClock::time_point resume_after = {};  // guarded by resuming
 
   ~Impl() {
     for (rocksdb::ColumnFamilyHandle* handle : handles) {
@@ -136,6 +201,34 @@ struct ColdStore::Impl {
   }
 
   rocksdb::ColumnFamilyHandle* notes() const { return handles.back(); }
+
+  // `write`, a rocksdb::Status(), once more if the disk was full and is no longer.
+  template <typename Write>
+  rocksdb::Status Writing(Write write) {
+    rocksdb::Status status = write();
+    if (IsFull(status) && Resume()) status = write();
+    return status;
+  }
+
+  // Lets the database take writes again after a full disk, if there is room for what it holds in
+  // memory: that is written first. Any thread.
+  bool Resume() {
+    const std::unique_lock lock(resuming, std::try_to_lock);
+    if (!lock.owns_lock() || SteadyClock::now() < resume_after) return false;
+    resume_after = DeadlineIn(kBetweenResumes);
+    uint64_t unwritten = 0;
+    std::error_code error;
+    const uintmax_t available = fs::space(folder, error).available;
+    if (error ||
+        !db->GetAggregatedIntProperty(rocksdb::DB::Properties::kSizeAllMemTables, &unwritten) ||
+        available < unwritten + kSpareBytes) {
+      return false;
+    }
+    const rocksdb::Status resumed = db->Resume();
+    LOG(WARNING) << "cold store " << folder.string() << ": after a full disk: "
+                 << (resumed.ok() ? "writing again" : resumed.ToString());
+    return resumed.ok();
+  }
 
   absl::Status Explain(const rocksdb::Status& status, uint32_t table) const {
     return Annotate(FromRocksDb(status),
@@ -159,9 +252,11 @@ absl::StatusOr<std::unique_ptr<ColdStore>> ColdStore::Open(const fs::path& folde
   // The prefix keeps a table named "default" apart from RocksDB's own family, where the notes are.
   for (const std::string& table : tables) families.emplace_back("table." + table, TableOptions());
   families.emplace_back(rocksdb::kDefaultColumnFamilyName, TableOptions());
+  std::error_code ignored;
+  fs::create_directory(folder, ignored);  // RocksDB would, too, but warns of a missing one
   rocksdb::DB* db = nullptr;
   const rocksdb::Status opened =
-      rocksdb::DB::Open(DbOptions(), folder.string(), families, &impl->handles, &db);
+      rocksdb::DB::Open(DbOptions(folder), folder.string(), families, &impl->handles, &db);
   impl->db.reset(db);
   if (!opened.ok()) return impl->Explain(opened);
   return std::unique_ptr<ColdStore>(new ColdStore(std::move(impl)));
@@ -229,14 +324,16 @@ absl::Status ColdStore::Delete(uint32_t table, uint64_t key, Batch* batch) const
 }
 
 absl::Status ColdStore::Write(Batch* batch) {
-  const rocksdb::Status written = impl_->db->Write(NoLog(), &batch->impl_->batch);
+  const rocksdb::Status written =
+      impl_->Writing([&] { return impl_->db->Write(NoLog(), &batch->impl_->batch); });
   batch->impl_->batch.Clear();
   return Annotate(impl_->Explain(written), "writing");
 }
 
 absl::Status ColdStore::PutNote(const std::string& name, const std::string& value) {
-  return Annotate(impl_->Explain(impl_->db->Put(NoLog(), impl_->notes(), name, value)),
-                  "writing note " + name);
+  const rocksdb::Status written =
+      impl_->Writing([&] { return impl_->db->Put(NoLog(), impl_->notes(), name, value); });
+  return Annotate(impl_->Explain(written), "writing note " + name);
 }
 
 absl::StatusOr<std::optional<std::string>> ColdStore::GetNote(const std::string& name) const {
@@ -259,7 +356,8 @@ absl::Status ColdStore::ScanNotes(
 }
 
 absl::Status ColdStore::Flush() {
-  const rocksdb::Status flushed = impl_->db->Flush(rocksdb::FlushOptions(), impl_->handles);
+  const rocksdb::Status flushed =
+      impl_->Writing([&] { return impl_->db->Flush(rocksdb::FlushOptions(), impl_->handles); });
   return Annotate(impl_->Explain(flushed), "flushing");
 }
 

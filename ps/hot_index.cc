@@ -93,11 +93,7 @@ void HotIndex::BeginResize(uint64_t homes) {
 bool HotIndex::Maintain(uint64_t buckets) {
   if (!resizing()) return false;
   bool boundary = true;  // no entry behind the frontier has its home before it: so it was left
-  for (uint64_t moved = 0; moved < buckets || !boundary; ++moved) {
-    if (frontier_ >= old_.homes && boundary) {
-      old_ = Array();
-      return true;
-    }
+  for (uint64_t moved = 0; (moved < buckets && frontier_ < old_.homes) || !boundary; ++moved) {
     const Bucket& bucket = old_.buckets[frontier_];
     __builtin_prefetch(&bucket + 8);
     for (uint32_t lane = 0; lane < bucket.size(); ++lane) {
@@ -105,6 +101,11 @@ bool HotIndex::Maintain(uint64_t buckets) {
     }
     boundary = !bucket.full();
     ++frontier_;
+  }
+  // At once: no hash has its home behind the last one, so Walk has no place for such a frontier.
+  if (frontier_ >= old_.homes) {
+    old_ = Array();
+    return true;
   }
   const size_t behind = frontier_ * sizeof(Bucket);
   if (behind >= discarded_ + Arena::kHugePage) {

@@ -20,6 +20,11 @@ constexpr uint32_t kEvictAtMost = 4096;
 constexpr size_t kMaxHeldRows = size_t{1} << 20;
 constexpr size_t kMaxHeldSteps = 64;
 
+// Keys that have left RAM since reads are under way: with more no read begins, until all that are
+// under way have ended and the keys are forgotten. Else they would grow for as long as the second
+// thread does not catch up.
+constexpr size_t kMaxErased = size_t{1} << 16;
+
 }  // namespace
 
 absl::Status Table::PrepareToWrite() {
@@ -211,7 +216,8 @@ std::optional<ColdRead> Table::Hint(int64_t step, std::span<const uint64_t> keys
     if (held_rows_ + reading_.size() >= bound) return;
     if (place) {
       Hold(&*held, keys[i], place);
-    } else if (rows_ > hot_.size() && reading_.insert(keys[i]).second) {
+    } else if (rows_ > hot_.size() && erased_.size() < kMaxErased &&
+               reading_.insert(keys[i]).second) {
       read.keys.push_back(keys[i]);
     }
   });

@@ -167,6 +167,23 @@ TEST_F(TableTest, WhatAHintReadBeforeAnUpdateIsNotTaken) {
   EXPECT_EQ(Pull(keys), std::vector<float>(400, -2));
 }
 
+// What a read under way costs in memory is bounded, however long it takes.
+TEST_F(TableTest, NoReadBeginsWhileTooManyRowsHaveLeftSinceTheLast) {
+  Make(kSpec, 1 << 16);
+  for (uint64_t key = 0; key < 20'000; key += 1000) Push(1, Keys(key, key + 1000), 1);
+  std::optional<ColdRead> slow = table_->Hint(5, Keys(0, 10));
+  ASSERT_TRUE(slow.has_value());
+  slow->Run(*cold_);
+  for (int round = 0; round < 4; ++round) {
+    for (uint64_t key = 0; key < 20'000; key += 1000) Push(1, Keys(key, key + 1000), 1);
+  }
+  for (uint64_t key = 20'000; key < 80'000; key += 1000) Push(1, Keys(key, key + 1000), 1);
+  EXPECT_FALSE(table_->Hint(6, Keys(100, 110)).has_value());
+  ASSERT_TRUE(table_->FinishRead(*slow).ok());
+  EXPECT_TRUE(table_->Hint(6, Keys(100, 110)).has_value());
+  EXPECT_EQ(Pull(Keys(0, 10)), std::vector<float>(40, -5));
+}
+
 TEST_F(TableTest, RowsAreWrittenBeforeTheyMustLeave) {
   Make(kSpec, 1 << 18);
   for (uint64_t key = 0; key < 20'000; key += 1000) Push(1, Keys(key, key + 1000), 1);
