@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "common/config.h"
+#include "common/process.h"
 #include "launcher/generate_command.h"
 #include "launcher/inspect.h"
 #include "launcher/training_run.h"
@@ -160,6 +161,7 @@ int Main(int argc, char** argv) {
 int main(int argc, char** argv) {
   google::InitGoogleLogging(argv[0]);
   FLAGS_logtostderr = true;
+  savior::KeepFreedMemory();
   try {
     return savior::Main(argc, argv);
   } catch (const std::exception& e) {

@@ -25,7 +25,8 @@ namespace savior {
 // take effect in either order, so its caller sees to it that there is one at a time. Errors:
 // kDataLoss (checksum mismatch, missing or torn file; the message names folder, table and what
 // RocksDB said, which names the file), kResourceExhausted (no space: reads go on, a failed write
-// left no trace and may be tried again).
+// left no trace and may be tried again; the first one tried half a second after there is room, for
+// what is unwritten and 32 MiB, succeeds).
 class ColdStore {
  public:
   // Values to write, in the order of Put.

@@ -144,7 +144,7 @@ class HotIndex {
 
   Array now_;
   Array old_;              // while resizing
-  uint64_t frontier_ = 0;  // buckets of old_ before this have been moved
+  uint64_t frontier_ = 0;  // buckets of old_ before this have been moved; < old_.homes
   size_t discarded_ = 0;   // bytes of old_ given back
   uint64_t size_ = 0;
 };

@@ -188,7 +188,7 @@ absl::Status Table::UpdateSlice(std::span<const uint64_t> keys, Admit admit, Upd
       update(rowless.index, *rowless.row, /*fresh=*/true);
     }
   }
-  const absl::Status room = MakeRoom(inserts);
+  absl::Status room = MakeRoom(inserts);
   // On a full disk the table grows beyond its limit for now: see PrepareToWrite.
   if (!room.ok() && !absl::IsResourceExhausted(room)) return room;
   for (size_t j = 0; j < misses_.size(); ++j) {
