@@ -41,7 +41,7 @@ struct WritePart {
 // A full disk is no failure: reads go on, and Push and Put return kResourceExhausted before they
 // have applied anything, so that they may be tried again. After kDataLoss of any call, or any error
 // of Push (some rows may be updated, others not), the shard has failed: it serves nothing any more,
-// and every call returns that error again. Rather no answer than a wrong one.
+// and every call but AddStats returns that error again. Rather no answer than a wrong one.
 class Shard {
  public:
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<Shard>> Open(const ShardOptions& options);

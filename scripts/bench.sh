@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Runs the benches of the embedding engine, one after the other, on a release build: their tables on
+# the terminal, and every figure as a line of JSON in build/bench/. About ten minutes and 12 GB of
+# RAM; leave the machine alone meanwhile. Arguments: names of benches, default all.
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+ALL=(bench_hot_tier bench_pull_push bench_cold bench_table_growth)
+(($#)) || set -- "${ALL[@]}"
+
+"$ROOT/scripts/setup.sh"
+cd "$ROOT"
+configure
+step build-bench "Building the benches" "5 minutes the first time, then seconds" \
+  cmake --build --preset release --target "$@"
+mkdir -p build/bench
+for bench in "$@"; do
+  say "$bench"
+  rm -f "build/bench/$bench.json"
+  "build/release/bench/$bench" --json "build/bench/$bench.json"
+done
+say "Figures: $(printf 'build/bench/%s.json ' "$@")"
