@@ -14,6 +14,8 @@
 #include <filesystem>
 #include <iostream>
 #include <memory>
+#include <optional>
+#include <utility>
 
 #include "bench/harness.h"
 #include "common/process.h"
@@ -37,6 +39,12 @@ void Check(const absl::Status& status) {
   if (status.ok()) return;
   std::cerr << status << "\n";
   std::exit(1);
+}
+
+double ThreadCpuSeconds() {
+  timespec time{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
 }
 
 int64_t MinorFaults() {
@@ -79,14 +87,22 @@ class Growth {
       // Small, so that the longest says what a growth adds, and not what the rows themselves cost.
       const size_t n = std::min<uint64_t>(kGrowBatch, rows - table_->rows());
       for (size_t i = 0; i < n; ++i) keys_[i] = Mix(table_->rows() + i);
-      const double begin = CpuSecondsOf();
+      const double begin = ThreadCpuSeconds();
       const int64_t faults = MinorFaults();
       Check(table_->Push(0, {std::span(keys_).first(n), {}}, grads_.data()));
-      const double took = (CpuSecondsOf() - begin) * 1e3;
+      const double took = (ThreadCpuSeconds() - begin) * 1e3;
+      WorkAhead();
       longest->any = std::max(longest->any, took);
       if (MinorFaults() == faults) longest->without_fault = std::max(longest->without_fault, took);
     }
     return (CpuSecondsOf() - start) * 1e9 / static_cast<double>(rows - first);
+  }
+
+  // As a shard does: the next pages are touched by its second thread.
+  void WorkAhead() {
+    if (std::optional<PageTouch> touch = table_->TouchAhead()) second_.Post(*std::move(touch));
+    while (second_.TakeDone().has_value()) {
+    }
   }
 
   // CPU ns per row, the median of some batches; the draw of the keys is not measured.
@@ -120,6 +136,7 @@ class Growth {
   const Sizes sizes_;
   const std::unique_ptr<ColdStore> cold_;
   std::unique_ptr<Table> table_;
+  ColdThread second_{cold_.get(), [] {}};
   std::vector<uint64_t> keys_;
   std::vector<float> grads_;
   std::vector<float> rows_;

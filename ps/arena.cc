@@ -64,6 +64,19 @@ void Arena::Resize(size_t bytes) {
   bytes_ = bytes;
 }
 
+std::span<std::byte> Arena::GrowAhead(size_t used) {
+  const size_t end = bytes_;
+  if (end < kHugeFrom || end - used >= kHugePage || end + kHugePage > max_bytes_) return {};
+  Resize(end + kHugePage);
+  return {data_ + end, kHugePage};
+}
+
+void Arena::Touch(std::span<std::byte> pages) {
+#ifdef MADV_POPULATE_WRITE  // Linux 5.14; else the first touch is the user's
+  madvise(pages.data(), pages.size(), MADV_POPULATE_WRITE);
+#endif
+}
+
 void Arena::Discard(size_t begin, size_t end) {
   const size_t first = RoundUp(begin, kPage);
   const size_t last = std::min(end, bytes_) / kPage * kPage;

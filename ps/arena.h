@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <utility>
 
 namespace savior {
@@ -39,12 +40,20 @@ class Arena {
   void Grow(size_t bytes) {
     if (bytes > bytes_) Resize(Rounded(bytes));
   }
+  // Grows by a huge page if less than one is left behind the first `used` bytes, and returns it, or
+  // nothing: to be touched by somebody else before it is needed (Touch). Only where steps are huge.
+  std::span<std::byte> GrowAhead(size_t used);
   // Gives back what lies behind the first `bytes`.
   void Shrink(size_t bytes) {
     if (Rounded(bytes) < bytes_) Resize(Rounded(bytes));
   }
   // Gives back the pages that lie wholly in [begin, end), which read as zeros again.
   void Discard(size_t begin, size_t end);
+
+  // Has the system find memory for pages of an arena that nobody has used yet: the first touch of a
+  // huge page takes .2 ms and, in a virtual machine, up to some ms. Any thread, at any time: it
+  // changes no byte, and does nothing if the pages have been given back meanwhile.
+  static void Touch(std::span<std::byte> pages);
 
  private:
   void Resize(size_t bytes);

@@ -1,4 +1,5 @@
-// A shard's second thread: reads and writes of the cold store that nobody waits for.
+// A shard's second thread: reads and writes of the cold store, and first touches of memory, that
+// nobody waits for.
 //
 // Rows of hints are read here, and dirty rows written here before they must leave RAM, so that a
 // request rarely has to wait for RocksDB. A job carries all that it needs and its result; what a
@@ -12,12 +13,14 @@
 #include <deque>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <thread>
 #include <variant>
 #include <vector>
 
 #include "common/status.h"
+#include "ps/arena.h"
 #include "ps/cold_store.h"
 
 namespace savior {
@@ -43,7 +46,16 @@ struct ColdWrite {
   void Run(ColdStore& store) { status = store.Write(&batch); }
 };
 
-using ColdJob = std::variant<ColdRead, ColdWrite>;
+// Memory that a table will need soon: ps/arena.h says why.
+struct PageTouch {
+  std::vector<std::span<std::byte>> pages;
+
+  void Run(ColdStore& /*store*/) const {
+    for (const std::span<std::byte> page : pages) Arena::Touch(page);
+  }
+};
+
+using ColdJob = std::variant<ColdRead, ColdWrite, PageTouch>;
 
 // All methods are for one owner's thread.
 class ColdThread {

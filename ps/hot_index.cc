@@ -88,6 +88,17 @@ void HotIndex::BeginResize(uint64_t homes) {
   old_ = std::exchange(now_, Array(homes));
   frontier_ = 0;
   discarded_ = 0;
+  ahead_ = 0;
+}
+
+std::span<std::byte> HotIndex::GrowAhead() {
+  if (!resizing()) return {};
+  const size_t written = now_.Home(old_.FirstHash(frontier_)) * sizeof(Bucket);
+  const size_t begin = std::max(ahead_, written / Arena::kHugePage * Arena::kHugePage);
+  const size_t end = begin + Arena::kHugePage;
+  if (begin >= written + 2 * Arena::kHugePage || end > BytesOf(now_.homes)) return {};
+  ahead_ = end;
+  return {now_.arena.data() + begin, Arena::kHugePage};
 }
 
 bool HotIndex::Maintain(uint64_t buckets) {

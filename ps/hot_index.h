@@ -95,6 +95,8 @@ class HotIndex {
   // Goes on with a change of size, for at least `buckets` buckets' worth. False: none was under
   // way.
   bool Maintain(uint64_t buckets);
+  // While a change of size is under way: the next pages that it will write to, once each.
+  std::span<std::byte> GrowAhead();
   // Begins to fit the size to `rows` rows, if it is much too large and no change is under way.
   void ShrinkTo(uint64_t rows);
 
@@ -146,6 +148,7 @@ class HotIndex {
   Array old_;              // while resizing
   uint64_t frontier_ = 0;  // buckets of old_ before this have been moved; < old_.homes
   size_t discarded_ = 0;   // bytes of old_ given back
+  size_t ahead_ = 0;       // bytes of now_ that GrowAhead has named
   uint64_t size_ = 0;
 };
 

@@ -80,6 +80,19 @@ bool HotTier::Maintain(uint64_t buckets) {
   return true;
 }
 
+std::vector<std::span<std::byte>> HotTier::GrowAhead() {
+  std::vector<std::span<std::byte>> pages;
+  const auto add = [&](std::span<std::byte> more) {
+    if (!more.empty()) pages.push_back(more);
+  };
+  add(index_.GrowAhead());
+  // Free slots come first, and who is about to shrink needs nothing.
+  if (!free_.empty() || compact_to_ != kNoCompaction || size() >= capacity_) return pages;
+  if (bytes() + Arena::kHugePage <= limit_bytes_) add(bodies_.GrowAhead(used_ * body_bytes_));
+  if (bytes() + Arena::kHugePage <= limit_bytes_) add(heads_.GrowAhead(used_ * head_bytes_));
+  return pages;
+}
+
 void HotTier::BeginCompaction() {
   compact_to_ = capacity_;
   compact_hash_ = 0;

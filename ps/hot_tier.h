@@ -71,6 +71,9 @@ class HotTier {
   // Some microseconds' worth of work, per 64 buckets, on a change of size. False: there was none.
   bool Maintain(uint64_t buckets);
 
+  // Memory that insertions will need soon, for Arena::Touch; each piece once, within the limit.
+  std::vector<std::span<std::byte>> GrowAhead();
+
   // Calls visit(i, place of keys[i] or none) for all keys in their order. While a row is visited
   // the next ones are on their way to the cache. visit: must not insert, erase or maintain.
   template <typename Visit>

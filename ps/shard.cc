@@ -93,6 +93,7 @@ absl::Status Shard::TakeIn(ColdJob job) {
   if (auto* const read = std::get_if<ColdRead>(&job)) {
     return Remember(tables_[read->table]->FinishRead(*read), false);
   }
+  if (std::holds_alternative<PageTouch>(job)) return absl::OkStatus();
   const auto& write = std::get<ColdWrite>(job);
   if (absl::IsResourceExhausted(write.status)) clean_after_ = DeadlineIn(kAfterFullDisk);
   return Remember(tables_[write.table]->FinishWrite(write), false);
@@ -112,7 +113,10 @@ absl::Status Shard::Quiesce() {
   return AlreadyFailed();
 }
 
-absl::Status Shard::CleanAhead() {
+absl::Status Shard::WorkAhead() {
+  for (const auto& table : tables_) {
+    if (std::optional<PageTouch> touch = table->TouchAhead()) cold_thread_->Post(*std::move(touch));
+  }
   if (clean_after_ != SteadyClock::time_point() && SteadyClock::now() < clean_after_) {
     return absl::OkStatus();
   }
@@ -126,7 +130,7 @@ absl::Status Shard::CleanAhead() {
 
 bool Shard::Tend() {
   // An error ends the shard, and the next request says so.
-  if (!Begin().ok() || !Remember(CleanAhead(), true).ok()) return false;
+  if (!Begin().ok() || !Remember(WorkAhead(), true).ok()) return false;
   bool more = false;
   for (const auto& table : tables_) {
     more |= table->Maintain();
@@ -159,7 +163,7 @@ absl::Status Shard::Push(int64_t step, std::span<const WritePart> parts) {
     SAVIOR_RETURN_IF_ERROR(
         Remember(tables_[part.table]->Push(step, part.selection, part.values), true));
   }
-  return Remember(CleanAhead(), true);
+  return Remember(WorkAhead(), true);
 }
 
 absl::Status Shard::Put(std::span<const WritePart> parts) {
@@ -167,7 +171,7 @@ absl::Status Shard::Put(std::span<const WritePart> parts) {
   for (const WritePart& part : parts) {
     SAVIOR_RETURN_IF_ERROR(Remember(tables_[part.table]->Put(part.selection, part.values), false));
   }
-  return Remember(CleanAhead(), true);
+  return Remember(WorkAhead(), true);
 }
 
 absl::Status Shard::Hint(uint32_t table, int64_t step, std::span<const uint64_t> keys) {

@@ -85,7 +85,8 @@ class Shard {
   [[nodiscard]] absl::Status Begin();
   // Before a push or put applies anything.
   [[nodiscard]] absl::Status PrepareToWrite(std::span<const WritePart> parts);
-  [[nodiscard]] absl::Status CleanAhead();
+  // Gives the second thread what is worth doing now.
+  [[nodiscard]] absl::Status WorkAhead();
 
   const ShardOptions options_;
   const std::unique_ptr<ColdStore> cold_;

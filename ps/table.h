@@ -88,6 +88,8 @@ class Table {
   // OK if the write failed for a full disk: its rows are dirty again.
   [[nodiscard]] absl::Status FinishWrite(const ColdWrite& write);
 
+  // Memory that the table will need soon, if it is worth a job.
+  std::optional<PageTouch> TouchAhead();
   // Some microseconds of work on memory that grows or shrinks. False: there was none.
   bool Maintain() { return hot_.Maintain(kMaintainBuckets); }
   // Deletes some of the rows that are forgotten, if they are worth the search. False: not so.

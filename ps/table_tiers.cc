@@ -285,6 +285,12 @@ absl::StatusOr<std::optional<ColdWrite>> Table::CleanAhead() {
   return write;
 }
 
+std::optional<PageTouch> Table::TouchAhead() {
+  PageTouch touch{hot_.GrowAhead()};
+  if (touch.pages.empty()) return std::nullopt;
+  return touch;
+}
+
 absl::Status Table::FinishWrite(const ColdWrite& write) {
   writing_ = false;
   for (const uint64_t key : write.keys) {

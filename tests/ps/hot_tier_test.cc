@@ -293,6 +293,32 @@ TEST(HotTier, UpdatesMakeDirtyReadsDoNot) {
   for (const uint64_t key : ahead) EXPECT_LT(key, 5u);
 }
 
+// Pages named ahead are those that come next, each once, within the limit, and as good as others.
+TEST(HotTier, NamesThePagesItWillNeed) {
+  constexpr uint64_t kLimit = uint64_t{400} << 20;
+  HotTier tier(Layout(512), kLimit, kLimit);  // 2 KiB a row: large soon
+  std::set<std::byte*> named;
+  size_t pages = 0;
+  for (uint64_t key = 0; tier.size() < tier.capacity(); ++key) {
+    LastWeight(tier, tier.Insert(key), 512) = static_cast<float>(key);
+    for (const std::span<std::byte> page : tier.GrowAhead()) {
+      EXPECT_TRUE(named.insert(page.data()).second);
+      EXPECT_EQ(page.size() % Arena::kHugePage, 0u);
+      Arena::Touch(page);
+      ++pages;
+    }
+    ASSERT_LE(tier.bytes(), kLimit);
+  }
+  EXPECT_GT(pages, 100u);
+  for (uint64_t key = 0; key < tier.size(); ++key) {
+    ASSERT_EQ(LastWeight(tier, tier.Find(key), 512), static_cast<float>(key));
+  }
+  const uint64_t hot = tier.size();
+  EXPECT_TRUE(tier.GrowAhead().empty());
+  EraseVictims(tier, static_cast<uint32_t>(hot / 2));
+  EXPECT_TRUE(tier.GrowAhead().empty());  // there are free slots
+}
+
 // No insertion may do more than its share of a growth.
 TEST(HotTier, GrowsALittleWithEachInsertion) {
   HotIndex index;
