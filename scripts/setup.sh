@@ -15,7 +15,7 @@ PACKAGES=(
   libgoogle-glog-dev libgtest-dev libgmock-dev libbenchmark-dev
   libabsl-dev libtomlplusplus-dev libcli11-dev nlohmann-json3-dev
   libxxhash-dev libzstd-dev libfmt-dev prometheus-cpp-dev libcpp-httplib-dev
-  clang-format clang-tidy
+  clang-format clang-tidy clang libclang-rt-dev
 )
 
 missing_packages() {
