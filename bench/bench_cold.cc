@@ -24,14 +24,14 @@ namespace {
 namespace fs = std::filesystem;
 
 struct Sizes {
-  uint64_t ram_mb = 64;
+  uint64_t ram_mb = 48;
   std::vector<double> times = {1, 3, 10, 30};
   uint32_t dim = 32;
   size_t keys = 2048;  // per table and step
   double zipf = 1.05;
   double compute_ms = 20;
-  double round_s = 1.5;
-  int rounds = 5;
+  double round_s = 1;
+  int rounds = 4;
   bool drop_cache = false;
 };
 

@@ -38,6 +38,7 @@ Arena& Arena::operator=(Arena&& other) noexcept {
   std::swap(mapped_, other.mapped_);
   std::swap(data_, other.data_);
   std::swap(max_bytes_, other.max_bytes_);
+  std::swap(accessible_, other.accessible_);
   std::swap(bytes_, other.bytes_);
   return *this;
 }
@@ -49,18 +50,19 @@ size_t Arena::Rounded(size_t bytes) {
 
 void Arena::Resize(size_t bytes) {
   CHECK_LE(bytes, max_bytes_) << "beyond what was reserved";
-  if (bytes > bytes_) {
-    if (mprotect(data_ + bytes_, bytes - bytes_, PROT_READ | PROT_WRITE) != 0) {
+  if (bytes > accessible_) {
+    // In large steps: a change of a mapping waits for whoever is touching pages of it.
+    const size_t end = std::min(RoundUp(bytes, bytes < kHugeFrom ? kPage : kHugeFrom), max_bytes_);
+    if (mprotect(data_ + accessible_, end - accessible_, PROT_READ | PROT_WRITE) != 0) {
       throw std::bad_alloc();
     }
+    accessible_ = end;
     // From here on steps are whole huge pages; a small table must not take 2 MiB. What lies before
     // is collapsed by the kernel at its leisure. A kernel without huge pages refuses, and nothing
     // but speed is lost.
-    if (bytes >= kHugeFrom) madvise(data_, bytes, MADV_HUGEPAGE);
-  } else {
-    madvise(data_ + bytes, bytes_ - bytes, MADV_DONTNEED);
-    mprotect(data_ + bytes, bytes_ - bytes, PROT_NONE);
+    if (bytes >= kHugeFrom) madvise(data_, accessible_, MADV_HUGEPAGE);
   }
+  if (bytes < bytes_) madvise(data_ + bytes, bytes_ - bytes, MADV_DONTNEED);
   bytes_ = bytes;
 }
 

@@ -25,6 +25,7 @@ class Arena {
         mapped_(std::exchange(other.mapped_, 0)),
         data_(std::exchange(other.data_, nullptr)),
         max_bytes_(std::exchange(other.max_bytes_, 0)),
+        accessible_(std::exchange(other.accessible_, 0)),
         bytes_(std::exchange(other.bytes_, 0)) {}
   Arena& operator=(Arena&& other) noexcept;
 
@@ -62,6 +63,7 @@ class Arena {
   size_t mapped_ = 0;
   std::byte* data_ = nullptr;  // the first huge page's begin in it
   size_t max_bytes_ = 0;
+  size_t accessible_ = 0;  // >= bytes_; the rest may not be touched
   size_t bytes_ = 0;
 };
 
