@@ -29,11 +29,9 @@ namespace savior {
 
 struct RowHead {
   uint32_t updates = 0;    // pushes or puts so far; a row that exists has at least one
-  uint32_t last_step = 0;  // of the last push
+  uint32_t last_step = 0;  // of the last push; <= kMaxPushStep (common/store_checks.h)
 };
 static_assert(sizeof(RowHead) == 8);
-
-inline constexpr int64_t kMaxStep = 0xffffffff;  // last_step is 32 bits
 
 // The parts of a row in RAM. Points into memory of somebody else.
 struct RowRef {
