@@ -37,19 +37,7 @@ struct Sizes {
 
 constexpr uint32_t kTables = 2;
 
-void Check(const absl::Status& status) {
-  if (status.ok()) return;
-  std::cerr << status << "\n";
-  std::exit(1);
-}
-
 Deadline Soon() { return DeadlineIn(std::chrono::minutes(1)); }
-
-double ThreadCpu() {
-  timespec time{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
-}
 
 // A store with all rows, and a worker's loop over it.
 class Training {
@@ -66,7 +54,7 @@ class Training {
     }
     auto store =
         LocalStore::Open({.tables = tables, .ram_budget_bytes = ram_bytes, .folder = folder});
-    Check(store.status());
+    CheckOk(store.status());
     store_ = *std::move(store);
     grads_.assign(kLoad * sizes.dim, 1e-3f);
     rows_out_.resize(sizes.keys * sizes.dim);
@@ -95,10 +83,10 @@ class Training {
     while (NowSeconds() - start < sizes_.round_s) {
       const std::vector<std::vector<uint64_t>> keys = std::move(next_);
       waited += Pull(keys);
-      const double compute = ThreadCpu();
+      const double compute = ThreadCpuSeconds();
       next_ = Draw();
-      if (hints) Check(store_->Hint(step_ + 1, KeysOf(next_)));
-      while (ThreadCpu() - compute < sizes_.compute_ms * 1e-3) {
+      if (hints) CheckOk(store_->Hint(step_ + 1, KeysOf(next_)));
+      while (ThreadCpuSeconds() - compute < sizes_.compute_ms * 1e-3) {
       }
       waited += Push(keys);
       ++step_;
@@ -128,7 +116,7 @@ class Training {
         // From the rarest to the most popular rank: the last ones are hot, as after training.
         for (uint64_t i = 0; i < n; ++i) keys[i] = Mix(rows_ - begin - i);
         const TablePush push{t, keys, std::span(grads_).first(n * sizes_.dim)};
-        Check(store_->Push(0, {&push, 1}, Soon()));
+        CheckOk(store_->Push(0, {&push, 1}, Soon()));
       }
     }
   }
@@ -151,7 +139,7 @@ class Training {
     for (uint32_t t = 0; t < kTables; ++t) {
       pulls.push_back({.table = t, .keys = keys[t], .rows = rows_out_});
     }
-    Check(store_->Pull(pulls, Soon()));
+    CheckOk(store_->Pull(pulls, Soon()));
     return NowSeconds() - start;
   }
 
@@ -161,7 +149,7 @@ class Training {
     for (uint32_t t = 0; t < kTables; ++t) {
       pushes.push_back({t, keys[t], std::span(grads_).first(sizes_.keys * sizes_.dim)});
     }
-    Check(store_->Push(step_, pushes, Soon()));
+    CheckOk(store_->Push(step_, pushes, Soon()));
     return NowSeconds() - start;
   }
 

@@ -65,24 +65,19 @@ class TableSide : public Side {
     const std::vector<float> grads(sizes.batch * sizes.dim, 1e-3f);
     for (size_t begin = 0; begin < keys.size(); begin += sizes.batch) {
       const size_t n = std::min(sizes.batch, keys.size() - begin);
-      Check(table_->Push(0, {std::span(keys).subspan(begin, n), {}}, grads.data()));
+      CheckOk(table_->Push(0, {std::span(keys).subspan(begin, n), {}}, grads.data()));
     }
     while (table_->Maintain()) {
     }
   }
   void Gather(const Work& work, size_t batch, float* out) override {
-    Check(table_->Pull({work.keys[batch], {}}, out, nullptr));
+    CheckOk(table_->Pull({work.keys[batch], {}}, out, nullptr));
   }
   void Update(const Work& work, size_t batch) override {
-    Check(table_->Push(1, {work.keys[batch], {}}, work.grads.data()));
+    CheckOk(table_->Push(1, {work.keys[batch], {}}, work.grads.data()));
   }
 
  private:
-  static void Check(const absl::Status& status) {
-    if (status.ok()) return;
-    std::cerr << status << "\n";
-    std::exit(1);
-  }
   const std::unique_ptr<ColdStore> cold_;
   std::unique_ptr<Table> table_;
 };

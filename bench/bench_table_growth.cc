@@ -36,18 +36,6 @@ struct Sizes {
   size_t batch = 4096;  // >= kGrowBatch
 };
 
-void Check(const absl::Status& status) {
-  if (status.ok()) return;
-  std::cerr << status << "\n";
-  std::exit(1);
-}
-
-double ThreadCpuSeconds() {
-  timespec time{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
-}
-
 int64_t MinorFaults() {
   rusage usage{};
   getrusage(RUSAGE_THREAD, &usage);
@@ -90,7 +78,7 @@ class Growth {
       for (size_t i = 0; i < n; ++i) keys_[i] = Mix(table_->rows() + i);
       const double begin = ThreadCpuSeconds();
       const int64_t faults = MinorFaults();
-      Check(table_->Push(0, {std::span(keys_).first(n), {}}, grads_.data()));
+      CheckOk(table_->Push(0, {std::span(keys_).first(n), {}}, grads_.data()));
       const double took = (ThreadCpuSeconds() - begin) * 1e3;
       WorkAhead();
       longest->any = std::max(longest->any, took);
@@ -130,11 +118,11 @@ class Growth {
   }
   double PullCost(double seconds, bool popular) {
     return PerRow(seconds, popular, [&] {
-      Check(table_->Pull({keys_, {}}, rows_.data(), nullptr));
+      CheckOk(table_->Pull({keys_, {}}, rows_.data(), nullptr));
     });
   }
   double PushCost(double seconds, bool popular) {
-    return PerRow(seconds, popular, [&] { Check(table_->Push(1, {keys_, {}}, grads_.data())); });
+    return PerRow(seconds, popular, [&] { CheckOk(table_->Push(1, {keys_, {}}, grads_.data())); });
   }
 
   double BytesPerRow() const {

@@ -8,7 +8,9 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <ctime>
+#include <iostream>
 #include <thread>
 
 namespace savior {
@@ -49,6 +51,18 @@ double CpuSecondsOf(pid_t pid) {
   const int error = clock_getcpuclockid(pid, &clock);
   CHECK(error == 0 && clock_gettime(clock, &time) == 0) << "CPU clock of process " << pid;
   return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
+double ThreadCpuSeconds() {
+  timespec time{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
+void CheckOk(const absl::Status& status) {
+  if (status.ok()) return;
+  std::cerr << status << "\n";
+  std::exit(1);
 }
 
 double NowSeconds() {

@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "common/random.h"
+#include "common/status.h"
 
 namespace savior {
 
@@ -41,6 +42,12 @@ std::string MachineLine();
 // CPU seconds (user and system, all threads) that a running process has used; 0: this one. To the
 // nanosecond, where /proc counts ticks. Dies if there is no such process.
 double CpuSecondsOf(pid_t pid = 0);
+
+// CPU seconds of the calling thread.
+double ThreadCpuSeconds();
+
+// Ends the program with `status` on stderr unless it is OK: a bench has nobody to tell.
+void CheckOk(const absl::Status& status);
 
 // Seconds on the steady clock.
 double NowSeconds();

@@ -222,14 +222,13 @@ absl::Status Table::Push(int64_t step, const RowSelection& selection, const floa
   return PushFinite(step, all ? selection : RowSelection{keys, positions}, grads);
 }
 
-void Table::Begin(int64_t step) {
+int64_t Table::Begin(int64_t step) {
   Release(std::numeric_limits<int64_t>::min(), step);
-  rules_.Begin(step);
+  return rules_.Begin(step);
 }
 
 absl::Status Table::PushFinite(int64_t step, const RowSelection& selection, const float* grads) {
-  Begin(step);
-  const auto as_of = static_cast<uint32_t>(rules_.Begin(step));
+  const auto as_of = static_cast<uint32_t>(Begin(step));
   for (size_t begin = 0; begin < selection.keys.size();) {
     const size_t n = SliceSize(selection.keys.size() - begin);
     const std::span<const uint64_t> keys = selection.keys.subspan(begin, n);

@@ -70,8 +70,9 @@ class Table {
   [[nodiscard]] absl::Status Push(int64_t step, const RowSelection& selection, const float* grads);
   [[nodiscard]] absl::Status Put(const RowSelection& selection, const float* rows);
 
-  // A push of `step` begins, to whatever tables.
-  void Begin(int64_t step);
+  // A push of `step` begins, to whatever tables. Returns the step that its rows are of
+  // (TableRules).
+  int64_t Begin(int64_t step);
   // Before a Push or Put: a full disk may have left the table beyond its limit. kResourceExhausted
   // if it still is, and then the caller must not add rows; a Push or Put itself never fails for
   // want of disk space.

@@ -96,7 +96,6 @@ class TableRules {
   const double steps_per_minute_;
   Admission admission_;
   std::optional<Eviction> eviction_;
-  int64_t newest_step_ = 0;
 };
 
 }  // namespace savior

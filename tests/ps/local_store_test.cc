@@ -17,42 +17,21 @@ namespace {
 using ::testing::HasSubstr;
 
 // A store that takes its folder with it.
-std::unique_ptr<EmbeddingStore> MakeStore(std::vector<TableSpec> tables, uint64_t seed,
+std::shared_ptr<EmbeddingStore> MakeStore(std::vector<TableSpec> tables, uint64_t seed,
                                           uint32_t shards, uint64_t budget) {
-  class OwningStore final : public EmbeddingStore {
-   public:
-    OwningStore(std::vector<TableSpec> tables, uint64_t seed, uint32_t shards, uint64_t budget) {
-      auto store = LocalStore::Open({.tables = std::move(tables),
-                                     .shards = shards,
-                                     .ram_budget_bytes = budget,
-                                     .folder = folder_.path(),
-                                     .seed = seed});
-      EXPECT_TRUE(store.ok()) << store.status();
-      store_ = *std::move(store);
-    }
-    const std::vector<TableSpec>& tables() const override { return store_->tables(); }
-    absl::Status Pull(std::span<const TablePull> pulls, Deadline deadline) override {
-      return store_->Pull(pulls, deadline);
-    }
-    absl::Status Push(int64_t step, std::span<const TablePush> pushes, Deadline deadline) override {
-      return store_->Push(step, pushes, deadline);
-    }
-    absl::Status Put(std::span<const TablePut> puts, Deadline deadline) override {
-      return store_->Put(puts, deadline);
-    }
-    absl::Status Hint(int64_t step, std::span<const TableKeys> keys) override {
-      return store_->Hint(step, keys);
-    }
-    absl::Status CancelHints(int64_t from_step) override { return store_->CancelHints(from_step); }
-    absl::StatusOr<std::vector<TableStats>> Stats(Deadline deadline) override {
-      return store_->Stats(deadline);
-    }
-
-   private:
-    const TempFolder folder_;
-    std::unique_ptr<LocalStore> store_;
+  struct Owner {
+    const TempFolder folder;
+    std::unique_ptr<LocalStore> store;
   };
-  return std::make_unique<OwningStore>(std::move(tables), seed, shards, budget);
+  const auto owner = std::make_shared<Owner>();
+  auto store = LocalStore::Open({.tables = std::move(tables),
+                                 .shards = shards,
+                                 .ram_budget_bytes = budget,
+                                 .folder = owner->folder.path(),
+                                 .seed = seed});
+  EXPECT_TRUE(store.ok()) << store.status();
+  owner->store = *std::move(store);
+  return {owner, owner->store.get()};
 }
 
 StoreMaker Maker(const std::string& name, uint32_t shards, uint64_t budget) {

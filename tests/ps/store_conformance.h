@@ -26,8 +26,9 @@ namespace savior {
 
 struct StoreMaker {
   std::string name;
-  // An empty store over these tables and seed. Called once per test.
-  std::function<std::unique_ptr<EmbeddingStore>(std::vector<TableSpec>, uint64_t)> make;
+  // An empty store over these tables and seed, with whatever it needs to live. Called once per
+  // test.
+  std::function<std::shared_ptr<EmbeddingStore>(std::vector<TableSpec>, uint64_t)> make;
 };
 
 inline std::ostream& operator<<(std::ostream& out, const StoreMaker& maker) {
@@ -52,7 +53,7 @@ class StoreConformance : public testing::TestWithParam<StoreMaker> {
     return stats->at(table).rows;
   }
 
-  std::unique_ptr<EmbeddingStore> store_;
+  std::shared_ptr<EmbeddingStore> store_;
 };
 
 TEST_P(StoreConformance, MissingRowsReadAsInitialValuesAndAreNotCreated) {

@@ -13,41 +13,22 @@ namespace savior {
 namespace {
 
 // A client that takes its server with it.
-class OwningStore final : public EmbeddingStore {
- public:
-  OwningStore(const ServedOptions& served, size_t message_bytes) : served_(served) {
-    RemoteStoreOptions options = served_.ClientOptions();
-    options.message_bytes = message_bytes;
-    store_ = served_.Connect(options);
-  }
-  const std::vector<TableSpec>& tables() const override { return store_->tables(); }
-  absl::Status Pull(std::span<const TablePull> pulls, Deadline deadline) override {
-    return store_->Pull(pulls, deadline);
-  }
-  absl::Status Push(int64_t step, std::span<const TablePush> pushes, Deadline deadline) override {
-    return store_->Push(step, pushes, deadline);
-  }
-  absl::Status Put(std::span<const TablePut> puts, Deadline deadline) override {
-    return store_->Put(puts, deadline);
-  }
-  absl::Status Hint(int64_t step, std::span<const TableKeys> keys) override {
-    return store_->Hint(step, keys);
-  }
-  absl::Status CancelHints(int64_t from_step) override { return store_->CancelHints(from_step); }
-  absl::StatusOr<std::vector<TableStats>> Stats(Deadline deadline) override {
-    return store_->Stats(deadline);
-  }
+struct Owner {
+  explicit Owner(const ServedOptions& options) : served(options) {}
 
- private:
-  ServedStore served_;
-  std::unique_ptr<RemoteStore> store_;
+  ServedStore served;
+  std::unique_ptr<RemoteStore> store;
 };
 
 StoreMaker Maker(const std::string& name, Network network, uint32_t shards,
                  size_t message_bytes = size_t{4} << 20) {
   return {name, [=](std::vector<TableSpec> tables, uint64_t seed) {
             const ServedOptions served{std::move(tables), seed, shards, network};
-            return std::make_unique<OwningStore>(served, message_bytes);
+            const auto owner = std::make_shared<Owner>(served);
+            RemoteStoreOptions options = owner->served.ClientOptions();
+            options.message_bytes = message_bytes;
+            owner->store = owner->served.Connect(options);
+            return std::shared_ptr<EmbeddingStore>(owner, owner->store.get());
           }};
 }
 
