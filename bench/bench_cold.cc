@@ -24,7 +24,7 @@ namespace {
 namespace fs = std::filesystem;
 
 struct Sizes {
-  uint64_t ram_mb = 48;
+  uint64_t ram_mb = 32;
   std::vector<double> times = {1, 3, 10, 30};
   uint32_t dim = 32;
   size_t keys = 2048;  // per table and step
