@@ -211,7 +211,7 @@ class SaviorClient final : public Client {
   }
   void BeginPull(Batch* batch) override {
     const TablePull pull{.table = 0, .keys = batch->keys, .rows = batch->rows};
-    Add(store_->StartPull({&pull, 1}, Soon()));
+    Add(store_->StartPull(kAnyStep, {&pull, 1}, Soon()));
   }
   void BeginPush(Batch* batch) override {
     const TablePush push{.table = 0, .keys = batch->keys, .grads = batch->rows};
@@ -224,13 +224,13 @@ class SaviorClient final : public Client {
   }
 
  private:
-  void Add(const absl::StatusOr<RemoteStore::Ticket>& ticket) {
+  void Add(const absl::StatusOr<Ticket>& ticket) {
     CHECK(ticket.ok()) << ticket.status();
     tickets_.push_back(*ticket);
   }
 
   std::unique_ptr<RemoteStore> store_;
-  std::deque<RemoteStore::Ticket> tickets_;
+  std::deque<Ticket> tickets_;
 };
 
 class MapClient final : public Client {

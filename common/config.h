@@ -107,7 +107,32 @@ struct Config {
     int64_t eviction_floor_rows = 0;
     double eviction_max_share_per_minute = 0.01;
     int64_t steps_per_minute = 1000;
+    std::string live_dir;
   } ps;
+
+  struct Cluster {
+    int64_t servers = 0;
+    int64_t workers = 0;
+    int64_t servers_per_node = 0;
+    int64_t workers_per_node = 0;
+    std::string interface;
+    int64_t port = 0;
+    int64_t staleness = 0;
+    std::string wire_dtype = "float32";
+    std::string allreduce_dtype = "float32";
+    double allreduce_timeout_s = 60;
+    int64_t digest_every_steps = 1000;
+    std::string device = "auto";
+    double start_timeout_s = 120;
+    double lease_s = 30;
+    int64_t max_restarts = 10;
+    double restart_after_s = 1;
+  } cluster;
+
+  struct Security {
+    std::string curve = "auto";
+    bool insecure = false;
+  } security;
 
   struct Commit {
     int64_t every_steps = 0;

@@ -196,10 +196,14 @@ void RuleFields(Config& c, std::vector<ConfigField>& f) {
 
 void PsFields(Config& c, std::vector<ConfigField>& f) {
   f.push_back(
-      Count("ps.shards", &c.ps.shards, 1, 1024, "Parameter-server shards (one thread each)"));
+      Count("ps.shards", &c.ps.shards, 1, 4096,
+            "Parameter-server shards (one thread each), of all servers together; a server has at "
+            "least one. Their number changes no result. At most the number of buckets"));
   f.push_back(
       Count("ps.ram_budget_mb", &c.ps.ram_budget_mb, 1, 1 << 24,
             "RAM in MiB for rows, all shards of a process together; the rest lives in RocksDB"));
+  f.push_back(Text("ps.live_dir", &c.ps.live_dir,
+                   "Folder for the shards' working files: a local disk. Empty: live/ in run.dir"));
   f.push_back(Positive("ps.timeout_s", &c.ps.timeout_s,
                        "Seconds that a pull or push may take before the run fails"));
   f.push_back(Text("ps.store_dtype", &c.ps.store_dtype,
@@ -210,6 +214,61 @@ void PsFields(Config& c, std::vector<ConfigField>& f) {
                    "Gradients that are not finite: fail the push, or skip the row and count it",
                    {"reject", "skip"}));
   RuleFields(c, f);
+}
+
+void PlacementFields(Config& c, std::vector<ConfigField>& f) {
+  auto& k = c.cluster;
+  f.push_back(Count("cluster.servers", &k.servers, 0, 4096,
+                    "Server processes of the run, spread over the nodes; 0: as "
+                    "cluster.servers_per_node says"));
+  f.push_back(Count("cluster.workers", &k.workers, 0, 65535,
+                    "Worker processes of the run; 0: as cluster.workers_per_node says"));
+  f.push_back(Count("cluster.servers_per_node", &k.servers_per_node, 0, 4096,
+                    "Server processes per node; 0: the first process of a node, which is also its "
+                    "worker if it is the only one"));
+  f.push_back(Count("cluster.workers_per_node", &k.workers_per_node, 0, 4096,
+                    "Worker processes per node; 0: all that are no servers"));
+  f.push_back(Text("cluster.interface", &k.interface,
+                   "Network interface that shards and coordinator listen on, such as eth0. Empty: "
+                   "loopback on one node, else the interface of the host name's address"));
+  f.push_back(Count("cluster.port", &k.port, 0, 65535,
+                    "Port of the coordinator; shard k listens on this + 1 + k. 0: free ports"));
+}
+
+void ClusterFields(Config& c, std::vector<ConfigField>& f) {
+  auto& k = c.cluster;
+  PlacementFields(c, f);
+  f.push_back(Count("cluster.staleness", &k.staleness, -1, 64,
+                    "Steps whose pushes a pull may be without: 0: synchronous, bit-identical from "
+                    "run to run; -1: asynchronous. Dense weights are always synchronous"));
+  f.push_back(Text("cluster.wire_dtype", &k.wire_dtype,
+                   "What rows and their gradients are sent as between worker and shard",
+                   {"float32", "bfloat16", "float16"}));
+  f.push_back(Text("cluster.allreduce_dtype", &k.allreduce_dtype,
+                   "What dense gradients are sent as between workers; bfloat16 with error feedback",
+                   {"float32", "bfloat16"}));
+  f.push_back(Positive("cluster.allreduce_timeout_s", &k.allreduce_timeout_s,
+                       "Seconds that workers wait for each other at a step before the run fails"));
+  f.push_back(Count("cluster.digest_every_steps", &k.digest_every_steps, 0, 1e12,
+                    "Steps between comparisons of the workers' dense weights; 0: never"));
+  f.push_back(Text("cluster.device", &k.device,
+                   "Where a worker computes. auto: a GPU if the build and the machine have one",
+                   {"auto", "cpu", "cuda"}));
+  f.push_back(Positive("cluster.start_timeout_s", &k.start_timeout_s,
+                       "Seconds that each phase of the start may take, but for preparing data"));
+  f.push_back(Positive("cluster.lease_s", &k.lease_s,
+                       "Seconds of silence after which a process counts as dead and the run ends"));
+  f.push_back(Count("cluster.max_restarts", &k.max_restarts, 0, 1e6,
+                    "launch: restarts in a row without a new commit before it gives up"));
+  f.push_back(Positive("cluster.restart_after_s", &k.restart_after_s,
+                       "launch: seconds before the first restart; doubles up to 60 until a new "
+                       "commit"));
+  f.push_back(Text("security.curve", &c.security.curve,
+                   "Encryption and authentication of connections: between nodes, or everywhere",
+                   {"auto", "always"}));
+  f.push_back(Switch("security.insecure", &c.security.insecure,
+                     "Plain connections between nodes, for test beds: anybody who reaches the "
+                     "ports can read and write the tables"));
 }
 
 void CommitAndEvalFields(Config& c, std::vector<ConfigField>& f) {
@@ -243,6 +302,7 @@ std::vector<ConfigField> ConfigFields(Config& config) {
   ModelFields(config, fields);
   TrainFields(config, fields);
   PsFields(config, fields);
+  ClusterFields(config, fields);
   CommitAndEvalFields(config, fields);
   return fields;
 }

@@ -126,6 +126,14 @@ struct TableKeys {
   std::span<const uint64_t> keys;
 };
 
+// The step of a pull that belongs to none: it is served at once.
+inline constexpr int64_t kAnyStep = -1;
+
+// A pull or push that was started and is not finished yet. Copyable; for one Finish.
+struct Ticket {
+  uint64_t number = 0;
+};
+
 // Figures of one table, summed over shards.
 struct TableStats {
   std::string name;
@@ -163,6 +171,21 @@ class EmbeddingStore {
   // to (>= 0); rows remember the last one. When the call returns OK every gradient is applied.
   [[nodiscard]] virtual absl::Status Push(int64_t step, std::span<const TablePush> pushes,
                                           Deadline deadline) = 0;
+
+  // The same two, for training steps: several may be under way, and overlap with computation. A
+  // pull of `step` is answered once all that the run's staleness asks for is applied
+  // (ps/step_clock.h); one of kAnyStep at once. May wait where too much is under way. The spans of
+  // a pull must live until Finish; those of a push are not needed after the return. Pulls and
+  // pushes under way together may be served in any order that the steps allow.
+  [[nodiscard]] virtual absl::StatusOr<Ticket> StartPull(int64_t step,
+                                                         std::span<const TablePull> pulls,
+                                                         Deadline deadline) = 0;
+  [[nodiscard]] virtual absl::StatusOr<Ticket> StartPush(int64_t step,
+                                                         std::span<const TablePush> pushes,
+                                                         Deadline deadline) = 0;
+  // Waits for the end, up to the deadline that it was started with. Every ticket must be finished
+  // once, whatever else happens.
+  [[nodiscard]] virtual absl::Status Finish(Ticket ticket) = 0;
 
   // Writes rows of frozen tables, replacing what was there.
   [[nodiscard]] virtual absl::Status Put(std::span<const TablePut> puts, Deadline deadline) = 0;

@@ -21,7 +21,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr uint32_t kMaxShards = 1024;
+constexpr uint32_t kMaxShards = kBuckets;
 // Rows of a pull between two looks at whether its caller still waits.
 constexpr size_t kPullSlice = 4096;
 
@@ -246,6 +246,20 @@ absl::Status LocalStore::Push(int64_t step, std::span<const TablePush> pushes, D
                  return shard.Push(step, parts);
                });
 }
+
+absl::StatusOr<Ticket> LocalStore::StartPull(int64_t, std::span<const TablePull> pulls,
+                                             Deadline deadline) {
+  SAVIOR_RETURN_IF_ERROR(Pull(pulls, deadline));
+  return Ticket{};
+}
+
+absl::StatusOr<Ticket> LocalStore::StartPush(int64_t step, std::span<const TablePush> pushes,
+                                             Deadline deadline) {
+  SAVIOR_RETURN_IF_ERROR(Push(step, pushes, deadline));
+  return Ticket{};
+}
+
+absl::Status LocalStore::Finish(Ticket) { return absl::OkStatus(); }
 
 absl::Status LocalStore::Put(std::span<const TablePut> puts, Deadline deadline) {
   std::vector<TableKeys> requests;

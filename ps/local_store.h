@@ -17,7 +17,7 @@ namespace savior {
 
 struct LocalStoreOptions {
   std::vector<TableSpec> tables;
-  uint32_t shards = 1;  // 1 .. 1024
+  uint32_t shards = 1;  // 1 .. kBuckets (common/routing.h)
   // For the hot tiers of all tables and shards. Beside it a shard's cold store takes up to 32 MiB
   // of unflushed rows and about 10 bits per row for filters. A table has at least 16 hot rows per
   // shard, however small the budget. Division: ps/ram_budget.h.
@@ -52,6 +52,12 @@ class LocalStore final : public EmbeddingStore {
   [[nodiscard]] absl::Status Pull(std::span<const TablePull> pulls, Deadline deadline) override;
   [[nodiscard]] absl::Status Push(int64_t step, std::span<const TablePush> pushes,
                                   Deadline deadline) override;
+  // Done when they return: the shards are in this process, and so are all pushes before.
+  [[nodiscard]] absl::StatusOr<Ticket> StartPull(int64_t step, std::span<const TablePull> pulls,
+                                                 Deadline deadline) override;
+  [[nodiscard]] absl::StatusOr<Ticket> StartPush(int64_t step, std::span<const TablePush> pushes,
+                                                 Deadline deadline) override;
+  [[nodiscard]] absl::Status Finish(Ticket ticket) override;
   [[nodiscard]] absl::Status Put(std::span<const TablePut> puts, Deadline deadline) override;
   [[nodiscard]] absl::Status Hint(int64_t step, std::span<const TableKeys> keys) override;
   [[nodiscard]] absl::Status CancelHints(int64_t from_step) override;

@@ -18,7 +18,7 @@ constexpr int64_t kNoCancel = std::numeric_limits<int64_t>::max();
 // Until a shard whose disk is full is asked again.
 constexpr std::chrono::milliseconds kAgainWhenFull{50};
 constexpr size_t kLeastMessageBytes = 4096;
-constexpr size_t kMaxShards = 1024;
+constexpr size_t kMaxShards = kBuckets;
 
 // Names a client's sequence numbers. Two that are equal would be taken for one, so this is the one
 // number that must not follow from a seed.
@@ -45,7 +45,7 @@ absl::Status CheckOptions(const RemoteStoreOptions& options) {
     return ok ? absl::OkStatus() : absl::InvalidArgumentError("remote store: " + rule);
   };
   SAVIOR_RETURN_IF_ERROR(check(!options.endpoints.empty() && options.endpoints.size() <= kMaxShards,
-                               "1 to 1024 endpoints, one per shard"));
+                               "1 to 4096 endpoints, one per shard"));
   SAVIOR_RETURN_IF_ERROR(
       check(options.max_in_flight >= 1 && options.max_in_flight <= kSequenceWindow,
             absl::StrCat("max_in_flight must be 1 to ", kSequenceWindow)));
@@ -94,10 +94,12 @@ absl::Status RemoteStore::TakeTurn(Deadline deadline, HeldTurn* turn) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<RemoteCall>> RemoteStore::MakePull(std::span<const TablePull> pulls,
+absl::StatusOr<std::unique_ptr<RemoteCall>> RemoteStore::MakePull(int64_t step,
+                                                                  std::span<const TablePull> pulls,
                                                                   Deadline deadline) const {
   auto call = std::make_unique<RemoteCall>();
   call->type = MessageType::kPull;
+  call->step = step;
   call->deadline = deadline;
   call->pulls.assign(pulls.begin(), pulls.end());
   for (const TablePull& pull : pulls) {
@@ -127,7 +129,8 @@ absl::StatusOr<std::unique_ptr<RemoteCall>> RemoteStore::MakePush(int64_t step,
 }
 
 absl::Status RemoteStore::Pull(std::span<const TablePull> pulls, Deadline deadline) {
-  SAVIOR_ASSIGN_OR_RETURN(const std::unique_ptr<RemoteCall> call, MakePull(pulls, deadline));
+  SAVIOR_ASSIGN_OR_RETURN(const std::unique_ptr<RemoteCall> call,
+                          MakePull(kAnyStep, pulls, deadline));
   return Run(call.get());
 }
 
@@ -186,20 +189,19 @@ absl::StatusOr<std::vector<TableStats>> RemoteStore::Stats(Deadline deadline) {
   return std::move(call.stats);
 }
 
-absl::StatusOr<RemoteStore::Ticket> RemoteStore::StartPull(std::span<const TablePull> pulls,
-                                                           Deadline deadline) {
-  SAVIOR_ASSIGN_OR_RETURN(std::unique_ptr<RemoteCall> call, MakePull(pulls, deadline));
+absl::StatusOr<Ticket> RemoteStore::StartPull(int64_t step, std::span<const TablePull> pulls,
+                                              Deadline deadline) {
+  SAVIOR_ASSIGN_OR_RETURN(std::unique_ptr<RemoteCall> call, MakePull(step, pulls, deadline));
   return Start(std::move(call));
 }
 
-absl::StatusOr<RemoteStore::Ticket> RemoteStore::StartPush(int64_t step,
-                                                           std::span<const TablePush> pushes,
-                                                           Deadline deadline) {
+absl::StatusOr<Ticket> RemoteStore::StartPush(int64_t step, std::span<const TablePush> pushes,
+                                              Deadline deadline) {
   SAVIOR_ASSIGN_OR_RETURN(std::unique_ptr<RemoteCall> call, MakePush(step, pushes, deadline));
   return Start(std::move(call));
 }
 
-absl::StatusOr<RemoteStore::Ticket> RemoteStore::Start(std::unique_ptr<RemoteCall> call) {
+absl::StatusOr<Ticket> RemoteStore::Start(std::unique_ptr<RemoteCall> call) {
   HeldTurn turn;
   SAVIOR_RETURN_IF_ERROR(TakeTurn(call->deadline, &turn));
   SAVIOR_RETURN_IF_ERROR(Send(call.get()));

@@ -70,20 +70,12 @@ class RemoteStore final : public EmbeddingStore {
   [[nodiscard]] absl::Status CancelHints(int64_t from_step) override;
   [[nodiscard]] absl::StatusOr<std::vector<TableStats>> Stats(Deadline deadline) override;
 
-  // A call that was started and is not finished yet. Copyable; for one Finish.
-  struct Ticket {
-    uint64_t number = 0;
-  };
-  // Sends requests. Waits only where a shard has max_in_flight of them unanswered (back-pressure).
-  // The spans of a pull must live until Finish; those of a push are not needed after the return.
-  // Calls in flight together may be served in any order.
-  [[nodiscard]] absl::StatusOr<Ticket> StartPull(std::span<const TablePull> pulls,
-                                                 Deadline deadline);
+  // Both wait only where a shard has max_in_flight requests unanswered (back-pressure).
+  [[nodiscard]] absl::StatusOr<Ticket> StartPull(int64_t step, std::span<const TablePull> pulls,
+                                                 Deadline deadline) override;
   [[nodiscard]] absl::StatusOr<Ticket> StartPush(int64_t step, std::span<const TablePush> pushes,
-                                                 Deadline deadline);
-  // Waits for the replies, up to the deadline that the call was started with. Every ticket must be
-  // finished once, whatever else happens.
-  [[nodiscard]] absl::Status Finish(Ticket ticket);
+                                                 Deadline deadline) override;
+  [[nodiscard]] absl::Status Finish(Ticket ticket) override;
 
  private:
   using HeldTurn = std::unique_lock<Turn>;
@@ -93,7 +85,7 @@ class RemoteStore final : public EmbeddingStore {
   // Takes a turn; kDeadlineExceeded if it does not come.
   [[nodiscard]] absl::Status TakeTurn(Deadline deadline, HeldTurn* turn);
   [[nodiscard]] absl::StatusOr<std::unique_ptr<RemoteCall>> MakePull(
-      std::span<const TablePull> pulls, Deadline deadline) const;
+      int64_t step, std::span<const TablePull> pulls, Deadline deadline) const;
   [[nodiscard]] absl::StatusOr<std::unique_ptr<RemoteCall>> MakePush(
       int64_t step, std::span<const TablePush> pushes, Deadline deadline) const;
   // A call from start to end.

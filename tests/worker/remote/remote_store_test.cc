@@ -167,11 +167,11 @@ TEST(RemoteStore, SeveralCallsAreInFlightAndFinishInAnyOrder) {
     ASSERT_TRUE(PushRows(*store, 0, 0, Keys(0, 100), std::vector<float>(400, -3)).ok());
     std::vector<std::vector<uint64_t>> keys;
     std::vector<std::vector<float>> rows(5, std::vector<float>(80, -1));
-    std::vector<RemoteStore::Ticket> tickets;
+    std::vector<Ticket> tickets;
     for (uint64_t i = 0; i < 5; ++i) {
       keys.push_back(Keys(20 * i, 20 * i + 20));
       const TablePull pull{.table = 0, .keys = keys[i], .rows = rows[i]};
-      tickets.push_back(*store->StartPull({&pull, 1}, Soon()));
+      tickets.push_back(*store->StartPull(kAnyStep, {&pull, 1}, Soon()));
     }
     for (const size_t i : {3u, 0u, 4u, 2u, 1u}) {
       EXPECT_TRUE(store->Finish(tickets[i]).ok());
@@ -186,7 +186,7 @@ TEST(RemoteStore, ThePushedSpansAreNotNeededAfterStart) {
   ServedStore served(OneTable());
   const auto store = served.Connect();
   const auto keys = Keys(0, 50);
-  RemoteStore::Ticket ticket;
+  Ticket ticket;
   {
     const BusyShard busy(&served.local());
     auto own_keys = std::make_unique<std::vector<uint64_t>>(keys);
@@ -206,7 +206,7 @@ TEST(RemoteStore, BeyondTheBoundACallWaitsForRoom) {
   const std::vector<uint64_t> keys = Keys(0, 10);
   const std::vector<float> grads(40, -1);
   const TablePush push{.table = 0, .keys = keys, .grads = grads};
-  std::vector<RemoteStore::Ticket> tickets;
+  std::vector<Ticket> tickets;
   {
     const BusyShard busy(&served.local());
     for (int i = 0; i < 2; ++i) tickets.push_back(*store->StartPush(0, {&push, 1}, Soon()));
@@ -217,7 +217,7 @@ TEST(RemoteStore, BeyondTheBoundACallWaitsForRoom) {
   }
   // Waits for one of the two, then goes.
   tickets.push_back(*store->StartPush(0, {&push, 1}, Soon()));
-  for (const RemoteStore::Ticket ticket : tickets) EXPECT_TRUE(store->Finish(ticket).ok());
+  for (const Ticket ticket : tickets) EXPECT_TRUE(store->Finish(ticket).ok());
   EXPECT_EQ(PullRows(*store, 0, keys).updates, std::vector<uint32_t>(10, 3));
 }
 
@@ -317,14 +317,14 @@ TEST(RemoteStore, EveryPushIsAppliedOnceWhateverTheNetworkDoes) {
     const std::vector<uint64_t> keys = Keys(0, 20);
     std::vector<float> grads(80, -1);
     const TablePush push{.table = 0, .keys = keys, .grads = grads};
-    std::vector<RemoteStore::Ticket> tickets;
+    std::vector<Ticket> tickets;
     for (int i = 0; i < kPushes; ++i) {
       const auto ticket = store->StartPush(i, {&push, 1}, Soon());
       ASSERT_TRUE(ticket.ok()) << ticket.status();
       tickets.push_back(*ticket);
       if (i % 10 == 0) PullRows(*store, 0, keys);
     }
-    for (const RemoteStore::Ticket ticket : tickets) {
+    for (const Ticket ticket : tickets) {
       const absl::Status status = store->Finish(ticket);
       ASSERT_TRUE(status.ok()) << status;
     }

@@ -1,0 +1,39 @@
+// Processes that do something together: all of a run, or its workers.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/clock.h"
+#include "common/status.h"
+
+namespace savior {
+
+// Single-threaded. Every method is called by all members, in the same order.
+class Group {
+ public:
+  virtual ~Group() = default;
+
+  virtual uint32_t rank() const = 0;
+  virtual uint32_t size() const = 0;
+
+  // What every member gave, by rank. Returns when all have given something, so it is a barrier,
+  // too. Any bytes, up to 2 GiB. kDeadlineExceeded names the ranks that are missing; the group is
+  // of no use after it.
+  [[nodiscard]] virtual absl::StatusOr<std::vector<std::string>> Allgather(std::string_view mine,
+                                                                           Deadline deadline) = 0;
+};
+
+// One process alone.
+class SoloGroup final : public Group {
+ public:
+  uint32_t rank() const override { return 0; }
+  uint32_t size() const override { return 1; }
+  absl::StatusOr<std::vector<std::string>> Allgather(std::string_view mine, Deadline) override {
+    return std::vector<std::string>{std::string(mine)};
+  }
+};
+
+}  // namespace savior
