@@ -256,14 +256,14 @@ absl::Status TrainingRun::WriteMetrics(const StepFigures& figures) {
   const absl::Time now = absl::Now();
   const double cpu = ProcessCpuSeconds();
   const auto samples = static_cast<double>(samples_ - last_samples_);
-  SAVIOR_ASSIGN_OR_RETURN(const std::vector<TableStats> tables,
+  SAVIOR_ASSIGN_OR_RETURN(const StoreStats stats,
                           store_->Stats(DeadlineIn(std::chrono::seconds(10))));
   const auto hit_rate = [](uint64_t hits, uint64_t pulled) {
     return pulled == 0 ? 1.0 : static_cast<double>(hits) / static_cast<double>(pulled);
   };
   uint64_t pulled = 0, hits = 0;
   Json by_table = Json::object();
-  for (const TableStats& t : tables) {
+  for (const TableStats& t : stats.tables) {
     pulled += t.pulled - t.missing;
     hits += t.hot_hits;
     by_table[t.name] = {
