@@ -45,12 +45,15 @@ class SlicesTest : public testing::TestWithParam<const char*> {
   static void Learn(const Config& config, int64_t workers, int64_t index, Gradients* sum) {
     ClockedStore store(config, 1);
     StepAssembler assembler(log_, config);
-    Ranker ranker(config, {assembler.num_features(), assembler.num_context(),
-                           assembler.num_numerics()});
+    Ranker ranker(config,
+                  {assembler.num_features(), assembler.num_context(), assembler.num_numerics()});
     for (int64_t worker = 0; worker < workers; ++worker) {
-      const auto reader = BatchReader::Create(
-          log_, {.period = kWholeLog, .requests_per_batch = config.train.requests_per_batch,
-                 .shuffle_window = 50, .worker = worker, .workers = workers});
+      const auto reader =
+          BatchReader::Create(log_, {.period = kWholeLog,
+                                     .requests_per_batch = config.train.requests_per_batch,
+                                     .shuffle_window = 50,
+                                     .worker = worker,
+                                     .workers = workers});
       ASSERT_TRUE(reader.ok()) << reader.status();
       auto batch = (*reader)->Read(index);
       ASSERT_TRUE(batch.ok()) << batch.status();
