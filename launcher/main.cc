@@ -12,8 +12,11 @@
 
 #include "common/config.h"
 #include "common/process.h"
+#include "launcher/exit_code.h"
 #include "launcher/generate_command.h"
 #include "launcher/inspect.h"
+#include "launcher/launch_command.h"
+#include "launcher/orphan.h"
 #include "launcher/training_run.h"
 #include "worker/data/generate.h"
 #include "worker/data/prepare.h"
@@ -21,9 +24,8 @@
 namespace savior {
 namespace {
 
-constexpr int kStopped = 130;  // as shells report Ctrl-C
-
 std::atomic<bool> stop_requested = false;
+std::atomic<bool> training_began = false;
 
 // First signal: stop after the step. Second: die at once, as one expects.
 void OnSignal(int signal) {
@@ -34,7 +36,9 @@ void OnSignal(int signal) {
 int Report(const absl::Status& status) {
   if (status.ok()) return 0;
   std::cerr << "savior: " << std::string(status.message()) << "\n";
-  return absl::IsCancelled(status) ? kStopped : 1;
+  const int code = ExitCodeOf(status, training_began);
+  // To mpirun and srun, whatever is not 0 is a failure; that it stopped in order is none.
+  return code == kExitStopped && StartedByMpi() ? kExitOk : code;
 }
 
 struct TrainArguments {
@@ -49,6 +53,7 @@ absl::Status RunTrain(const TrainArguments& arguments) {
     return absl::OkStatus();
   }
   SAVIOR_ASSIGN_OR_RETURN(const Config config, LoadConfig(arguments.config, arguments.overrides));
+  if (StartedByMpi()) DieWithParent();
   if (arguments.dry_run) return DryRun(config, std::cout);
   RunOptions options;
   options.resume = arguments.resume;
@@ -56,6 +61,8 @@ absl::Status RunTrain(const TrainArguments& arguments) {
   options.before_first_step = [] {
     std::signal(SIGINT, OnSignal);
     std::signal(SIGTERM, OnSignal);
+    if (StartedByMpi()) std::signal(SIGUSR1, OnSignal);
+    training_began = true;
   };
   if (arguments.check_encoder) return CheckEncoder(config, options, std::cout);
   return Train(config, options, std::cout).status();
@@ -128,6 +135,7 @@ int Main(int argc, char** argv) {
   app.set_version_flag("--version", std::string("savior " SAVIOR_VERSION));
   app.require_subcommand(1);
   TrainArguments train;
+  LaunchOptions launch;
   EvaluateArguments evaluate;
   PrepareOptions prepare;
   int64_t memory_mb = 1024;
@@ -135,16 +143,18 @@ int Main(int argc, char** argv) {
   InspectArguments inspect;
   AddPrepare(app, prepare, memory_mb);
   AddTrain(app, train);
+  AddLaunch(app, launch);
   AddEvaluate(app, evaluate);
   AddInspect(app, inspect);
   AddGenerate(app, generate);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
-    return app.exit(e) == 0 ? 0 : 1;  // --help and --version end here too
+    return app.exit(e) == 0 ? kExitOk : kExitBadInput;  // --help and --version end here too
   }
 
   if (app.got_subcommand("train")) return Report(RunTrain(train));
+  if (app.got_subcommand("launch")) return RunLaunch(launch);
   if (app.got_subcommand("evaluate")) {
     return Report(
         EvaluateRun(evaluate.run, evaluate.commit, evaluate.overrides, std::cout).status());
@@ -167,6 +177,6 @@ int main(int argc, char** argv) {
   } catch (const std::exception& e) {
     // LibTorch, Arrow and the standard library may throw what nobody expected.
     std::cerr << "savior: internal error: " << e.what() << "\n";
-    return 2;
+    return savior::kExitInternal;
   }
 }

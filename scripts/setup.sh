@@ -5,6 +5,8 @@
 #
 #   scripts/setup.sh          for a CPU machine
 #   scripts/setup.sh --gpu    torch with its full set of CUDA libraries (about 4 GB)
+#   scripts/setup.sh --cluster   what tests/cluster needs besides: network tools, sshd, Slurm. None of
+#                                their daemons is started: the tests start their own
 #
 # The environment lives in ${SAVIOR_CACHE:-~/.cache/savior}; .venv in the repository points to it.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -18,10 +20,13 @@ PACKAGES=(
   clang-format clang-tidy clang libclang-rt-dev
 )
 
+CLUSTER_PACKAGES=(iproute2 openssh-client openssh-server slurm-wlm munge)
+
+# missing_packages PACKAGE...
 missing_packages() {
   # `|| true`: dpkg-query fails when a single name is unknown, but lists the others all the same.
-  comm -23 <(printf '%s\n' "${PACKAGES[@]}" | sort) <(
-    { dpkg-query -W -f '${db:Status-Status} ${Package}\n' "${PACKAGES[@]}" 2>/dev/null || true; } |
+  comm -23 <(printf '%s\n' "$@" | sort) <(
+    { dpkg-query -W -f '${db:Status-Status} ${Package}\n' "$@" 2>/dev/null || true; } |
       sed -n 's/^installed //p' | sort
   )
 }
@@ -40,6 +45,19 @@ install_packages() {
   apt_get install --no-install-recommends "$@"
 }
 
+# policy-rc.d is what Debian's packages ask before they start a daemon: "no" while this lasts.
+install_packages_without_daemons() {
+  local policy=/usr/sbin/policy-rc.d as_root=() status=0
+  ((EUID == 0)) || as_root=(sudo)
+  if [[ -e $policy ]]; then "${as_root[@]}" mv "$policy" "$policy.savior"; fi
+  printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
+  "${as_root[@]}" chmod 755 "$policy"
+  install_packages "$@" || status=$?
+  "${as_root[@]}" rm -f "$policy"
+  if [[ -e $policy.savior ]]; then "${as_root[@]}" mv "$policy.savior" "$policy"; fi
+  return "$status"
+}
+
 may_become_root() {
   ((EUID == 0)) && return 0
   command -v sudo >/dev/null || return 1
@@ -47,17 +65,19 @@ may_become_root() {
   if [[ -t 0 ]]; then sudo -v; else sudo -n true 2>/dev/null; fi
 }
 
+# ensure_packages NAME INSTALL PACKAGE...: NAME of the step, INSTALL the function that does it
 ensure_packages() {
-  local missing
-  mapfile -t missing < <(missing_packages)
+  local missing name=$1 install=$2
+  shift 2
+  mapfile -t missing < <(missing_packages "$@")
   ((${#missing[@]})) || return 0
   if ! may_become_root; then
     printf 'These packages are missing, and without root or sudo this script cannot install them:\n'
     printf '\n    apt-get install --no-install-recommends %s\n\n' "${missing[*]}"
     exit 1
   fi >&2
-  step apt "Installing ${#missing[@]} system packages: ${missing[*]}" "3 minutes" \
-    install_packages "${missing[@]}"
+  step "$name" "Installing ${#missing[@]} system packages: ${missing[*]}" "3 minutes" \
+    "$install" "${missing[@]}"
 }
 
 # READY is written last: a folder without it is an interrupted installation and is made anew. (An
@@ -97,11 +117,16 @@ ensure_wheels() {
   ln -sfnT "$venv" "$ROOT/.venv"
 }
 
-gpu=0
-case ${1-} in
-  "") ;;
-  --gpu) gpu=1 ;;
-  *) die "unknown argument '$1'; usage: scripts/setup.sh [--gpu]" ;;
-esac
-ensure_packages
+gpu=0 cluster=0
+for argument in "$@"; do
+  case $argument in
+    --gpu) gpu=1 ;;
+    --cluster) cluster=1 ;;
+    *) die "unknown argument '$argument'; usage: scripts/setup.sh [--gpu] [--cluster]" ;;
+  esac
+done
+ensure_packages apt install_packages "${PACKAGES[@]}"
+if ((cluster)); then
+  ensure_packages apt-cluster install_packages_without_daemons "${CLUSTER_PACKAGES[@]}"
+fi
 ensure_wheels "$gpu"

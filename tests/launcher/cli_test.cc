@@ -78,7 +78,7 @@ TempFolder* Cli::data_ = nullptr;
 TEST_F(Cli, HelpHasExamplesForEveryCommand) {
   const Ended all = Savior({"--help"});
   EXPECT_EQ(all.code, 0);
-  for (const char* command : {"prepare", "train", "evaluate", "inspect", "generate"}) {
+  for (const char* command : {"prepare", "train", "launch", "slurm", "evaluate", "inspect", "generate"}) {
     EXPECT_THAT(all.out, HasSubstr(command));
     const Ended one = Savior({command, "--help"});
     EXPECT_EQ(one.code, 0) << command;
@@ -92,18 +92,20 @@ TEST_F(Cli, VersionIsPrinted) {
   EXPECT_THAT(ended.out, StartsWith("savior 0."));
 }
 
-TEST_F(Cli, AWrongCommandLineEndsWithOne) {
+TEST_F(Cli, AWrongCommandLineEndsWithTwo) {
   for (const std::vector<std::string>& arguments :
        std::vector<std::vector<std::string>>{{},
                                              {"trian"},
                                              {"train", "--resum"},
                                              {"evaluate"},
+                                             {"launch"},
+                                             {"launch", "x.toml", "--np", "0"},
                                              {"inspect"},
                                              {"generate"},
                                              {"inspect", "table"},
                                              {"inspect", "table", "x", "--key", "abc"}}) {
     const Ended ended = Savior(arguments);
-    EXPECT_EQ(ended.code, 1) << ended.err;
+    EXPECT_EQ(ended.code, 2) << ended.err;
     EXPECT_FALSE(ended.err.empty());
   }
 }
@@ -112,7 +114,7 @@ TEST_F(Cli, BadConfigurationIsNamed) {
   const std::string config = Write(Small());
   const auto refusal = [&](const std::string& override) {
     const Ended ended = Savior({"train", config, override});
-    EXPECT_EQ(ended.code, 1);
+    EXPECT_EQ(ended.code, 2);
     EXPECT_THAT(ended.err, StartsWith("savior: "));
     return ended.err;
   };
@@ -125,7 +127,7 @@ TEST_F(Cli, BadConfigurationIsNamed) {
   EXPECT_THAT(refusal("eval.buckets.new=age_dais <= 5"), HasSubstr("age_da"));
   EXPECT_FALSE(fs::exists(folder_ / "run"));
   const Ended missing = Savior({"train", "no/such.toml"});
-  EXPECT_EQ(missing.code, 1);
+  EXPECT_EQ(missing.code, 2);
   EXPECT_THAT(missing.err, HasSubstr("no/such.toml: no such configuration file"));
 }
 
@@ -133,13 +135,13 @@ TEST_F(Cli, MissingDataIsNamed) {
   Config config = Small();
   config.data.raw = (folder_ / "no-data").string();
   const Ended folder = Savior({"train", Write(config)});
-  EXPECT_EQ(folder.code, 1);
+  EXPECT_EQ(folder.code, 2);
   EXPECT_THAT(folder.err, HasSubstr("no-data"));
   fs::copy(*data_ / "raw", folder_ / "part", fs::copy_options::recursive);
   fs::remove_all(folder_ / "part" / "items");
   config.data.raw = (folder_ / "part").string();
   const Ended table = Savior({"train", Write(config)});
-  EXPECT_EQ(table.code, 1);
+  EXPECT_EQ(table.code, 2);
   EXPECT_THAT(table.err, HasSubstr("items"));
 }
 
@@ -150,13 +152,13 @@ TEST_F(Cli, AWrongSchemaNamesFileRowAndColumn) {
   Config config = Small();
   config.data.raw = (folder_ / "raw").string();
   const Ended unknown = Savior({"train", Write(config)});
-  EXPECT_EQ(unknown.code, 1);
+  EXPECT_EQ(unknown.code, 2);
   EXPECT_THAT(unknown.err, AllOf(HasSubstr("impressions.parquet"), HasSubstr("row 3"),
                                  HasSubstr("item_id"), HasSubstr("777")));
   tables["impressions"].Drop("click");
   testing::WriteTables(tables, folder_ / "raw");
   const Ended missing = Savior({"prepare", config.data.raw, "--out", (folder_ / "log").string()});
-  EXPECT_EQ(missing.code, 1);
+  EXPECT_EQ(missing.code, 2);
   EXPECT_THAT(missing.err, AllOf(HasSubstr("impressions.parquet"), HasSubstr("click")));
   EXPECT_FALSE(fs::exists(folder_ / "log"));
 }
@@ -181,7 +183,7 @@ TEST_F(Cli, ARunFolderIsUsedOnceOrResumed) {
   EXPECT_EQ(first.out.substr(0, first.out.find("AUC and GAUC")),
             evaluated.out.substr(0, evaluated.out.find("AUC and GAUC")));
   EXPECT_EQ(Savior({"inspect", "commit", config.run.dir, "--verify"}).code, 0);
-  EXPECT_EQ(Savior({"inspect", "table", config.run.dir, "usr"}).code, 1);
+  EXPECT_EQ(Savior({"inspect", "table", config.run.dir, "usr"}).code, 2);
 }
 
 TEST_F(Cli, AnUnwritableRunFolderIsNamed) {

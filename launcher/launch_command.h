@@ -1,0 +1,17 @@
+// `savior launch` on the command line.
+#pragma once
+
+#include "launcher/supervisor.h"
+
+namespace CLI {
+class App;
+}
+
+namespace savior {
+
+void AddLaunch(CLI::App& app, LaunchOptions& options);
+
+// The program's exit code: 0 finished or stopped in order, 2 bad input (launcher/exit_code.h).
+int RunLaunch(const LaunchOptions& options);
+
+}  // namespace savior
