@@ -278,8 +278,7 @@ absl::StatusOr<Config> LoadConfig(const std::string& path,
 absl::StatusOr<Config> ParseConfig(const std::string& toml) {
   Config config;
   try {
-    SAVIOR_RETURN_IF_ERROR(
-        ReadTable("configuration", "", toml::parse(toml), ConfigFields(config)));
+    SAVIOR_RETURN_IF_ERROR(ReadTable("configuration", "", toml::parse(toml), ConfigFields(config)));
   } catch (const toml::parse_error& error) {
     return absl::InvalidArgumentError(
         fmt::format("configuration: {}", std::string(error.description())));

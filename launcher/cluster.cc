@@ -113,9 +113,9 @@ const char* NameOf(Role role) {
 }
 
 std::string RankCard::Encode() const {
-  return Json{{"host", host},       {"pid", pid},         {"role", role},
-              {"version", version}, {"program", program}, {"config", config},
-              {"key", public_key},  {"incarnation", incarnation}}
+  return Json{
+      {"host", host},       {"pid", pid},       {"role", role},      {"version", version},
+      {"program", program}, {"config", config}, {"key", public_key}, {"incarnation", incarnation}}
       .dump();
 }
 
@@ -173,8 +173,8 @@ absl::StatusOr<Placement> Place(const Config& config, const std::vector<RankCard
     if (!cards[r].role.empty()) {
       const std::optional<Role> role = RoleOf(cards[r].role);
       if (!role.has_value()) {
-        return absl::InvalidArgumentError(fmt::format(
-            "rank {}: --role {}: must be server, worker or both", r, cards[r].role));
+        return absl::InvalidArgumentError(
+            fmt::format("rank {}: --role {}: must be server, worker or both", r, cards[r].role));
       }
       placement.roles[r] = *role;
     }
@@ -189,9 +189,8 @@ absl::StatusOr<Placement> Place(const Config& config, const std::vector<RankCard
   placement.shards = std::max(static_cast<uint32_t>(config.ps.shards),
                               static_cast<uint32_t>(placement.servers.size()));
   if (placement.shards > kBuckets) {
-    return absl::InvalidArgumentError(
-        fmt::format("{} shards: at most {}, the number of buckets of keys", placement.shards,
-                    kBuckets));
+    return absl::InvalidArgumentError(fmt::format(
+        "{} shards: at most {}, the number of buckets of keys", placement.shards, kBuckets));
   }
   return placement;
 }

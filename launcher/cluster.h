@@ -27,11 +27,11 @@ const char* NameOf(Role role);
 struct RankCard {
   std::string host;
   int64_t pid = 0;
-  std::string role;        // --role: server, worker, both; empty: as the configuration says
-  std::string version;     // of the program
-  std::string program;     // digest of the program's file
-  std::string config;      // the resolved configuration, as TOML
-  std::string public_key;  // CURVE
+  std::string role;          // --role: server, worker, both; empty: as the configuration says
+  std::string version;       // of the program
+  std::string program;       // digest of the program's file
+  std::string config;        // the resolved configuration, as TOML
+  std::string public_key;    // CURVE
   uint64_t incarnation = 0;  // rank 0's is the run's
 
   std::string Encode() const;

@@ -94,6 +94,7 @@ void Coordinator::Hear(const std::string& bytes, std::string* reply) {
     if (json.at("run").get<uint64_t>() != run_) return;  // of a former one
     const auto rank = json.at("rank").get<uint32_t>();
     const std::string error = json.at("error");
+    if (rank >= membership_.size()) return;
     membership_.Alive(rank, SteadyClock::now());
     if (json.at("stop").get<bool>()) membership_.AskToStop(rank);
     if (json.at("finished").get<bool>()) membership_.Finished(rank);
@@ -101,12 +102,13 @@ void Coordinator::Hear(const std::string& bytes, std::string* reply) {
     const bool left = json.at("left");
     if (left) membership_.Left(rank);
     const Verdict& verdict = membership_.verdict();
-    *reply = Json{{"run", run_},
-                  {"state", static_cast<int>(verdict.state)},
-                  {"text", verdict.text},
-                  {"code", verdict.exit_code},
-                  {"left", left}}
-                 .dump();
+    *reply = Json{
+        {"run", run_},
+        {"state", static_cast<int>(verdict.state)},
+        {"text", verdict.text},
+        {"code", verdict.exit_code},
+        {"left",
+         left}}.dump();
   } catch (const std::exception& e) {
     LOG_EVERY_N(WARNING, 100) << "control channel: dropped a message: " << e.what();
   }
@@ -200,9 +202,8 @@ void ControlLink::Run() {
 }
 
 void ControlLink::Send(const State& state) {
-  const Json json = {{"run", options_.run},         {"rank", options_.rank},
-                     {"stop", state.stop},          {"finished", state.finished},
-                     {"left", state.left},          {"error", state.error},
+  const Json json = {{"run", options_.run},        {"rank", options_.rank}, {"stop", state.stop},
+                     {"finished", state.finished}, {"left", state.left},    {"error", state.error},
                      {"code", state.exit_code}};
   // Without a connection it is said again.
   socket_->Send(FrameOf(context_, json.dump(-1, ' ', false, Json::error_handler_t::replace)));

@@ -40,6 +40,7 @@ class Membership {
   // A process that waits for nobody any more need not be heard from.
   void Left(uint32_t rank);
 
+  size_t size() const { return members_.size(); }
   // Looks for those who are silent.
   const Verdict& Check(Deadline now);
   const Verdict& verdict() const { return verdict_; }

@@ -23,16 +23,16 @@ absl::Status StepClock::CheckPush(uint32_t worker, int64_t step, uint32_t parts)
   const int64_t ahead = step - progress.done;
   const int64_t most = rules_.synchronous() ? done_ - progress.done : kWindow - 1;
   if (ahead < 0 || ahead > most) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("worker ", worker, " pushes step ", step, ": it has done all before ",
-                     progress.done, ", and all workers all before ", done_));
+    return absl::FailedPreconditionError(absl::StrCat("worker ", worker, " pushes step ", step,
+                                                      ": it has done all before ", progress.done,
+                                                      ", and all workers all before ", done_));
   }
   const auto place = static_cast<size_t>(ahead);
   if (place < progress.parts.size() && progress.parts[place] != 0 &&
       (progress.parts[place] != parts || progress.here[place] == parts)) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("worker ", worker, " pushes step ", step, " in ", parts, " messages: ",
-                     progress.here[place], " of ", progress.parts[place], " are here"));
+    return absl::FailedPreconditionError(absl::StrCat(
+        "worker ", worker, " pushes step ", step, " in ", parts,
+        " messages: ", progress.here[place], " of ", progress.parts[place], " are here"));
   }
   return absl::OkStatus();
 }

@@ -55,8 +55,8 @@ class StepClock {
 
  private:
   struct Progress {
-    int64_t done = 0;                // this worker's
-    std::deque<uint32_t> here = {};  // messages of step done, done + 1, ...
+    int64_t done = 0;                 // this worker's
+    std::deque<uint32_t> here = {};   // messages of step done, done + 1, ...
     std::deque<uint32_t> parts = {};  // of how many
   };
 

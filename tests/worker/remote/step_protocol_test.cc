@@ -220,8 +220,8 @@ TEST_F(StepProtocolTest, ACheckpointWaitsForItsStepAndIsWrittenOnce) {
   const auto one = Worker(0), other = Worker(1);
   std::filesystem::create_directories(served_->Checkpoint(1));
   Work(one.get(), 0, 0, 1);
-  EXPECT_TRUE(absl::IsDeadlineExceeded(
-      one->Checkpoint(1, DeadlineIn(std::chrono::milliseconds(100)))));
+  EXPECT_TRUE(
+      absl::IsDeadlineExceeded(one->Checkpoint(1, DeadlineIn(std::chrono::milliseconds(100)))));
   Work(other.get(), 1, 0, 1);
   // Now the former request is served too: either it wrote the checkpoint, or this one does.
   const absl::Status written = other->Checkpoint(1, Soon());
