@@ -50,3 +50,12 @@ function(savior_test name)
   set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT}
     ENVIRONMENT "OMP_NUM_THREADS=1;TSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/tsan.supp:history_size=7")
 endfunction()
+
+# savior_gpu_tests(NAME): of savior_test NAME, the tests in suites called *Gpu become a CTest entry of their own,
+# NAME.gpu with label gpu; without a GPU they say why they skip, and CTest counts them as skipped.
+function(savior_gpu_tests name)
+  set_tests_properties(${name} PROPERTIES ENVIRONMENT_MODIFICATION "GTEST_FILTER=set:-*Gpu.*")
+  add_test(NAME ${name}.gpu COMMAND ${name} --gtest_filter=*Gpu.*)
+  set_tests_properties(${name}.gpu PROPERTIES LABELS gpu TIMEOUT 300
+    SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")
+endfunction()
