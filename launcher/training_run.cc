@@ -22,6 +22,7 @@
 #include "launcher/temporary_folder.h"
 #include "ps/local_store.h"
 #include "worker/content.h"
+#include "worker/device.h"
 #include "worker/trainer.h"
 
 namespace savior {
@@ -169,6 +170,8 @@ absl::StatusOr<EvalResult> TrainingRun::Run() {
 }
 
 absl::Status TrainingRun::Open() {
+  // Before hours of preparing; the trainer picks it again.
+  SAVIOR_RETURN_IF_ERROR(PickDevice(config_.cluster.device, 0).status());
   SAVIOR_ASSIGN_OR_RETURN(buckets_, BucketsOf(config_));
   SAVIOR_ASSIGN_OR_RETURN(periods_, PeriodsOf(config_));
   SAVIOR_ASSIGN_OR_RETURN(log_, OpenOrPrepare(config_));
@@ -223,6 +226,7 @@ absl::Status TrainingRun::GoOn(const Commit& commit) {
 }
 
 absl::Status TrainingRun::TrainLoop() {
+  LOG(INFO) << "computing on " << trainer_->device().str();
   if (options_.before_first_step) options_.before_first_step();
   train_start_ = last_metrics_ = absl::Now();
   train_cpu_start_ = last_cpu_ = ProcessCpuSeconds();
@@ -374,6 +378,7 @@ absl::StatusOr<EvalResult> EvaluateRun(const std::string& run, const std::string
 }
 
 absl::Status DryRun(const Config& config, std::ostream& out) {
+  SAVIOR_RETURN_IF_ERROR(PickDevice(config.cluster.device, 0).status());
   SAVIOR_RETURN_IF_ERROR(BucketsOf(config).status());
   SAVIOR_ASSIGN_OR_RETURN(const Periods periods, PeriodsOf(config));
   SAVIOR_ASSIGN_OR_RETURN(const auto log, OpenOrPrepare(config));

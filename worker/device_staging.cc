@@ -114,8 +114,7 @@ std::vector<std::vector<float>> DeviceStaging::ToHost(std::span<const at::Tensor
       values.emplace_back();
       continue;
     }
-    const auto* begin =
-        reinterpret_cast<const float*>(incoming_.data_ptr<uint8_t>() + offset);
+    const auto* begin = reinterpret_cast<const float*>(incoming_.data_ptr<uint8_t>() + offset);
     values.emplace_back(begin, begin + tensor.numel());
     offset += Aligned(Bytes(tensor));
   }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "common/random.h"
+#include "worker/device.h"
 
 namespace savior {
 namespace {
@@ -22,22 +23,44 @@ BatchOptions TrainingBatches(const Config& config, Period training, int64_t epoc
   return options;
 }
 
+// What LibTorch throws, as a status: above all that a device's memory is full.
+template <typename F>
+absl::Status Guarded(const F& compute) {
+  try {
+    compute();
+    return absl::OkStatus();
+  } catch (const c10::OutOfMemoryError& error) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the device's memory is full: lower train.requests_per_batch or "
+                     "eval.requests_per_batch: ",
+                     error.what_without_backtrace()));
+  } catch (const c10::Error& error) {
+    return absl::InternalError(absl::StrCat("LibTorch: ", error.what_without_backtrace()));
+  }
+}
+
 }  // namespace
 
 Trainer::Trainer(const Config& config, const TrainingLog* log, EmbeddingStore* store,
-                 Period training)
+                 Period training, at::Device device)
     : config_(config),
       log_(log),
       store_(store),
       training_(training),
+      device_(device),
       assembler_(log, config),
       ranker_(config,
-              {assembler_.num_features(), assembler_.num_context(), assembler_.num_numerics()}) {}
+              {assembler_.num_features(), assembler_.num_context(), assembler_.num_numerics()},
+              {.device = device}) {}
 
 absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const Config& config,
                                                          const TrainingLog* log,
-                                                         EmbeddingStore* store, Period training) {
-  std::unique_ptr<Trainer> trainer(new Trainer(config, log, store, training));
+                                                         EmbeddingStore* store, Period training,
+                                                         int64_t local_rank) {
+  SAVIOR_ASSIGN_OR_RETURN(const at::Device device, PickDevice(config.cluster.device, local_rank));
+  std::unique_ptr<Trainer> trainer;
+  SAVIOR_RETURN_IF_ERROR(
+      Guarded([&] { trainer.reset(new Trainer(config, log, store, training, device)); }));
   SAVIOR_ASSIGN_OR_RETURN(auto reader,
                           BatchReader::Create(log, TrainingBatches(config, training, 0)));
   trainer->steps_per_epoch_ = reader->num_batches();
@@ -89,7 +112,7 @@ absl::StatusOr<StepFigures> Trainer::Step() {
   }
   RowGradients grads;
   StepFigures figures;
-  figures.losses = ranker_.Learn(in, step_, &grads);
+  SAVIOR_RETURN_IF_ERROR(Guarded([&] { figures.losses = ranker_.Learn(in, step_, &grads); }));
   if (!std::isfinite(figures.losses.ctr) || !std::isfinite(figures.losses.ctcvr)) {
     return absl::DataLossError(
         absl::StrCat("step ", step_,
@@ -100,7 +123,7 @@ absl::StatusOr<StepFigures> Trainer::Step() {
   AdamOptions adam;
   adam.lr = config_.train.dense_lr;
   adam.weight_decay = config_.train.dense_weight_decay;
-  ranker_.dense().AdamStep(adam);
+  SAVIOR_RETURN_IF_ERROR(Guarded([&] { ranker_.dense().AdamStep(adam); }));
   ++step_;
   figures.requests = in.batch.requests();
   figures.rows = in.batch.rows();
@@ -136,7 +159,7 @@ absl::StatusOr<Predictions> Trainer::Predict(Period period) {
     SAVIOR_ASSIGN_OR_RETURN(StepInputs in,
                             assembler_.Assemble(std::move(batch), *store_, NextDeadline()));
     SAVIOR_RETURN_IF_ERROR(FetchRows(in, *store_, NextDeadline()));
-    ranker_.Predict(in, &p_ctr, &p_ctcvr);
+    SAVIOR_RETURN_IF_ERROR(Guarded([&] { ranker_.Predict(in, &p_ctr, &p_ctcvr); }));
     predictions.Append(in.batch, p_ctr, p_ctcvr);
   }
   return predictions;

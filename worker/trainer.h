@@ -29,26 +29,33 @@ struct StepFigures {
 class Trainer {
  public:
   // `log` and `store` must outlive the trainer. `training` may be empty of requests: zero steps.
+  // Computes where cluster.device says (worker/device.h); `local_rank` is the worker's number on
+  // its machine. kFailedPrecondition: there is no such device; kResourceExhausted: its memory is
+  // full.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<Trainer>> Create(const Config& config,
                                                                        const TrainingLog* log,
                                                                        EmbeddingStore* store,
-                                                                       Period training);
+                                                                       Period training,
+                                                                       int64_t local_rank = 0);
 
   int64_t total_steps() const { return total_steps_; }
   int64_t step() const { return step_; }  // the next one
   // Goes on at `step`, 0 <= step <= total_steps() (the caller has restored weights and tables).
   [[nodiscard]] absl::Status Seek(int64_t step);
 
-  // Performs one step; step() < total_steps(). kDataLoss: the loss is not finite (step named).
+  // Performs one step; step() < total_steps(). kDataLoss: the loss is not finite (step named);
+  // kResourceExhausted: the device's memory is full.
   [[nodiscard]] absl::StatusOr<StepFigures> Step();
 
   // Scores all requests of `period` in time order. Leaves no trace in tables or weights.
   [[nodiscard]] absl::StatusOr<Predictions> Predict(Period period);
 
   DenseWeights& dense() { return ranker_.dense(); }
+  at::Device device() const { return device_; }
 
  private:
-  Trainer(const Config& config, const TrainingLog* log, EmbeddingStore* store, Period training);
+  Trainer(const Config& config, const TrainingLog* log, EmbeddingStore* store, Period training,
+          at::Device device);
   absl::StatusOr<StepInputs> Load(int64_t step);
   absl::Status Push(const StepInputs& in, const RowGradients& grads);
   Deadline NextDeadline() const;
@@ -57,6 +64,7 @@ class Trainer {
   const TrainingLog* const log_;
   EmbeddingStore* const store_;
   const Period training_;
+  const at::Device device_;
   StepAssembler assembler_;
   Ranker ranker_;
   std::unique_ptr<BatchReader> reader_;  // of epoch_

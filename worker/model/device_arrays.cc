@@ -1,5 +1,7 @@
 #include "worker/model/device_arrays.h"
 
+#include <c10/core/GradMode.h>
+
 namespace savior {
 namespace {
 
@@ -29,7 +31,7 @@ void DeviceArrays::ZeroGradients() { gradients_.zero_(); }
 // The kernel of dense_weights.cc, array by array. Seven passes: a few MB of dense weights in a
 // GPU's memory do not ask for a fused one.
 void DeviceArrays::AdamStep(const AdamFactors& f) {
-  const at::NoGradGuard no_grad;
+  const c10::NoGradGuard no_grad;
   m_.mul_(f.beta1).add_(gradients_, 1.0f - f.beta1);
   v_.mul_(f.beta2).addcmul_(gradients_, gradients_, 1.0f - f.beta2);
   const at::Tensor root = (v_ * f.v_scale).sqrt_().add_(f.eps);
@@ -38,7 +40,7 @@ void DeviceArrays::AdamStep(const AdamFactors& f) {
 
 void DeviceArrays::Store(std::span<const float> weights, std::span<const float> m,
                          std::span<const float> v) {
-  const at::NoGradGuard no_grad;
+  const c10::NoGradGuard no_grad;
   weights_.copy_(Host(weights));
   m_.copy_(Host(m));
   v_.copy_(Host(v));

@@ -1,5 +1,7 @@
 #include "worker/model/pair_attention.h"
 
+#include <c10/core/GradMode.h>
+
 #include <limits>
 #include <optional>
 #include <tuple>
@@ -27,8 +29,7 @@ at::Tensor Softmax(const Pairs& pairs, const at::Tensor& scores) {
     return at::segment_reduce(data, how, pairs.count, {}, {}, /*axis=*/0, /*unsafe=*/true, initial);
   };
   // The shift cancels: it has no gradient.
-  const at::Tensor most =
-      reduce(scores.detach(), "max", -std::numeric_limits<double>::infinity());
+  const at::Tensor most = reduce(scores.detach(), "max", -std::numeric_limits<double>::infinity());
   const at::Tensor e = at::exp(scores - most.index_select(0, pairs.row));
   const at::Tensor total = reduce(e, "sum", 0.0);
   return e / Gather(total.unsqueeze(1), pairs.row).squeeze(1);
@@ -37,13 +38,13 @@ at::Tensor Softmax(const Pairs& pairs, const at::Tensor& scores) {
 }  // namespace
 
 Pairs PairsOf(const at::Tensor& history_begin, const at::Tensor& history_length, int64_t pairs) {
-  const at::NoGradGuard no_grad;
+  const c10::NoGradGuard no_grad;
   Pairs p;
   p.count = history_length;
   p.first = history_length.cumsum(0) - history_length;
   p.row = at::repeat_interleave(history_length, std::optional<int64_t>(pairs));
-  p.position = at::arange(pairs, history_begin.options()) +
-               (history_begin - p.first).index_select(0, p.row);
+  p.position =
+      at::arange(pairs, history_begin.options()) + (history_begin - p.first).index_select(0, p.row);
   return p;
 }
 
@@ -68,8 +69,7 @@ at::Tensor PairAttention(const Pairs& pairs, bool modal, const AttentionTensors&
   const at::Tensor p_b = Softmax(pairs, at::matmul(hidden, in.score));
   if (!modal) return WeightedSum(pairs, p_b, in.history);
   const at::Tensor p_m = Softmax(
-      pairs,
-      (Gather(in.query_modal, pairs.row) * Gather(in.history_modal, pairs.position)).sum(1));
+      pairs, (Gather(in.query_modal, pairs.row) * Gather(in.history_modal, pairs.position)).sum(1));
   return at::cat({WeightedSum(pairs, p_m, in.history_modal), WeightedSum(pairs, p_m, in.history),
                   WeightedSum(pairs, p_b, in.history_modal), WeightedSum(pairs, p_b, in.history)},
                  1);
@@ -77,12 +77,10 @@ at::Tensor PairAttention(const Pairs& pairs, bool modal, const AttentionTensors&
 
 at::Tensor PairSimilarityTiers(const Pairs& pairs, const at::Tensor& query,
                                const at::Tensor& history, int64_t bins) {
-  const at::NoGradGuard no_grad;
-  const at::Tensor similarity =
-      (Gather(query, pairs.row) * Gather(history, pairs.position)).sum(1);
-  const at::Tensor bin = ((similarity + 1.0) * (0.5 * static_cast<double>(bins)))
-                             .to(at::kLong)
-                             .clamp(0, bins - 1);
+  const c10::NoGradGuard no_grad;
+  const at::Tensor similarity = (Gather(query, pairs.row) * Gather(history, pairs.position)).sum(1);
+  const at::Tensor bin =
+      ((similarity + 1.0) * (0.5 * static_cast<double>(bins))).to(at::kLong).clamp(0, bins - 1);
   // Atomic on a GPU, but counts are exact: any order gives the same bits.
   const at::Tensor counts = at::zeros({query.size(0) * bins}, query.options())
                                 .scatter_add_(0, pairs.row * bins + bin, at::ones_like(similarity));

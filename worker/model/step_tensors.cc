@@ -25,11 +25,24 @@ at::Tensor Rows(const Lookup& lookup, int64_t dim) {
 }  // namespace
 
 std::array<at::Tensor*, 18> StepTensors::all() {
-  return {&user,           &item,           &feature,          &align,
-          &content_vector, &z,              &user_of_row,      &item_of_row,
-          &item_of_position, &content_of_item, &features_of_item, &context_of_row,
-          &codes_of_content, &numerics,      &clicks,           &conversions,
-          &history_begin,  &history_length};
+  return {&user,
+          &item,
+          &feature,
+          &align,
+          &content_vector,
+          &z,
+          &user_of_row,
+          &item_of_row,
+          &item_of_position,
+          &content_of_item,
+          &features_of_item,
+          &context_of_row,
+          &codes_of_content,
+          &numerics,
+          &clicks,
+          &conversions,
+          &history_begin,
+          &history_length};
 }
 
 StepTensors HostTensors(const StepInputs& in, const StepShape& shape) {

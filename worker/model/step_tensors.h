@@ -18,10 +18,10 @@ struct StepTensors {
   at::Tensor z;                                           // [C, dim]
 
   at::Tensor user_of_row, item_of_row, item_of_position, content_of_item;
-  at::Tensor features_of_item;  // [features, U or candidates]
-  at::Tensor context_of_row;    // [context features, N]
-  at::Tensor codes_of_content;  // [levels, C]
-  at::Tensor numerics;          // [N, numerics]
+  at::Tensor features_of_item;     // [features, U or candidates]
+  at::Tensor context_of_row;       // [context features, N]
+  at::Tensor codes_of_content;     // [levels, C]
+  at::Tensor numerics;             // [N, numerics]
   at::Tensor clicks, conversions;  // [N]
 
   // On the device path only: of the request of each row, [N]; and what follows from them.

@@ -68,8 +68,8 @@ void MoveThereAndBack(at::Device device) {
   // Nothing was overwritten by later steps.
   for (int64_t step = 0; step < kSteps; ++step) {
     const auto i = static_cast<size_t>(step);
-    EXPECT_TRUE(at::equal(kept_floats[i].cpu(),
-                          at::full({1 + 100 * step, 3}, static_cast<double>(step))));
+    EXPECT_TRUE(
+        at::equal(kept_floats[i].cpu(), at::full({1 + 100 * step, 3}, static_cast<double>(step))));
     EXPECT_TRUE(at::equal(kept_indices[i].cpu(), at::arange(step * 1000, at::kLong)));
   }
   const at::Tensor out[] = {kept_floats[2] * 2, at::Tensor(), kept_floats[1]};
