@@ -159,8 +159,8 @@ absl::Status NcclAllreduce::Launch(Waiting& waiting) {
     widen_.push_back({sent, waiting.values});
   }
   const ncclDataType_t type = sent.scalar_type() == at::kFloat ? ncclFloat32 : ncclBfloat16;
-  const ncclResult_t result = ncclAllReduce(sent.data_ptr(), sent.data_ptr(), count, type, ncclSum,
-                                            communicator_, stream_);
+  const ncclResult_t result =
+      ncclAllReduce(sent.data_ptr(), sent.data_ptr(), count, type, ncclSum, communicator_, stream_);
   if (!Accepted(result)) return NcclError(result, communicator_, "ncclAllReduce");
   if (waiting.host.defined()) to_host_.push_back({waiting.values, waiting.host});
   ++launched_;

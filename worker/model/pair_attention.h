@@ -3,8 +3,9 @@
 // and sums run over the pairs of a candidate. No loop over requests, no padding; autograd
 // differentiates it.
 //
-// Memory: pairs * (hidden + 2 * behaviour + 2 * modal) floats, about, are kept for the backward
-// pass. Every sum has a fixed order (gathers and bags sort on a GPU, none adds atomically).
+// Memory: pairs * (hidden + 3 * behaviour + 2 * modal) floats, about, are kept for the backward
+// pass. It is made of operations whose GPU kernels, too, add in a fixed order as far as LibTorch
+// documents them (gathers and bags sort; none adds floats atomically).
 #pragma once
 
 #include <ATen/ATen.h>

@@ -58,7 +58,8 @@ at::TensorOptions On(int64_t gpu) {
   return at::TensorOptions(at::kFloat).device(at::kCUDA, static_cast<c10::DeviceIndex>(gpu));
 }
 
-// Three steps of three ranges, one of them in host memory, that count up from rank + step: what each sum is, is known.
+// Three steps of three ranges, one of them in host memory, that count up from rank + step: what
+// each sum is, is known.
 void SumSteps(Group& group, int64_t gpu, Wire wire) {
   const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(gpu));
   auto allreduce = NcclAllreduce::Create(group, On(gpu).device(), wire, Soon());

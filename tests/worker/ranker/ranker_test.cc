@@ -23,8 +23,8 @@ Config SmallConfig(const std::string& arm) {
   config.model.id_dim = 8;
   config.model.feature_dim = 4;
   config.model.attention_hidden = 4;
-  config.model.dnn = "16";
-  config.model.tower = "8";
+  config.model.dnn = std::string("16");  // g++ 12 warns falsely of an assigned literal
+  config.model.tower = std::string("8");
   config.model.fusion_hidden = 8;
   config.encoder.dim = 12;
   config.codebook.levels = 2;
