@@ -73,3 +73,12 @@ function(savior_mpi_test name)
       ENVIRONMENT "OMP_NUM_THREADS=1;OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;OMPI_MCA_rmaps_base_oversubscribe=1;OMPI_MCA_hwloc_base_binding_policy=none;OMPI_MCA_mpi_yield_when_idle=1")
   endforeach()
 endfunction()
+
+# savior_gpu_tests(NAME): of savior_test NAME, the tests in suites called *Gpu become a CTest entry of their own,
+# NAME.gpu with label gpu; without a GPU they say why they skip, and CTest counts them as skipped.
+function(savior_gpu_tests name)
+  set_tests_properties(${name} PROPERTIES ENVIRONMENT_MODIFICATION "GTEST_FILTER=set:-*Gpu.*")
+  add_test(NAME ${name}.gpu COMMAND ${name} --gtest_filter=*Gpu.*)
+  set_tests_properties(${name}.gpu PROPERTIES LABELS gpu TIMEOUT 300
+    SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")
+endfunction()

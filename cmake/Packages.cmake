@@ -70,6 +70,5 @@ target_compile_definitions(torch_wheel INTERFACE C10_USE_GLOG)
 target_link_options(torch_wheel INTERFACE -Wl,--allow-shlib-undefined)
 
 if(SAVIOR_CUDA)
-  find_package(CUDAToolkit 13.0 REQUIRED)
-  import_wheel_library(torch_cuda_wheel ${TORCH_DIR}/lib/libtorch_cuda.so DEPS torch_wheel CUDA::cudart)
+  include(Cuda)
 endif()

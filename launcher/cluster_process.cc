@@ -18,9 +18,10 @@
 #include "launcher/commit.h"
 #include "launcher/exit_code.h"
 #include "launcher/network.h"
-#include "worker/mpi_allreduce.h"
+#include "worker/device.h"
 #include "worker/remote_store.h"
 #include "worker/tables.h"
+#include "worker/worker_allreduce.h"
 
 namespace savior {
 namespace {
@@ -95,9 +96,8 @@ absl::StatusOr<std::vector<std::string>> ClusterProcess::Share(
     std::string text = said["text"];
     const auto code = static_cast<absl::StatusCode>(said["code"].get<int>());
     if (code != absl::StatusCode::kOk) {
-      return absl::Status(code, r == rank()
-                                    ? text
-                                    : absl::StrCat(placement_.NameOfRank(r), ": ", text));
+      return absl::Status(code,
+                          r == rank() ? text : absl::StrCat(placement_.NameOfRank(r), ": ", text));
     }
     all[r] = std::move(text);
   }
@@ -150,9 +150,9 @@ absl::StatusOr<std::string> ClusterProcess::BindTo(int64_t offset) const {
   }
   const int64_t port = config_.cluster.port == 0 ? 0 : config_.cluster.port + offset;
   if (port > 65535) {
-    return absl::InvalidArgumentError(fmt::format(
-        "cluster.port = {}: with {} shards the ports end beyond 65535", config_.cluster.port,
-        placement_.shards));
+    return absl::InvalidArgumentError(
+        fmt::format("cluster.port = {}: with {} shards the ports end beyond 65535",
+                    config_.cluster.port, placement_.shards));
   }
   return fmt::format("tcp://{}:{}", address, port);
 }
@@ -195,19 +195,21 @@ absl::Status ClusterProcess::ConnectControl() {
 
 absl::Status ClusterProcess::FormGroups() {
   constexpr uint32_t kWorkers = 0, kServersOnly = 1;
-  SAVIOR_ASSIGN_OR_RETURN(workers_,
-                          everybody_->Split(IsWorker(role()) ? kWorkers : kServersOnly,
-                                            rank(), PhaseDeadline()));
+  SAVIOR_ASSIGN_OR_RETURN(workers_, everybody_->Split(IsWorker(role()) ? kWorkers : kServersOnly,
+                                                      rank(), PhaseDeadline()));
   if (!IsWorker(role())) return absl::OkStatus();
-  if (workers_->size() == 1) {
-    allreduce_ = std::make_unique<SoloAllreduce>();
-    return absl::OkStatus();
-  }
+  SAVIOR_ASSIGN_OR_RETURN(const c10::Device device,
+                          PickDevice(config_.cluster.device, local_worker()));
   SAVIOR_ASSIGN_OR_RETURN(
-      allreduce_,
-      MpiAllreduce::Create(workers_.get(), {.wire = WireDtype(config_.cluster.allreduce_dtype)},
-                           PhaseDeadline()));
+      allreduce_, MakeAllreduce(workers_.get(), device, WireDtype(config_.cluster.allreduce_dtype),
+                                PhaseDeadline()));
   return absl::OkStatus();
+}
+
+int64_t ClusterProcess::local_worker() const {
+  return std::ranges::count_if(placement_.workers, [this](uint32_t rank) {
+    return rank < this->rank() && placement_.hosts[rank] == placement_.hosts[this->rank()];
+  });
 }
 
 // Servers write commits into it, and all read them: found out before anything is trained.
@@ -241,10 +243,10 @@ absl::Status ClusterProcess::CheckFolderIsShared() {
 absl::StatusOr<RunStart> ClusterProcess::Agree(std::optional<RunStart> mine) {
   std::string said;
   if (mine.has_value()) {
-    said = Json{{"from", mine->restore_from.string()},
-                {"step", mine->step},
-                {"samples", mine->samples}}
-               .dump();
+    said =
+        Json{
+            {"from", mine->restore_from.string()}, {"step", mine->step}, {"samples", mine->samples}}
+            .dump();
   }
   SAVIOR_ASSIGN_OR_RETURN(const std::vector<std::string> all, Share(said, DeadlineIn(kPatience)));
   try {
@@ -253,42 +255,41 @@ absl::StatusOr<RunStart> ClusterProcess::Agree(std::optional<RunStart> mine) {
                     .step = json.at("step"),
                     .samples = json.at("samples")};
   } catch (const Json::exception& e) {
-    return absl::DataLossError(absl::StrCat("what the lead worker says does not decode: ",
-                                            e.what()));
+    return absl::DataLossError(
+        absl::StrCat("what the lead worker says does not decode: ", e.what()));
   }
 }
 
 absl::Status ClusterProcess::Serve(const RunStart& start) {
-  const auto server = static_cast<uint32_t>(
-      std::ranges::find(placement_.servers, rank()) - placement_.servers.begin());
+  const auto server = static_cast<uint32_t>(std::ranges::find(placement_.servers, rank()) -
+                                            placement_.servers.begin());
   const fs::path live = config_.ps.live_dir.empty() ? fs::path(config_.run.dir) / "live"
                                                     : fs::path(config_.ps.live_dir);
   SAVIOR_ASSIGN_OR_RETURN(
-      host_, ShardHost::Open(
-                 {.tables = ModelTables(config_),
-                  .shards = placement_.shards,
-                  .first = placement_.FirstShard(server),
-                  .count = placement_.ShardCount(server),
-                  .ram_budget_bytes = static_cast<uint64_t>(config_.ps.ram_budget_mb) << 20,
-                  .folder = live / absl::StrCat("server-", server),
-                  .seed = static_cast<uint64_t>(config_.seed),
-                  .steps_per_minute = static_cast<double>(config_.ps.steps_per_minute),
-                  .restore_from = start.restore_from}));
+      host_,
+      ShardHost::Open({.tables = ModelTables(config_),
+                       .shards = placement_.shards,
+                       .first = placement_.FirstShard(server),
+                       .count = placement_.ShardCount(server),
+                       .ram_budget_bytes = static_cast<uint64_t>(config_.ps.ram_budget_mb) << 20,
+                       .folder = live / absl::StrCat("server-", server),
+                       .seed = static_cast<uint64_t>(config_.seed),
+                       .steps_per_minute = static_cast<double>(config_.ps.steps_per_minute),
+                       .restore_from = start.restore_from}));
   SAVIOR_ASSIGN_OR_RETURN(const std::string endpoint, BindTo(1));
   const fs::path commits = fs::path(config_.run.dir) / "commits";
   SAVIOR_ASSIGN_OR_RETURN(
-      server_, Server::Start(host_.get(), &context_,
-                             {.endpoint = endpoint,
-                              .security = ServerSecurity(),
-                              .incarnation = cards_[0].incarnation,
-                              .steps = StepRules{.workers = static_cast<uint32_t>(
-                                                     placement_.workers.size()),
-                                                 .staleness = config_.cluster.staleness,
-                                                 .first_step = start.step},
-                              .checkpoint_folder = [commits](int64_t step, uint32_t shard) {
-                                return UnfinishedCommit(commits, step) /
-                                       absl::StrCat("shard-", shard);
-                              }}));
+      server_,
+      Server::Start(host_.get(), &context_,
+                    {.endpoint = endpoint,
+                     .security = ServerSecurity(),
+                     .incarnation = cards_[0].incarnation,
+                     .steps = StepRules{.workers = static_cast<uint32_t>(placement_.workers.size()),
+                                        .staleness = config_.cluster.staleness,
+                                        .first_step = start.step},
+                     .checkpoint_folder = [commits](int64_t step, uint32_t shard) {
+                       return UnfinishedCommit(commits, step) / absl::StrCat("shard-", shard);
+                     }}));
   return absl::OkStatus();
 }
 

@@ -42,6 +42,7 @@ class ClusterProcess final : public RunPlace {
 
   Group& workers() override { return *workers_; }
   Allreduce& allreduce() override { return *allreduce_; }
+  int64_t local_worker() const override;
   absl::StatusOr<RunStart> Agree(std::optional<RunStart> mine) override;
   // Opens and serves this process's shards, if it is a server, and connects to all, if a worker
   // (else null).

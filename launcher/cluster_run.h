@@ -23,9 +23,9 @@
 namespace savior {
 
 // Takes this process's role in the run, from start to end. `role`: --role, or empty. The result is
-// the lead worker's; others get an empty one. kCancelled: all have stopped. Any other error, of this
-// process or of another one, ends the process: with the exit code of whoever failed first, after
-// rank 0 has said why.
+// the lead worker's; others get an empty one. kCancelled: all have stopped. Any other error, of
+// this process or of another one, ends the process: with the exit code of whoever failed first,
+// after rank 0 has said why.
 [[nodiscard]] absl::StatusOr<EvalResult> TrainInCluster(const Config& config,
                                                         const std::string& role,
                                                         const RunOptions& options,

@@ -13,6 +13,7 @@
 #include "launcher/run_place.h"
 #include "launcher/run_store.h"
 #include "launcher/temporary_folder.h"
+#include "worker/device.h"
 #include "worker/tables.h"
 
 namespace savior {
@@ -51,6 +52,7 @@ absl::StatusOr<EvalResult> EvaluateRun(const std::string& run, const std::string
 }
 
 absl::Status DryRun(const Config& config, std::ostream& out) {
+  SAVIOR_RETURN_IF_ERROR(PickDevice(config.cluster.device, 0).status());
   SAVIOR_ASSIGN_OR_RETURN(const RunInputs inputs, RunInputs::Open(config));
   const TrainingLog* const log = inputs.log.get();
   const auto count = [&](const char* name, Period period) -> absl::Status {

@@ -38,10 +38,11 @@ absl::Status RunInputs::CheckPeriods() const {
     }
     return n;
   };
-  const std::string days = log->days().empty() ? "the data has no requests at all"
-                                              : fmt::format("the data's requests are from {} to {}",
-                                                            FormatDate(log->days().front().start),
-                                                            FormatDate(log->days().back().start));
+  const std::string days = log->days().empty()
+                               ? "the data has no requests at all"
+                               : fmt::format("the data's requests are from {} to {}",
+                                             FormatDate(log->days().front().start),
+                                             FormatDate(log->days().back().start));
   if (requests(periods.training) == 0) {
     return absl::InvalidArgumentError(fmt::format(
         "no requests to train on from data.train_from = {} until data.train_until = {}: {}",

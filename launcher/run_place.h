@@ -30,6 +30,8 @@ class RunPlace {
   virtual Group& workers() = 0;
   virtual Allreduce& allreduce() = 0;
   bool lead() { return workers().rank() == 0; }
+  // This worker's number among those of its machine: picks its GPU.
+  virtual int64_t local_worker() const { return 0; }
 
   // The lead says what the run starts from, the others hear it; they wait as long as it takes.
   [[nodiscard]] virtual absl::StatusOr<RunStart> Agree(std::optional<RunStart> mine) = 0;

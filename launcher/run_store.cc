@@ -14,7 +14,8 @@ class LocalRunStore final : public RunStore {
 
   EmbeddingStore& store() override { return *store_; }
   uint32_t shards() const override { return store_->host().shards(); }
-  absl::Status Checkpoint(const std::filesystem::path& folder, int64_t, Deadline deadline) override {
+  absl::Status Checkpoint(const std::filesystem::path& folder, int64_t,
+                          Deadline deadline) override {
     return store_->Checkpoint(folder, deadline);
   }
 

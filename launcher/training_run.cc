@@ -16,6 +16,7 @@
 #include "common/progress.h"
 #include "common/tensor_file.h"
 #include "launcher/commit.h"
+#include "worker/device.h"
 #include "worker/eval/prediction_share.h"
 
 namespace savior {
@@ -78,6 +79,8 @@ absl::StatusOr<EvalResult> TrainingRun::Work() {
 }
 
 absl::Status TrainingRun::Open() {
+  // Before hours of preparing; the trainer picks it again.
+  SAVIOR_RETURN_IF_ERROR(PickDevice(config_.cluster.device, place_.local_worker()).status());
   if (lead()) {
     SAVIOR_ASSIGN_OR_RETURN(inputs_, RunInputs::Open(config_));
     SAVIOR_RETURN_IF_ERROR(inputs_.CheckPeriods());
@@ -123,7 +126,8 @@ absl::Status TrainingRun::OpenTables() {
   }
   SAVIOR_ASSIGN_OR_RETURN(store_, place_.OpenStore(start_, folder_ ? folder_->live() : fs::path()));
   SAVIOR_ASSIGN_OR_RETURN(trainer_, Trainer::Create(config_, inputs_.log.get(), &store_->store(),
-                                                    inputs_.periods.training, &place_.allreduce()));
+                                                    inputs_.periods.training, &place_.allreduce(),
+                                                    place_.local_worker()));
   if (afresh) {
     if (lead()) {
       SAVIOR_RETURN_IF_ERROR(PublishContent(*inputs_.log, content_, config_, store_->store()));
@@ -163,6 +167,7 @@ absl::Status TrainingRun::CheckSame(const std::string& what, const std::string& 
 }
 
 absl::Status TrainingRun::TrainLoop() {
+  LOG(INFO) << "computing on " << trainer_->device().str();
   if (options_.before_first_step) options_.before_first_step();
   train_start_ = last_metrics_ = absl::Now();
   train_cpu_start_ = last_cpu_ = ProcessCpuSeconds();

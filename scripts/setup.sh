@@ -3,12 +3,15 @@
 # untried) and a virtual environment with pinned wheels that serve as C++ SDKs. Safe to run again:
 # when nothing is missing it ends in well under a second.
 #
-#   scripts/setup.sh          for a CPU machine
-#   scripts/setup.sh --gpu    torch with its full set of CUDA libraries (about 4 GB)
-#   scripts/setup.sh --cluster   what tests/cluster needs besides: network tools, sshd, Slurm. None of
-#                                their daemons is started: the tests start their own
+#   scripts/setup.sh                 for a CPU machine
+#   scripts/setup.sh --cuda-build    and what compiling and linking the CUDA build needs (0.2 GB);
+#                                    its programs need --gpu to run
+#   scripts/setup.sh --gpu           the same, and torch's full set of CUDA libraries (about 4 GB)
+#   scripts/setup.sh --cluster       what tests/cluster needs besides: network tools, sshd, Slurm.
+#                                    None of their daemons is started: the tests start their own
 #
-# The environment lives in ${SAVIOR_CACHE:-~/.cache/savior}; .venv in the repository points to it.
+# The environment lives in ${SAVIOR_CACHE:-~/.cache/savior}; .venv in the repository points to it,
+# and .cuda to the headers and libraries of the CUDA build.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 PACKAGES=(
@@ -117,12 +120,35 @@ ensure_wheels() {
   ln -sfnT "$venv" "$ROOT/.venv"
 }
 
-gpu=0 cluster=0
+# Beside the environment, not in it: who builds for the CPU keeps the wheels that he has.
+install_cuda() {
+  local folder=$1
+  (
+    flock 9
+    [[ -e $folder/READY ]] && exit 0
+    rm -rf "$folder"
+    "$ROOT/.venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off \
+      --no-deps --target "$folder" -r "$ROOT/scripts/requirements-cuda.txt"
+    touch "$folder/READY"
+  ) 9>"$folder.lock"
+}
+
+ensure_cuda() {
+  local folder
+  folder=$(keyed_path cuda "$ROOT/scripts/requirements-cuda.txt")
+  [[ -e $folder/READY ]] ||
+    step cuda "Installing NCCL and CUDA headers from wheels" "1 minute, 0.2 GB to load" \
+      install_cuda "$folder"
+  ln -sfnT "$folder" "$ROOT/.cuda"
+}
+
+gpu=0 cuda_build=0 cluster=0
 for argument in "$@"; do
   case $argument in
-    --gpu) gpu=1 ;;
+    --gpu) gpu=1 cuda_build=1 ;;
+    --cuda-build) cuda_build=1 ;;
     --cluster) cluster=1 ;;
-    *) die "unknown argument '$argument'; usage: scripts/setup.sh [--gpu] [--cluster]" ;;
+    *) die "unknown argument '$argument'; usage: scripts/setup.sh [--cuda-build | --gpu] [--cluster]" ;;
   esac
 done
 ensure_packages apt install_packages "${PACKAGES[@]}"
@@ -130,3 +156,4 @@ if ((cluster)); then
   ensure_packages apt-cluster install_packages_without_daemons "${CLUSTER_PACKAGES[@]}"
 fi
 ensure_wheels "$gpu"
+((!cuda_build)) || ensure_cuda

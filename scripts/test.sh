@@ -4,7 +4,8 @@
 # Arguments go to ctest: scripts/test.sh -R Shard
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-"$ROOT/scripts/setup.sh"
+# With the headers that the test build.cuda compiles against.
+"$ROOT/scripts/setup.sh" --cuda-build
 cd "$ROOT"
 configure
 step build "Building the program, tests and benches" "20 minutes the first time, then seconds" \

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "common/random.h"
 #include "common/simd.h"
@@ -42,20 +43,61 @@ size_t DenseWeights::Add(std::string name, std::vector<int64_t> shape, double bo
   return parameters_.size() - 1;
 }
 
-void DenseWeights::ZeroGradients() { std::ranges::fill(gradients_, 0.0f); }
+AdamFactors FactorsOf(const AdamOptions& o, int64_t step) {
+  const double t = static_cast<double>(step);
+  return {.beta1 = static_cast<float>(o.beta1),
+          .beta2 = static_cast<float>(o.beta2),
+          .eps = static_cast<float>(o.eps),
+          .rate = static_cast<float>(o.lr / (1.0 - std::pow(o.beta1, t))),
+          .v_scale = static_cast<float>(1.0 / (1.0 - std::pow(o.beta2, t))),
+          .shrink = static_cast<float>(1.0 - o.lr * o.weight_decay)};
+}
 
-void DenseWeights::AdamStep(const AdamOptions& o) {
-  ++steps_;
-  const double t = static_cast<double>(steps_);
-  const double rate = o.lr / (1.0 - std::pow(o.beta1, t));
-  const double v_scale = 1.0 / (1.0 - std::pow(o.beta2, t));
+void DenseWeights::PlaceOn(std::unique_ptr<DenseArrays> arrays) {
+  device_ = std::move(arrays);
+  device_->Store(weights_, m_, v_);
+}
+
+std::vector<float>& DenseWeights::weights() {
+  if (device_) device_->FetchWeights(weights_);
+  return weights_;
+}
+
+const std::vector<float>& DenseWeights::weights() const {
+  if (device_) device_->FetchWeights(weights_);
+  return weights_;
+}
+
+std::vector<float>& DenseWeights::gradients() {
+  if (device_) device_->FetchGradients(gradients_);
+  return gradients_;
+}
+
+std::span<float> DenseWeights::gradient_memory() {
+  return device_ ? device_->gradients() : std::span<float>(gradients_);
+}
+
+void DenseWeights::ZeroGradients() {
+  if (device_) return device_->ZeroGradients();
+  std::ranges::fill(gradients_, 0.0f);
+}
+
+void DenseWeights::AdamStep(const AdamOptions& options) {
+  const AdamFactors f = FactorsOf(options, ++steps_);
+  if (device_) return device_->AdamStep(f);
   AdamKernel(weights_.data(), m_.data(), v_.data(), gradients_.data(),
-             static_cast<int64_t>(weights_.size()), static_cast<float>(o.beta1),
-             static_cast<float>(o.beta2), static_cast<float>(rate), static_cast<float>(v_scale),
-             static_cast<float>(o.eps), static_cast<float>(1.0 - o.lr * o.weight_decay));
+             static_cast<int64_t>(weights_.size()), f.beta1, f.beta2, f.rate, f.v_scale, f.eps,
+             f.shrink);
+}
+
+void DenseWeights::Fetch() const {
+  if (!device_) return;
+  device_->FetchWeights(weights_);
+  device_->FetchMoments(m_, v_);
 }
 
 uint64_t DenseWeights::Digest() const {
+  Fetch();
   uint64_t digest = static_cast<uint64_t>(steps_);
   for (const auto* array : {&weights_, &m_, &v_}) {
     digest = XXH3_64bits_withSeed(array->data(), array->size() * sizeof(float), digest);
@@ -64,6 +106,7 @@ uint64_t DenseWeights::Digest() const {
 }
 
 TensorFile DenseWeights::Save() const {
+  Fetch();
   TensorFile file;
   file.metadata["adam.steps"] = std::to_string(steps_);
   for (const Parameter& p : parameters_) {
@@ -99,6 +142,7 @@ absl::Status DenseWeights::Load(const TensorFile& file) {
       std::ranges::copy(found->second.data, all->begin() + p.offset);
     }
   }
+  if (device_) device_->Store(weights_, m_, v_);
   return absl::OkStatus();
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "common/random.h"
+#include "worker/device.h"
 
 namespace savior {
 namespace {
@@ -48,20 +49,38 @@ class Stopwatch {
   const SteadyClock::time_point start_ = SteadyClock::now();
 };
 
+// What LibTorch throws, as a status: above all that a device's memory is full.
+template <typename F>
+absl::Status Guarded(const F& compute) {
+  try {
+    compute();
+    return absl::OkStatus();
+  } catch (const c10::OutOfMemoryError& error) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the device's memory is full: lower train.requests_per_batch or "
+                     "eval.requests_per_batch: ",
+                     error.what_without_backtrace()));
+  } catch (const c10::Error& error) {
+    return absl::InternalError(absl::StrCat("LibTorch: ", error.what_without_backtrace()));
+  }
+}
+
 }  // namespace
 
 Trainer::Trainer(const Config& config, const TrainingLog* log, EmbeddingStore* store,
-                 Period training, Allreduce* allreduce)
+                 Period training, Allreduce* allreduce, at::Device device)
     : config_(config),
       log_(log),
       store_(store),
       training_(training),
       allreduce_(allreduce == nullptr ? &solo_ : allreduce),
       pulls_ahead_(PullsAhead(config.cluster.staleness)),
+      device_(device),
       assembler_(log, config),
       ranker_(config,
-              {assembler_.num_features(), assembler_.num_context(), assembler_.num_numerics()}),
-      buckets_(ranker_.dense().parameters(), ranker_.dense().gradients(), allreduce_) {
+              {assembler_.num_features(), assembler_.num_context(), assembler_.num_numerics()},
+              {.device = device}),
+      buckets_(ranker_.dense().parameters(), ranker_.dense().gradient_memory(), allreduce_) {
   if (allreduce_->size() > 1) {
     ranker_.OnGradient([this](size_t parameter) { buckets_.Ready(parameter); });
   }
@@ -77,8 +96,11 @@ Trainer::~Trainer() {
 absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const Config& config,
                                                          const TrainingLog* log,
                                                          EmbeddingStore* store, Period training,
-                                                         Allreduce* allreduce) {
-  std::unique_ptr<Trainer> trainer(new Trainer(config, log, store, training, allreduce));
+                                                         Allreduce* allreduce, int64_t local_rank) {
+  SAVIOR_ASSIGN_OR_RETURN(const at::Device device, PickDevice(config.cluster.device, local_rank));
+  std::unique_ptr<Trainer> trainer;
+  SAVIOR_RETURN_IF_ERROR(Guarded(
+      [&] { trainer.reset(new Trainer(config, log, store, training, allreduce, device)); }));
   SAVIOR_ASSIGN_OR_RETURN(
       auto reader,
       BatchReader::Create(log, TrainingBatches(config, training, 0, *trainer->allreduce_)));
@@ -194,7 +216,7 @@ absl::StatusOr<StepFigures> Trainer::Step(bool stop) {
     AdamOptions adam;
     adam.lr = config_.train.dense_lr;
     adam.weight_decay = config_.train.dense_weight_decay;
-    ranker_.dense().AdamStep(adam);
+    SAVIOR_RETURN_IF_ERROR(Guarded([&] { ranker_.dense().AdamStep(adam); }));
   }
   if (figures.stop || step_ == total_steps_) {
     const Stopwatch watch(&seconds.push_wait);
@@ -208,7 +230,8 @@ absl::Status Trainer::Compute(const StepInputs& in, bool stop, RowGradients* gra
                               StepFigures* figures) {
   const Stopwatch watch(&figures->seconds.compute);
   summing_ = true;
-  const RankerLosses losses = ranker_.Learn(in, step_, grads);
+  RankerLosses losses;
+  SAVIOR_RETURN_IF_ERROR(Guarded([&] { losses = ranker_.Learn(in, step_, grads); }));
   // Before a push spreads it.
   SAVIOR_RETURN_IF_ERROR(CheckLosses(step_, losses));
   buckets_.StartRest();
@@ -281,7 +304,7 @@ absl::StatusOr<PredictionShare> Trainer::PredictShare(Period period, int64_t wor
     SAVIOR_ASSIGN_OR_RETURN(StepInputs in,
                             assembler_.Assemble(std::move(batch), *store_, NextDeadline()));
     SAVIOR_RETURN_IF_ERROR(FetchRows(in, *store_, NextDeadline()));
-    ranker_.Predict(in, &p_ctr, &p_ctcvr);
+    SAVIOR_RETURN_IF_ERROR(Guarded([&] { ranker_.Predict(in, &p_ctr, &p_ctcvr); }));
     share.predictions.Append(in.batch, p_ctr, p_ctcvr);
     share.batch_rows.push_back(in.batch.rows());
   }

@@ -57,10 +57,12 @@ struct StepFigures {
 class Trainer {
  public:
   // `log`, `store` and `allreduce` must outlive the trainer; the allreduce's ranks are the workers
-  // (null: this is the only one). `training` may be empty of requests: zero steps.
+  // (null: this is the only one). `training` may be empty of requests: zero steps. Computes where
+  // cluster.device says (worker/device.h); `local_rank` is the worker's number on its machine.
+  // kFailedPrecondition: there is no such device; kResourceExhausted: its memory is full.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<Trainer>> Create(
       const Config& config, const TrainingLog* log, EmbeddingStore* store, Period training,
-      Allreduce* allreduce = nullptr);
+      Allreduce* allreduce = nullptr, int64_t local_rank = 0);
   // Waits for what is under way, up to its deadlines.
   ~Trainer();
 
@@ -70,8 +72,9 @@ class Trainer {
   [[nodiscard]] absl::Status Seek(int64_t step);
 
   // Performs one step; step() < total_steps(). All workers do, with the same step. `stop`: this
-  // worker wants all to stop after it. kDataLoss: the loss is not finite (step named). Errors of
-  // the store and of the allreduce. After an error the trainer is of no use.
+  // worker wants all to stop after it. kDataLoss: the loss is not finite (step named);
+  // kResourceExhausted: the device's memory is full; errors of the store and of the allreduce.
+  // After an error the trainer is of no use.
   [[nodiscard]] absl::StatusOr<StepFigures> Step(bool stop = false);
 
   // Waits until this worker's pushes of all steps so far are applied. Before a commit; after the
@@ -84,6 +87,7 @@ class Trainer {
   [[nodiscard]] absl::StatusOr<PredictionShare> PredictShare(Period period, int64_t worker,
                                                              int64_t workers);
 
+  at::Device device() const { return device_; }
   DenseWeights& dense() { return ranker_.dense(); }
   // Of dense weights and moments: the same at all workers.
   uint64_t Digest() { return dense().Digest(); }
@@ -96,7 +100,7 @@ class Trainer {
   };
 
   Trainer(const Config& config, const TrainingLog* log, EmbeddingStore* store, Period training,
-          Allreduce* allreduce);
+          Allreduce* allreduce, at::Device device);
   absl::StatusOr<StepInputs> Load(int64_t step);
   absl::Status LookAhead(StepSeconds* seconds);
   absl::Status StartPulls(int64_t until);
@@ -115,6 +119,7 @@ class Trainer {
   SoloAllreduce solo_;
   Allreduce* const allreduce_;
   const int64_t pulls_ahead_;  // steps beyond the one that computes whose pulls may be under way
+  const at::Device device_;
   StepAssembler assembler_;
   Ranker ranker_;
   GradientBuckets buckets_;

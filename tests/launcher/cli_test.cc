@@ -16,6 +16,7 @@
 #include "tests/launcher/process.h"
 #include "tests/launcher/small_run.h"
 #include "tests/worker/data/raw_tables.h"
+#include "worker/device.h"
 
 namespace savior {
 namespace {
@@ -126,6 +127,9 @@ TEST_F(Cli, BadConfigurationIsNamed) {
   EXPECT_THAT(refusal("data.train_from="), HasSubstr("data.train_from is not set"));
   EXPECT_THAT(refusal("data.raw="), HasSubstr("data.raw is not set"));
   EXPECT_THAT(refusal("eval.buckets.new=age_dais <= 5"), HasSubstr("age_da"));
+  if (!CountGpus().ok()) {
+    EXPECT_THAT(refusal("cluster.device=cuda"), HasSubstr("cluster.device = \"cuda\": "));
+  }
   EXPECT_FALSE(fs::exists(folder_ / "run"));
   const Ended missing = Savior({"train", "no/such.toml"});
   EXPECT_EQ(missing.code, 2);

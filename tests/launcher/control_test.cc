@@ -4,8 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
-#include <cstring>
 #include <chrono>
+#include <cstring>
 #include <thread>
 #include <vector>
 
@@ -76,16 +76,17 @@ class ControlTest : public testing::Test {
 
   void Start(milliseconds lease) {
     lease_ = lease;
-    auto coordinator = Coordinator::Start(
-        &context_, "tcp://127.0.0.1:0", {}, kRun,
-        Membership({"rank 0", "rank 1"}, {0, 1}, lease, SteadyClock::now()));
+    auto coordinator =
+        Coordinator::Start(&context_, "tcp://127.0.0.1:0", {}, kRun,
+                           Membership({"rank 0", "rank 1"}, {0, 1}, lease, SteadyClock::now()));
     ASSERT_TRUE(coordinator.ok()) << coordinator.status();
     coordinator_ = *std::move(coordinator);
   }
   std::unique_ptr<ControlLink> Join(uint32_t rank, std::atomic<int>* state = nullptr,
                                     uint64_t run = kRun) {
     auto link = ControlLink::Start(
-        &context_, {.endpoint = coordinator_->endpoint(), .run = run, .rank = rank, .lease = lease_},
+        &context_,
+        {.endpoint = coordinator_->endpoint(), .run = run, .rank = rank, .lease = lease_},
         [state](const Verdict& verdict) {
           if (state != nullptr) *state = static_cast<int>(verdict.state);
         });

@@ -47,9 +47,13 @@ class Mpirun : public ::testing::Test {
 
   // mpirun's own arguments; as people on a crowded machine need them.
   static std::vector<std::string> Command() {
-    std::vector<std::string> command = {"/usr/bin/env", "OMPI_MCA_mpi_yield_when_idle=1",
-                                        "OMP_NUM_THREADS=1", "mpirun", "--oversubscribe",
-                                        "--bind-to", "none"};
+    std::vector<std::string> command = {"/usr/bin/env",
+                                        "OMPI_MCA_mpi_yield_when_idle=1",
+                                        "OMP_NUM_THREADS=1",
+                                        "mpirun",
+                                        "--oversubscribe",
+                                        "--bind-to",
+                                        "none"};
     if (::geteuid() == 0) command.emplace_back("--allow-run-as-root");
     return command;
   }
@@ -76,8 +80,7 @@ class Mpirun : public ::testing::Test {
   static Ended Run(const std::vector<std::string>& command) {
     return ChildProcess(command, folder_->path()).Wait(kLimit);
   }
-  static void Finishes(int ranks, const Config& config,
-                       const std::vector<std::string>& more = {}) {
+  static void Finishes(int ranks, const Config& config, const std::vector<std::string>& more = {}) {
     const Ended ended = Run(Job(ranks, config, more));
     ASSERT_EQ(ended.code, 0) << config.run.dir << ": " << ended.err;
   }

@@ -3,11 +3,13 @@
 #include <torch/torch.h>
 
 #include <cmath>
+#include <iterator>
 #include <string>
 #include <utility>
 
 #include "common/random.h"
 #include "worker/model/attention.h"
+#include "worker/model/device_arrays.h"
 
 namespace savior {
 namespace {
@@ -18,13 +20,6 @@ constexpr int64_t kNoDropout = -1;  // as a step: scoring
 
 at::Tensor View(const std::vector<float>& values, at::IntArrayRef shape) {
   return at::from_blob(const_cast<float*>(values.data()), shape, at::kFloat);
-}
-
-at::Tensor Indices(const std::vector<int64_t>& values, int64_t offset, int64_t n) {
-  return at::from_blob(const_cast<int64_t*>(values.data()) + offset, {n}, at::kLong);
-}
-at::Tensor Indices(const std::vector<int64_t>& values) {
-  return Indices(values, 0, static_cast<int64_t>(values.size()));
 }
 
 // Rows of `table` at `indices`. Not index_select: embedding's backward adds row by row, fast and in
@@ -58,13 +53,16 @@ class ReadyHook final : public torch::autograd::PostAccumulateGradHook {
 
 }  // namespace
 
-Ranker::Ranker(const Config& config, const Sizes& sizes)
+Ranker::Ranker(const Config& config, const Sizes& sizes) : Ranker(config, sizes, Placement{}) {}
+
+Ranker::Ranker(const Config& config, const Sizes& sizes, const Placement& placement)
     : config_(config),
       arm_(ArmOf(config.model.arm)),
       sizes_(sizes),
       modal_(config.encoder.dim),
       hybrid_(arm_.alignment && !arm_.free_content && config.model.alignment == "hybrid"),
-      tiers_(arm_.cross_attention && config.model.simtier) {
+      tiers_(arm_.cross_attention && config.model.simtier),
+      device_(placement.device) {
   const int64_t id = config.model.id_dim, hidden = config.model.attention_hidden;
   if (arm_.alignment) {
     const int64_t parts = arm_.free_content ? 1 : config.codebook.levels + (hybrid_ ? 1 : 0);
@@ -89,18 +87,33 @@ Ranker::Ranker(const Config& config, const Sizes& sizes)
   }
   AddTargetLayers(sizes);
 
-  for (const DenseWeights::Parameter& p : dense_.parameters()) {
-    at::Tensor tensor = at::from_blob(dense_.weights().data() + p.offset, p.shape, at::kFloat);
-    tensors_.push_back(tensor.requires_grad_(true));
-    // Autograd adds into a gradient that is there: all gradients end up in one flat array.
-    tensors_.back().mutable_grad() =
-        at::from_blob(dense_.gradients().data() + p.offset, p.shape, at::kFloat);
-  }
   if (arm_.modal_attention) {
     // Starts as cos(z_t, z_h) at a sharpness that lets near content stand out.
     constexpr float kSharpness = 8.0f;
-    at::NoGradGuard no_grad;
-    tensors_[query_modal_.weight].copy_(at::eye(modal_) * kSharpness);
+    const DenseWeights::Parameter& query = dense_.parameters()[query_modal_.weight];
+    at::from_blob(dense_.weights().data() + query.offset, query.shape, at::kFloat)
+        .copy_(at::eye(modal_) * kSharpness);
+  }
+  WrapParameters(placement);
+}
+
+void Ranker::WrapParameters(const Placement& placement) {
+  float* weights = dense_.weights().data();
+  float* gradients = dense_.gradients().data();
+  if (placement.device_path || !device_.is_cpu()) {
+    staging_ = std::make_unique<DeviceStaging>(device_);
+    auto arrays =
+        std::make_unique<DeviceArrays>(device_, static_cast<int64_t>(dense_.weights().size()));
+    weights = arrays->weights().data();
+    gradients = arrays->gradients().data();
+    dense_.PlaceOn(std::move(arrays));
+  }
+  const auto options = at::TensorOptions(at::kFloat).device(device_);
+  for (const DenseWeights::Parameter& p : dense_.parameters()) {
+    at::Tensor tensor = at::from_blob(weights + p.offset, p.shape, options);
+    tensors_.push_back(tensor.requires_grad_(true));
+    // Autograd adds into a gradient that is there: all gradients end up in one flat array.
+    tensors_.back().mutable_grad() = at::from_blob(gradients + p.offset, p.shape, options);
   }
 }
 
@@ -157,19 +170,55 @@ at::Tensor Ranker::Stack(const std::vector<Layer>& layers, at::Tensor x, bool la
   return x;
 }
 
-Ranker::Rows Ranker::MakeRows(const StepInputs& in, bool learn) const {
-  const auto leaf = [learn](const Lookup& lookup, int64_t dim) {
-    if (lookup.keys.empty()) return at::Tensor();
-    return View(lookup.rows, {static_cast<int64_t>(lookup.keys.size()), dim}).requires_grad_(learn);
-  };
-  Rows rows;
-  rows.user = leaf(in.user, config_.model.id_dim);
-  rows.item = leaf(in.item, config_.model.id_dim);
-  rows.feature = leaf(in.feature, config_.model.feature_dim);
-  rows.align = leaf(in.align, modal_);
-  rows.content_vector = leaf(in.content_vector, modal_);
-  if (arm_.content) rows.z = View(in.z, {static_cast<int64_t>(in.content_keys.size()), modal_});
-  return rows;
+StepTensors Ranker::TensorsOf(const StepInputs& in, bool learn) const {
+  StepTensors t = HostTensors(in, {.id_dim = config_.model.id_dim,
+                                   .feature_dim = config_.model.feature_dim,
+                                   .modal = modal_,
+                                   .features = sizes_.features,
+                                   .context = sizes_.context,
+                                   .numerics = sizes_.numerics,
+                                   .levels = config_.codebook.levels,
+                                   .content = arm_.content});
+  if (staging_) {
+    const RowHistories histories = HistoriesOf(in.batch.row_offsets, in.batch.history_offsets);
+    const auto of_rows = [](const std::vector<int64_t>& values) {
+      return at::from_blob(const_cast<int64_t*>(values.data()),
+                           {static_cast<int64_t>(values.size())}, at::kLong);
+    };
+    t.history_begin = of_rows(histories.begin);
+    t.history_length = of_rows(histories.length);
+    staging_->NextStep();
+    staging_->ToDevice(t.all());
+    t.pairs = PairsOf(t.history_begin, t.history_length, histories.pairs);
+  }
+  for (at::Tensor* rows : {&t.user, &t.item, &t.feature, &t.align, &t.content_vector}) {
+    if (rows->defined()) rows->requires_grad_(learn);
+  }
+  return t;
+}
+
+void Ranker::TakeGradients(const StepTensors& t, RowGradients* grads) const {
+  const at::Tensor* const rows[] = {&t.user, &t.item, &t.feature, &t.align, &t.content_vector};
+  std::vector<float>* const to[] = {&grads->user, &grads->item, &grads->feature, &grads->align,
+                                    &grads->content_vector};
+  if (!staging_) {
+    for (size_t i = 0; i < std::size(rows); ++i) *to[i] = TakeGradient(*rows[i]);
+    return;
+  }
+  std::vector<at::Tensor> gradients;
+  for (const at::Tensor* table : rows) {
+    gradients.push_back(table->defined() ? table->grad() : at::Tensor());
+  }
+  std::vector<std::vector<float>> values = staging_->ToHost(gradients);
+  for (size_t i = 0; i < std::size(rows); ++i) *to[i] = std::move(values[i]);
+}
+
+at::Tensor Ranker::OnDevice(at::Tensor host) const {
+  return staging_ ? staging_->ToDevice(std::move(host)) : host;
+}
+
+at::Tensor Ranker::Zeros(at::IntArrayRef shape) const {
+  return at::zeros(shape, at::TensorOptions(at::kFloat).device(device_));
 }
 
 // [C, parts, 1] of 0 and 1: for a share of the contents a random suffix of the parts is dropped, so
@@ -188,13 +237,13 @@ at::Tensor Ranker::SuffixMask(const StepInputs& in, int64_t parts, int64_t step)
   return mask;
 }
 
-at::Tensor Ranker::Align(const StepInputs& in, const Rows& rows, int64_t step) const {
+at::Tensor Ranker::Align(const StepInputs& in, const StepTensors& t, int64_t step) const {
   const auto n = static_cast<int64_t>(in.content_keys.size());
-  if (!arm_.alignment || n == 0) return rows.z;
+  if (!arm_.alignment || n == 0) return t.z;
   std::vector<at::Tensor> parts;
   if (!arm_.free_content) {
     for (int64_t l = 0; l < config_.codebook.levels; ++l) {
-      parts.push_back(Gather(rows.align, Indices(in.codes_of_content, l * n, n)));
+      parts.push_back(Gather(t.align, t.codes_of_content[l]));
     }
   }
   if (hybrid_) {
@@ -208,33 +257,33 @@ at::Tensor Ranker::Align(const StepInputs& in, const Rows& rows, int64_t step) c
     }
     // A content never updated must still get a first gradient: its row is zero, so that the weight
     // may be small but not zero.
-    parts.push_back(rows.content_vector *
-                    at::clamp_min(shrink, 1.0 / (1.0 + config_.model.hybrid_shrinkage)));
+    parts.push_back(t.content_vector *
+                    OnDevice(at::clamp_min(shrink, 1.0 / (1.0 + config_.model.hybrid_shrinkage))));
   }
-  if (arm_.free_content) parts.push_back(rows.content_vector);
+  if (arm_.free_content) parts.push_back(t.content_vector);
   const auto count = static_cast<int64_t>(parts.size());
   at::Tensor all = at::cat(parts, 1);
   if (hybrid_ && step != kNoDropout && config_.model.hybrid_suffix_dropout > 0) {
-    all = (all.view({n, count, modal_}) * SuffixMask(in, count, step)).view({n, count * modal_});
+    all = (all.view({n, count, modal_}) * OnDevice(SuffixMask(in, count, step)))
+              .view({n, count * modal_});
   }
-  return rows.z + Apply(fusion_out_, at::silu(Apply(fusion_in_, all)));
+  return t.z + Apply(fusion_out_, at::silu(Apply(fusion_in_, all)));
 }
 
 // b of every unique item: its ID embedding, plus its projected side features where the
 // configuration says so.
-at::Tensor Ranker::Behaviours(const StepInputs& in, const Rows& rows) const {
-  if (!config_.model.behaviour_features || sizes_.features == 0) return rows.item;
-  const auto items = static_cast<int64_t>(in.item.keys.size());
+at::Tensor Ranker::Behaviours(const StepTensors& t) const {
+  if (!config_.model.behaviour_features || sizes_.features == 0) return t.item;
   std::vector<at::Tensor> features;
   for (int64_t f = 0; f < sizes_.features; ++f) {
-    features.push_back(Gather(rows.feature, Indices(in.features_of_item, f * items, items)));
+    features.push_back(Gather(t.feature, t.features_of_item[f]));
   }
-  return rows.item + Apply(behaviour_, at::cat(features, 1));
+  return t.item + Apply(behaviour_, at::cat(features, 1));
 }
 
-at::Tensor Ranker::Attend(const StepInputs& in, const at::Tensor& modal_target,
-                          const at::Tensor& modal_history, const at::Tensor& target,
-                          const at::Tensor& history) const {
+at::Tensor Ranker::Attend(const StepInputs& in, const StepTensors& step,
+                          const at::Tensor& modal_target, const at::Tensor& modal_history,
+                          const at::Tensor& target, const at::Tensor& history) const {
   auto shape = std::make_shared<AttentionShape>();
   shape->modal = arm_.modal_attention ? modal_ : 0;
   shape->behaviour = config_.model.id_dim;
@@ -252,19 +301,19 @@ at::Tensor Ranker::Attend(const StepInputs& in, const at::Tensor& modal_target,
     t.query_modal = Apply(query_modal_, modal_target);
     t.history_modal = modal_history;
   }
-  at::Tensor out = BiTargetAttention(shape, t);
+  const at::Tensor out =
+      staging_ ? PairAttention(step.pairs, arm_.modal_attention, t) : BiTargetAttention(shape, t);
   if (!arm_.modal_attention || arm_.cross_attention) return out;
   // Only ModalTA and BehaviorTA.
   return at::cat({out.slice(1, 0, modal_), out.slice(1, out.size(1) - config_.model.id_dim)}, 1);
 }
 
-at::Tensor Ranker::Tiers(const StepInputs& in) const {
+at::Tensor Ranker::Tiers(const StepInputs& in, const StepTensors& t) const {
   at::NoGradGuard no_grad;
-  const auto contents = static_cast<int64_t>(in.content_keys.size());
-  const at::Tensor z = at::cat({View(in.z, {contents, modal_}), at::zeros({1, modal_})}, 0);
-  const at::Tensor of_item = Indices(in.content_of_item);
-  const at::Tensor target = Gather(z, of_item.index_select(0, Indices(in.item_of_row)));
-  const at::Tensor history = Gather(z, of_item.index_select(0, Indices(in.item_of_position)));
+  const at::Tensor z = at::cat({t.z, Zeros({1, modal_})}, 0);
+  const at::Tensor target = Gather(z, t.content_of_item.index_select(0, t.item_of_row));
+  const at::Tensor history = Gather(z, t.content_of_item.index_select(0, t.item_of_position));
+  if (staging_) return PairSimilarityTiers(t.pairs, target, history, kSimilarityTiers);
   AttentionShape shape;
   shape.row_offsets = in.batch.row_offsets;
   shape.history_offsets = in.batch.history_offsets;
@@ -274,13 +323,11 @@ at::Tensor Ranker::Tiers(const StepInputs& in) const {
   return tiers;
 }
 
-Ranker::Logits Ranker::Forward(const StepInputs& in, const Rows& rows, int64_t step) const {
+Ranker::Logits Ranker::Forward(const StepInputs& in, const StepTensors& t, int64_t step) const {
   const int64_t n = in.batch.rows();
-  const at::Tensor item_of_row = Indices(in.item_of_row),
-                   item_of_position = Indices(in.item_of_position);
-  const at::Tensor user = Gather(rows.user, Indices(in.user_of_row));
-  const at::Tensor behaviours = Behaviours(in, rows);
-  at::Tensor target = Gather(behaviours, item_of_row);
+  const at::Tensor user = Gather(t.user, t.user_of_row);
+  const at::Tensor behaviours = Behaviours(t);
+  at::Tensor target = Gather(behaviours, t.item_of_row);
   if (step != kNoDropout && config_.model.id_dropout > 0) {
     at::Tensor keep = at::ones({n, 1});
     for (int64_t i = 0; i < n; ++i) {
@@ -290,44 +337,39 @@ Ranker::Logits Ranker::Forward(const StepInputs& in, const Rows& rows, int64_t s
                  in.item.keys[static_cast<size_t>(in.item_of_row[static_cast<size_t>(i)])]));
       if (random.Uniform() < config_.model.id_dropout) keep.data_ptr<float>()[i] = 0.0f;
     }
-    target = target * keep;
+    target = target * OnDevice(keep);
   }
-  const at::Tensor history = Gather(behaviours, item_of_position);
+  const at::Tensor history = Gather(behaviours, t.item_of_position);
 
   at::Tensor modal_target, modal_history;
   std::vector<at::Tensor> x;
   if (arm_.content) {
     // One more row of zeros: items without a vector.
-    const at::Tensor aligned = at::cat({Align(in, rows, step), at::zeros({1, modal_})}, 0);
-    const at::Tensor of_item = Indices(in.content_of_item);
-    modal_target = Gather(aligned, of_item.index_select(0, item_of_row));
+    const at::Tensor aligned = at::cat({Align(in, t, step), Zeros({1, modal_})}, 0);
+    modal_target = Gather(aligned, t.content_of_item.index_select(0, t.item_of_row));
     if (arm_.modal_attention)
-      modal_history = Gather(aligned, of_item.index_select(0, item_of_position));
+      modal_history = Gather(aligned, t.content_of_item.index_select(0, t.item_of_position));
   }
-  x.push_back(Attend(in, modal_target, modal_history, target, history));
+  x.push_back(Attend(in, t, modal_target, modal_history, target, history));
   x.insert(x.end(), {user, target, user * target});
   if (arm_.content) x.insert(x.end(), {modal_target, Apply(user_modal_, user) * modal_target});
   if (arm_.codes_in_dnn) {
     const auto contents = static_cast<int64_t>(in.content_keys.size());
-    const at::Tensor of_row = Indices(in.content_of_item).index_select(0, item_of_row);
+    const at::Tensor of_row = t.content_of_item.index_select(0, t.item_of_row);
     for (int64_t l = 0; l < config_.codebook.levels; ++l) {
       const at::Tensor level =
-          contents == 0 ? at::zeros({0, modal_})
-                        : Gather(rows.align, Indices(in.codes_of_content, l * contents, contents));
-      x.push_back(Gather(at::cat({level, at::zeros({1, modal_})}, 0), of_row));
+          contents == 0 ? Zeros({0, modal_}) : Gather(t.align, t.codes_of_content[l]);
+      x.push_back(Gather(at::cat({level, Zeros({1, modal_})}, 0), of_row));
     }
   }
-  if (tiers_) x.push_back(Tiers(in));
-  const int64_t items =
-      sizes_.features == 0 ? 0 : static_cast<int64_t>(in.features_of_item.size()) / sizes_.features;
+  if (tiers_) x.push_back(Tiers(in, t));
   for (int64_t f = 0; f < sizes_.features; ++f) {
-    const at::Tensor of_item = Indices(in.features_of_item, f * items, items);
-    x.push_back(Gather(rows.feature, of_item.index_select(0, item_of_row)));
+    x.push_back(Gather(t.feature, t.features_of_item[f].index_select(0, t.item_of_row)));
   }
   for (int64_t f = 0; f < sizes_.context; ++f) {
-    x.push_back(Gather(rows.feature, Indices(in.context_of_row, f * n, n)));
+    x.push_back(Gather(t.feature, t.context_of_row[f]));
   }
-  x.push_back(View(in.numerics, {n, sizes_.numerics}));
+  x.push_back(t.numerics);
   const at::Tensor shared = Stack(dnn_, at::cat(x, 1), false);
   return {Stack(ctr_tower_, shared, true).squeeze(1), Stack(cvr_tower_, shared, true).squeeze(1)};
 }
@@ -343,21 +385,17 @@ RankerLosses Ranker::Learn(const StepInputs& in, int64_t step, RowGradients* gra
   *grads = {};
   dense_.ZeroGradients();
   if (in.batch.rows() == 0) return {};
-  const Rows rows = MakeRows(in, true);
-  const Logits logits = Forward(in, rows, step);
-  const at::Tensor clicks = View(in.batch.clicks, {in.batch.rows()});
-  const at::Tensor conversions = View(in.batch.conversions, {in.batch.rows()}) * clicks;
+  const StepTensors t = TensorsOf(in, true);
+  const Logits logits = Forward(in, t, step);
+  const at::Tensor& clicks = t.clicks;
+  const at::Tensor conversions = t.conversions * clicks;
   const auto global_rows = static_cast<double>(in.batch.global_rows);
   const at::Tensor ctr =
       at::binary_cross_entropy_with_logits(logits.ctr, clicks, {}, {}, at::Reduction::Sum) /
       global_rows;
   const at::Tensor ctcvr = CtcvrLoss(logits.ctr, logits.cvr, conversions) / global_rows;
   (ctr + config_.train.conversion_loss_weight * ctcvr).backward();
-  grads->user = TakeGradient(rows.user);
-  grads->item = TakeGradient(rows.item);
-  grads->feature = TakeGradient(rows.feature);
-  grads->align = TakeGradient(rows.align);
-  grads->content_vector = TakeGradient(rows.content_vector);
+  TakeGradients(t, grads);
   return {ctr.item<double>(), ctcvr.item<double>()};
 }
 
@@ -367,7 +405,7 @@ void Ranker::Predict(const StepInputs& in, std::vector<float>* p_ctr, std::vecto
   p_ctr->resize(n);
   p_ctcvr->resize(n);
   if (n == 0) return;
-  const Logits logits = Forward(in, MakeRows(in, false), kNoDropout);
+  const Logits logits = Forward(in, TensorsOf(in, false), kNoDropout);
   const at::Tensor ctr = at::sigmoid(logits.ctr);
   View(*p_ctr, {in.batch.rows()}).copy_(ctr);
   View(*p_ctcvr, {in.batch.rows()}).copy_(ctr * at::sigmoid(logits.cvr));
@@ -375,7 +413,7 @@ void Ranker::Predict(const StepInputs& in, std::vector<float>* p_ctr, std::vecto
 
 at::Tensor Ranker::Aligned(const StepInputs& in) {
   at::NoGradGuard no_grad;
-  return Align(in, MakeRows(in, false), kNoDropout);
+  return Align(in, TensorsOf(in, false), kNoDropout);
 }
 
 }  // namespace savior

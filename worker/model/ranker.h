@@ -21,6 +21,9 @@
 #include "common/config.h"
 #include "worker/arm.h"
 #include "worker/dense_weights.h"
+#include "worker/device_staging.h"
+#include "worker/model/pair_attention.h"
+#include "worker/model/step_tensors.h"
 #include "worker/step_inputs.h"
 
 namespace savior {
@@ -41,13 +44,25 @@ struct RankerLosses {
 };
 
 // Single-threaded. Dense weights live in a DenseWeights that the caller commits and allreduces.
+//
+// On the CPU it computes on the caller's arrays and with the fused attention. On a device (the
+// device path) all of a step's arrays are copied there in one transfer, the attention is
+// PairAttention, the weights and their Adam state stay there, and row gradients come back in one
+// transfer. Dropouts are drawn on the host on both paths: they are functions of keys that the
+// device never sees.
 class Ranker {
  public:
   // Sizes of the log that shape the first layer.
   struct Sizes {
     int64_t features = 0, context = 0, numerics = 0;
   };
+  struct Placement {
+    at::Device device = at::kCPU;
+    bool device_path = false;  // on the CPU, too: for tests
+  };
   Ranker(const Config& config, const Sizes& sizes);
+  // Throws c10::Error if the device has no memory left.
+  Ranker(const Config& config, const Sizes& sizes, const Placement& placement);
 
   DenseWeights& dense() { return dense_; }
 
@@ -63,7 +78,7 @@ class Ranker {
   // pCTR and pCTCVR of every row, [N].
   void Predict(const StepInputs& in, std::vector<float>* p_ctr, std::vector<float>* p_ctcvr);
 
-  // z~ of the step's contents, [C, dim] (for tests and export).
+  // z~ of the step's contents, [C, dim], on the device (for tests and export).
   at::Tensor Aligned(const StepInputs& in);
 
  private:
@@ -71,28 +86,28 @@ class Ranker {
     size_t weight = 0, bias = 0;
     bool has_bias = false;
   };
-  // Rows of a step as tensors; leaves of the graph when learning.
-  struct Rows {
-    at::Tensor user, item, feature, align, content_vector, z;
-  };
   struct Logits {
     at::Tensor ctr, cvr;  // [N]
   };
 
   Layer AddLayer(const std::string& name, int64_t in, int64_t out, bool bias);
   void AddTargetLayers(const Sizes& sizes);
+  void WrapParameters(const Placement& placement);
   at::Tensor Apply(const Layer& layer, const at::Tensor& x) const;
   at::Tensor Stack(const std::vector<Layer>& layers, at::Tensor x, bool last_linear) const;
 
-  Rows MakeRows(const StepInputs& in, bool learn) const;
+  StepTensors TensorsOf(const StepInputs& in, bool learn) const;
+  void TakeGradients(const StepTensors& t, RowGradients* grads) const;
+  at::Tensor OnDevice(at::Tensor host) const;
+  at::Tensor Zeros(at::IntArrayRef shape) const;
   at::Tensor SuffixMask(const StepInputs& in, int64_t parts, int64_t step) const;
-  at::Tensor Align(const StepInputs& in, const Rows& rows, int64_t step) const;
-  at::Tensor Behaviours(const StepInputs& in, const Rows& rows) const;
-  at::Tensor Attend(const StepInputs& in, const at::Tensor& modal_target,
+  at::Tensor Align(const StepInputs& in, const StepTensors& t, int64_t step) const;
+  at::Tensor Behaviours(const StepTensors& t) const;
+  at::Tensor Attend(const StepInputs& in, const StepTensors& t, const at::Tensor& modal_target,
                     const at::Tensor& modal_history, const at::Tensor& target,
                     const at::Tensor& history) const;
-  at::Tensor Tiers(const StepInputs& in) const;
-  Logits Forward(const StepInputs& in, const Rows& rows, int64_t step) const;
+  at::Tensor Tiers(const StepInputs& in, const StepTensors& t) const;
+  Logits Forward(const StepInputs& in, const StepTensors& t, int64_t step) const;
 
   const Config config_;
   const Arm arm_;
@@ -101,7 +116,9 @@ class Ranker {
   const bool hybrid_;
   const bool tiers_;
   DenseWeights dense_;
-  std::vector<at::Tensor> tensors_;  // views of dense_, one per parameter
+  const at::Device device_;
+  std::unique_ptr<DeviceStaging> staging_;  // null: the CPU's own path
+  std::vector<at::Tensor> tensors_;         // views of dense_, one per parameter
   Layer fusion_in_, fusion_out_, query_modal_, user_modal_, din_query_, din_history_, behaviour_;
   size_t din_product_ = 0, din_score_ = 0;
   std::vector<Layer> dnn_, ctr_tower_, cvr_tower_;

@@ -7,6 +7,8 @@
 #include <memory>
 #include <vector>
 
+#include "worker/model/pair_attention.h"
+
 namespace savior {
 namespace {
 
@@ -83,6 +85,46 @@ TEST_P(AttentionTest, EqualsTheReferenceForwardAndBackward) {
       EXPECT_TRUE(at::allclose(grads[i], expected[i], 1e-4, 1e-4)) << "input " << i;
     }
   }
+}
+
+Pairs PairsOfShape(const AttentionShape& shape) {
+  const RowHistories histories = HistoriesOf(shape.row_offsets, shape.history_offsets);
+  return PairsOf(at::tensor(histories.begin), at::tensor(histories.length), histories.pairs);
+}
+
+TEST_P(AttentionTest, OverPairsEqualsTheKernelForwardAndBackward) {
+  for (const auto& [behaviour, hidden] : {std::pair<int64_t, int64_t>{4, 16}, {7, 3}, {32, 16}}) {
+    const World world(GetParam(), behaviour, hidden);
+    const Pairs pairs = PairsOfShape(*world.shape);
+    EXPECT_EQ(pairs.row.size(0), world.shape->pairs());
+    const at::Tensor fused = BiTargetAttention(world.shape, world.in);
+    const at::Tensor batched = PairAttention(pairs, world.shape->modal > 0, world.in);
+    ASSERT_EQ(batched.sizes(), fused.sizes());
+    EXPECT_TRUE(at::allclose(batched, fused, 1e-5, 1e-5));
+
+    const at::Tensor weight = at::randn(fused.sizes());
+    const auto leaves = world.leaves();
+    const auto grads = torch::autograd::grad({(batched * weight).sum()}, leaves);
+    const auto expected = torch::autograd::grad({(fused * weight).sum()}, leaves);
+    for (size_t i = 0; i < leaves.size(); ++i) {
+      EXPECT_TRUE(at::allclose(grads[i], expected[i], 1e-4, 1e-5)) << "input " << i;
+    }
+  }
+}
+
+TEST_P(AttentionTest, TiersOverPairsEqualTheKernels) {
+  constexpr int64_t kDim = 6, kBins = 16;
+  const World world(GetParam(), 4, 4);
+  const auto unit = [](int64_t n) {
+    const at::Tensor x = at::randn({n, kDim});
+    return x / x.norm(2, 1, true);
+  };
+  const at::Tensor query = unit(world.shape->rows()), history = unit(world.shape->positions());
+  at::Tensor expected = at::empty({world.shape->rows(), kBins});
+  SimilarityTiers(*world.shape, kDim, query.data_ptr<float>(), history.data_ptr<float>(), kBins,
+                  expected.data_ptr<float>());
+  EXPECT_TRUE(at::allclose(PairSimilarityTiers(PairsOfShape(*world.shape), query, history, kBins),
+                           expected, 1e-6, 1e-6));
 }
 
 INSTANTIATE_TEST_SUITE_P(Worlds, AttentionTest, testing::ValuesIn(Cases()),

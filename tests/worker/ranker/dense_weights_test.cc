@@ -4,7 +4,11 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <algorithm>
+#include <memory>
 #include <vector>
+
+#include "worker/model/device_arrays.h"
 
 namespace savior {
 namespace {
@@ -58,6 +62,37 @@ TEST(DenseWeights, SavedStateGoesOnBitForBit) {
   step(a);
   step(b);
   EXPECT_EQ(a.weights(), b.weights());
+}
+
+TEST(DenseWeights, OnADeviceStepAsOnTheHostAndSaveTheSameState) {
+  DenseWeights host = TwoParameters(3), placed = TwoParameters(3);
+  placed.PlaceOn(std::make_unique<DeviceArrays>(at::kCPU, 10));
+  EXPECT_EQ(placed.weights(), host.weights());
+  AdamOptions options;
+  options.weight_decay = 0.1;
+  const auto steps = [&](int n) {
+    for (int step = 0; step < n; ++step) {
+      const at::Tensor grad = at::randn({10});
+      const float* g = grad.data_ptr<float>();
+      std::copy_n(g, 10, host.gradients().begin());
+      std::copy_n(g, 10, placed.gradient_memory().begin());
+      host.AdamStep(options);
+      placed.AdamStep(options);
+    }
+    for (size_t i = 0; i < 10; ++i) EXPECT_NEAR(placed.weights()[i], host.weights()[i], 1e-6);
+  };
+  torch::manual_seed(5);
+  steps(20);
+  // Saved there and loaded here, and the other way round.
+  DenseWeights again = TwoParameters(4);
+  ASSERT_TRUE(again.Load(placed.Save()).ok());
+  EXPECT_EQ(again.weights(), placed.weights());
+  EXPECT_EQ(again.steps(), 20);
+  ASSERT_TRUE(placed.Load(host.Save()).ok());
+  EXPECT_EQ(placed.weights(), host.weights());
+  steps(20);
+  placed.ZeroGradients();
+  EXPECT_TRUE(std::ranges::all_of(placed.gradients(), [](float g) { return g == 0.0f; }));
 }
 
 TEST(DenseWeights, LoadRefusesAnotherModel) {
