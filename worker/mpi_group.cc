@@ -147,12 +147,14 @@ absl::StatusOr<std::unique_ptr<MpiGroup>> MpiGroup::Split(uint32_t color, uint32
   world_->set_next_context(context + 1);
   std::ranges::sort(chosen);
   std::vector<uint32_t> members;
+  members.reserve(chosen.size());
   for (const auto& [unused, r] : chosen) members.push_back(members_[r]);
   return std::unique_ptr<MpiGroup>(new MpiGroup(world_, context, std::move(members)));
 }
 
 std::string MpiGroup::Describe(const std::vector<uint32_t>& world_ranks) const {
   std::vector<uint32_t> own;
+  own.reserve(world_ranks.size());
   for (const uint32_t w : world_ranks) {
     own.push_back(static_cast<uint32_t>(std::ranges::find(members_, w) - members_.begin()));
   }
