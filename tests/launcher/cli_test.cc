@@ -78,7 +78,8 @@ TempFolder* Cli::data_ = nullptr;
 TEST_F(Cli, HelpHasExamplesForEveryCommand) {
   const Ended all = Savior({"--help"});
   EXPECT_EQ(all.code, 0);
-  for (const char* command : {"prepare", "train", "launch", "slurm", "evaluate", "inspect", "generate"}) {
+  for (const char* command :
+       {"prepare", "train", "launch", "slurm", "evaluate", "inspect", "generate"}) {
     EXPECT_THAT(all.out, HasSubstr(command));
     const Ended one = Savior({command, "--help"});
     EXPECT_EQ(one.code, 0) << command;
