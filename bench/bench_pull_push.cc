@@ -94,7 +94,7 @@ int ServeSavior(const Flags& flags) {
     std::string network;
     command >> network;
     server.reset();
-    auto started = Server::Start(store->get(), &context,
+    auto started = Server::Start(&(*store)->host(), &context,
                                  {.endpoint = EndpointPattern(network, folder),
                                   .security = ServerSecurity(&command, network, &context)});
     CHECK(started.ok()) << started.status();

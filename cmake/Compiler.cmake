@@ -50,3 +50,26 @@ function(savior_test name)
   set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT}
     ENVIRONMENT "OMP_NUM_THREADS=1;TSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/tsan.supp:history_size=7")
 endfunction()
+
+# savior_mpi_test(NAME sources... DEPS targets... RANKS counts... LABELS labels... TIMEOUT seconds): one GoogleTest
+# program with a main that joins the MPI job (tests/worker/mpi/main.cc), run by mpirun with each number of ranks: CTest
+# entries NAME_1, NAME_2, ...
+function(savior_mpi_test name)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "DEPS;LABELS;RANKS" ${ARGN})
+  if(NOT ARG_LABELS)
+    set(ARG_LABELS dist)
+  endif()
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  add_executable(${name} ${ARG_UNPARSED_ARGUMENTS} ${PROJECT_SOURCE_DIR}/tests/worker/mpi/main.cc)
+  target_link_libraries(${name} PRIVATE ${ARG_DEPS} savior_mpi GTest::gmock savior_options)
+  foreach(ranks ${ARG_RANKS})
+    add_test(NAME ${name}_${ranks}
+      COMMAND ${MPIEXEC_EXECUTABLE} -n ${ranks} --mca btl self,vader,tcp --mca pml ob1 --tag-output
+              $<TARGET_FILE:${name}>)
+    # More ranks than cores: they take turns. As root, too, which containers are.
+    set_tests_properties(${name}_${ranks} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT} PROCESSORS 2
+      ENVIRONMENT "OMP_NUM_THREADS=1;OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;OMPI_MCA_rmaps_base_oversubscribe=1;OMPI_MCA_hwloc_base_binding_policy=none;OMPI_MCA_mpi_yield_when_idle=1")
+  endforeach()
+endfunction()

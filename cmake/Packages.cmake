@@ -15,6 +15,14 @@ find_library(ROCKSDB_LIBRARY rocksdb REQUIRED)
 find_library(XXHASH_LIBRARY xxhash REQUIRED)
 find_library(ZMQ_LIBRARY zmq REQUIRED)
 
+# MPI by its C API only: FindMPI wants an enabled language, and links the C++ bindings (removed from the standard) with
+# it.
+find_package(MPI REQUIRED COMPONENTS CXX)
+add_library(mpi_c INTERFACE)
+target_include_directories(mpi_c SYSTEM INTERFACE ${MPI_CXX_INCLUDE_DIRS})
+target_compile_definitions(mpi_c INTERFACE OMPI_SKIP_MPICXX)
+target_link_libraries(mpi_c INTERFACE ${MPI_mpi_LIBRARY})
+
 set(SAVIOR_VENV ${PROJECT_SOURCE_DIR}/.venv CACHE PATH "Virtual environment with the torch and pyarrow wheels")
 set(SAVIOR_PYTHON ${SAVIOR_VENV}/bin/python)
 if(NOT EXISTS ${SAVIOR_PYTHON})

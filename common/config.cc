@@ -275,6 +275,17 @@ absl::StatusOr<Config> LoadConfig(const std::string& path,
   return config;
 }
 
+absl::StatusOr<Config> ParseConfig(const std::string& toml) {
+  Config config;
+  try {
+    SAVIOR_RETURN_IF_ERROR(ReadTable("configuration", "", toml::parse(toml), ConfigFields(config)));
+  } catch (const toml::parse_error& error) {
+    return absl::InvalidArgumentError(
+        fmt::format("configuration: {}", std::string(error.description())));
+  }
+  return config;
+}
+
 std::string ToToml(const Config& config) {
   Config copy = config;
   std::string text, section;

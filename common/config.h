@@ -166,6 +166,9 @@ std::vector<ConfigField> ConfigFields(Config& config);
 [[nodiscard]] absl::StatusOr<Config> LoadConfig(const std::string& path,
                                                 const std::vector<std::string>& overrides);
 
+// The configuration that `toml` (ToToml's) says.
+[[nodiscard]] absl::StatusOr<Config> ParseConfig(const std::string& toml);
+
 // TOML that LoadConfig reads back to an equal Config; all keys, sorted by section.
 std::string ToToml(const Config& config);
 

@@ -29,7 +29,8 @@ struct WireHeader {
   uint8_t dtype;
   uint64_t incarnation;
   uint32_t codebook_version;
-  uint32_t worker;
+  uint16_t worker;
+  uint16_t parts;
   uint64_t client;
   uint64_t sequence;
   int64_t step;
@@ -72,6 +73,7 @@ MessageHeader FromWire(const WireHeader& wire) {
           .incarnation = wire.incarnation,
           .codebook_version = wire.codebook_version,
           .worker = wire.worker,
+          .parts = wire.parts,
           .client = wire.client,
           .sequence = wire.sequence,
           .step = wire.step,
@@ -80,7 +82,7 @@ MessageHeader FromWire(const WireHeader& wire) {
 
 bool IsKnownType(uint8_t type) {
   return (type >= static_cast<uint8_t>(MessageType::kPull) &&
-          type <= static_cast<uint8_t>(MessageType::kStats)) ||
+          type <= static_cast<uint8_t>(MessageType::kCheckpoint)) ||
          (type >= static_cast<uint8_t>(MessageType::kRows) &&
           type <= static_cast<uint8_t>(MessageType::kError));
 }
@@ -214,7 +216,8 @@ absl::Status DecodeRequest(std::span<const std::byte> frame, Request* request) {
   request->sections.clear();
   const MessageType type = request->header.type;
   if (!IsRequest(type)) return absl::InvalidArgumentError("a reply where a request should be");
-  const bool no_sections = type == MessageType::kCancelHints || type == MessageType::kStats;
+  const bool no_sections = type == MessageType::kCancelHints || type == MessageType::kStats ||
+                           type == MessageType::kCheckpoint;
   if (no_sections && wire.sections != 0) {
     return absl::InvalidArgumentError("tables in a message that has none");
   }
@@ -338,6 +341,7 @@ void MessageWriter::Finish() {
                         .incarnation = header_.incarnation,
                         .codebook_version = header_.codebook_version,
                         .worker = header_.worker,
+                        .parts = header_.parts,
                         .client = header_.client,
                         .sequence = header_.sequence,
                         .step = header_.step,

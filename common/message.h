@@ -17,7 +17,7 @@
 
 namespace savior {
 
-inline constexpr uint16_t kWireVersion = 1;
+inline constexpr uint16_t kWireVersion = 2;
 inline constexpr size_t kMaxFrameBytes = size_t{64} << 20;
 inline constexpr uint32_t kMaxSections = 1024;
 inline constexpr uint32_t kMaxWireDim = 65536;
@@ -31,6 +31,7 @@ enum class MessageType : uint8_t {
   kHint = 4,         // no reply
   kCancelHints = 5,  // no reply
   kStats = 6,        // -> kCounters
+  kCheckpoint = 7,   // -> kDone
   kRows = 65,
   kDone = 66,
   kCounters = 67,
@@ -48,11 +49,14 @@ struct MessageHeader {
   ValueDtype dtype = ValueDtype::kFloat32;  // of all values in the message
   uint64_t incarnation = 0;                 // of the run: one per start
   uint32_t codebook_version = 0;
-  uint32_t worker = 0;
+  uint16_t worker = 0;    // number of the worker that asks
+  uint16_t parts = 0;     // push: messages of this worker's push of this step to this shard
   uint64_t client = 0;    // drawn at random by each client: names its sequence numbers
   uint64_t sequence = 0;  // a reply has its request's; 0 in requests that are not answered
-  int64_t step = 0;       // push, hint: the training step; cancel: the first step to forget
-  uint32_t shard = 0;     // that the request is for
+  // Push, hint: the training step; pull: likewise, or kAnyStep (common/store.h); cancel: the first
+  // step to forget; checkpoint: steps done.
+  int64_t step = 0;
+  uint32_t shard = 0;  // that the request is for
   bool operator==(const MessageHeader&) const = default;
 };
 

@@ -153,6 +153,21 @@ struct TableStats {
   bool operator==(const TableStats&) const = default;
 };
 
+// What the shards' clocks have seen since the start (ps/step_clock.h); zeros where nobody keeps
+// one.
+struct StepStats {
+  uint64_t steps = 0;          // done by all workers, at the shard that is behind most
+  uint64_t pulls = 0;          // of training steps, summed over shards
+  uint64_t pulls_held = 0;     // of those, that had to wait for a push
+  uint64_t max_staleness = 0;  // most steps that a pull was without a push of
+  bool operator==(const StepStats&) const = default;
+};
+
+struct StoreStats {
+  std::vector<TableStats> tables;
+  StepStats steps = {};
+};
+
 // Thread-safe: several workers may call at once. Every call blocks up to `deadline`.
 // Errors, all calls: kInvalidArgument (unknown table, wrong sizes; the message names the table),
 // kUnavailable (a shard has stopped), kDeadlineExceeded, kDataLoss (a stored row does not decode;
@@ -200,7 +215,7 @@ class EmbeddingStore {
   // wait.
   [[nodiscard]] virtual absl::Status CancelHints(int64_t from_step) = 0;
 
-  [[nodiscard]] virtual absl::StatusOr<std::vector<TableStats>> Stats(Deadline deadline) = 0;
+  [[nodiscard]] virtual absl::StatusOr<StoreStats> Stats(Deadline deadline) = 0;
 };
 
 }  // namespace savior

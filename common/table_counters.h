@@ -1,6 +1,7 @@
-// TableStats as a row of numbers, for the wire. New counters are added at the end.
+// TableStats and StepStats as rows of numbers, for the wire. New counters are added at the end.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 
@@ -33,6 +34,25 @@ inline void AddCounters(std::span<const uint64_t> counters, TableStats* stats) {
   ForEachCounter(*stats, [&](uint64_t& counter) {
     if (i < counters.size()) counter += counters[i++];
   });
+}
+
+inline constexpr size_t kStepCounters = 4;
+
+// counters: [kStepCounters].
+inline void PackCounters(const StepStats& stats, std::span<uint64_t> counters) {
+  counters[0] = stats.steps;
+  counters[1] = stats.pulls;
+  counters[2] = stats.pulls_held;
+  counters[3] = stats.max_staleness;
+}
+
+// Puts what a shard sent to what others did: `first` is the first one.
+inline void AddCounters(std::span<const uint64_t> counters, bool first, StepStats* stats) {
+  if (counters.size() < kStepCounters) return;
+  stats->steps = first ? counters[0] : std::min(stats->steps, counters[0]);
+  stats->pulls += counters[1];
+  stats->pulls_held += counters[2];
+  stats->max_staleness = std::max(stats->max_staleness, counters[3]);
 }
 
 }  // namespace savior

@@ -163,12 +163,20 @@ absl::StatusOr<std::vector<CommitFile>> ListFiles(const fs::path& folder) {
   return files;
 }
 
+fs::path CommitFolder(const fs::path& commits, int64_t step) {
+  return commits / fmt::format("{}{:012}", kPrefix, step);
+}
+
 }  // namespace
+
+fs::path UnfinishedCommit(const fs::path& commits, int64_t step) {
+  return CommitFolder(commits, step).string() + kPart;
+}
 
 absl::StatusOr<Commit> WriteCommit(const fs::path& commits, CommitManifest manifest,
                                    const std::function<absl::Status(const fs::path&)>& fill) {
-  const fs::path target = commits / fmt::format("{}{:012}", kPrefix, manifest.step);
-  const fs::path part = target.string() + kPart;
+  const fs::path target = CommitFolder(commits, manifest.step);
+  const fs::path part = UnfinishedCommit(commits, manifest.step);
   SAVIOR_RETURN_IF_ERROR(RemoveAll(part));
   SAVIOR_RETURN_IF_ERROR(MakeWritableFolder(part));
   SAVIOR_RETURN_IF_ERROR(Annotate(fill(part), "writing commit " + target.string()));

@@ -50,6 +50,9 @@ struct Commit {
   CommitManifest manifest;
 };
 
+// The folder of the commit at `step` while it is written.
+std::filesystem::path UnfinishedCommit(const std::filesystem::path& commits, int64_t step);
+
 // Writes a commit. `fill` puts the files into the folder given to it; their list, sizes and digests
 // are taken here. Atomic and durable: when it returns OK the commit survives a power failure. An
 // unfinished one of a former process is replaced.

@@ -132,8 +132,8 @@ struct TableFigures {
 };
 
 absl::Status PrintTables(InspectedCommit& inspected, std::ostream& out) {
-  SAVIOR_ASSIGN_OR_RETURN(const std::vector<TableStats> stats,
-                          inspected.store().Stats(InspectDeadline()));
+  SAVIOR_ASSIGN_OR_RETURN(const StoreStats store, inspected.store().Stats(InspectDeadline()));
+  const std::vector<TableStats>& stats = store.tables;
   out << fmt::format("{:<16} {:<7} {:>4} {:>12} {:>12}\n", "table", "kind", "dim", "rows",
                      "in RAM");
   uint64_t rows = 0, bytes = 0;

@@ -12,14 +12,16 @@
 
 #include "common/config.h"
 #include "common/process.h"
+#include "launcher/cluster_run.h"
 #include "launcher/exit_code.h"
 #include "launcher/generate_command.h"
 #include "launcher/inspect.h"
 #include "launcher/launch_command.h"
 #include "launcher/orphan.h"
-#include "launcher/training_run.h"
+#include "launcher/run_commands.h"
 #include "worker/data/generate.h"
 #include "worker/data/prepare.h"
+#include "worker/mpi_world.h"
 
 namespace savior {
 namespace {
@@ -44,6 +46,7 @@ int Report(const absl::Status& status) {
 struct TrainArguments {
   std::string config;
   std::vector<std::string> overrides;
+  std::string role;
   bool resume = false, dry_run = false, check_encoder = false, print_page = false;
 };
 
@@ -65,6 +68,14 @@ absl::Status RunTrain(const TrainArguments& arguments) {
     training_began = true;
   };
   if (arguments.check_encoder) return CheckEncoder(config, options, std::cout);
+  if (MpiWorld::LaunchedByMpi()) {
+    return TrainInCluster(config, arguments.role, options, std::cout).status();
+  }
+  if (!arguments.role.empty()) {
+    return absl::InvalidArgumentError(
+        "--role: a process alone is server and worker; start several by mpirun, srun or savior "
+        "launch");
+  }
   return Train(config, options, std::cout).status();
 }
 
@@ -75,11 +86,14 @@ void AddTrain(CLI::App& app, TrainArguments& arguments) {
       "  savior train configs/complete_journey.toml\n"
       "  savior train configs/complete_journey.toml model.arm=base seed=2 run.dir=runs/base-2\n"
       "  savior train configs/complete_journey.toml --resume\n"
+      "  mpirun -n 4 savior train configs/complete_journey.toml    (docs/cluster.md)\n"
       "Every key: docs/configuration.md");
   train->add_option("config", arguments.config, "TOML file (empty: all defaults)");
   train->add_option("overrides", arguments.overrides, "key=value ..., stronger than the file");
   train->add_flag("--resume", arguments.resume,
                   "Go on from the run folder's newest commit, if there is one");
+  train->add_option("--role", arguments.role,
+                    "Under mpirun or srun: server, worker or both, instead of what cluster.* says");
   train->add_flag("--dry-run", arguments.dry_run,
                   "Check configuration and data, print sizes, train nothing");
   train->add_flag("--check-encoder", arguments.check_encoder,

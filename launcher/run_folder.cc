@@ -75,6 +75,7 @@ absl::StatusOr<std::unique_ptr<RunFolder>> RunFolder::Open(const Config& config,
     }
     SAVIOR_RETURN_IF_ERROR(CheckSameRun(resolved, config));
   }
+  SAVIOR_RETURN_IF_ERROR(RemoveAll(path / "live"));  // an earlier attempt's
   SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(resolved, ToToml(config)));
   std::unique_ptr<RunFolder> folder(new RunFolder(path, std::move(lock), holds_run));
   if (!folder->metrics_) {

@@ -1,15 +1,23 @@
-// A training run in one process: the log, the shards, the worker, commits, evaluation. What `savior
-// train` and `savior evaluate` do.
+// A training run as one of its workers sees it: data, content, tables, the loop of steps, commits,
+// evaluation. The same in one process and in many (launcher/run_place.h).
 #pragma once
+
+#include <absl/time/time.h>
 
 #include <atomic>
 #include <functional>
+#include <memory>
+#include <optional>
 #include <ostream>
-#include <string>
 
 #include "common/config.h"
 #include "common/status.h"
+#include "launcher/run_folder.h"
+#include "launcher/run_inputs.h"
+#include "launcher/run_place.h"
+#include "worker/content.h"
 #include "worker/eval/evaluation.h"
+#include "worker/trainer.h"
 
 namespace savior {
 
@@ -22,26 +30,69 @@ struct RunOptions {
   std::function<void()> before_first_step = {};
 };
 
-// Trains, commits, evaluates; prints the table to `out`, writes result.json. kCancelled when
-// stopped: the message says how to go on.
-[[nodiscard]] absl::StatusOr<EvalResult> Train(const Config& config, const RunOptions& options,
-                                               std::ostream& out);
+struct Scores {
+  Predictions predictions;
+  ItemFacts facts;
+  EvalResult result;
+};
 
-// Scores the newest whole commit of run folder `run` (or the commit folder `commit`, if not empty)
-// on `config`'s evaluation period; `overrides` are key=value on top of the run's own configuration.
-[[nodiscard]] absl::StatusOr<EvalResult> EvaluateRun(const std::string& run,
-                                                     const std::string& commit,
-                                                     const std::vector<std::string>& overrides,
-                                                     std::ostream& out);
+// Scores the evaluation period, the batches shared out to `workers`. Results are the lead's; the
+// others get empty ones.
+[[nodiscard]] absl::StatusOr<Scores> Score(const RunInputs& inputs, Group* workers,
+                                           Trainer* trainer);
 
-// Checks configuration, data and schema without training, and prints what the run would be: sizes,
-// steps, memory.
-[[nodiscard]] absl::Status DryRun(const Config& config, std::ostream& out);
+// Everything of a run that is alive at once. Members in the order in which they come to be;
+// destroyed backwards. Single-threaded.
+class TrainingRun {
+ public:
+  // place and out outlive it.
+  TrainingRun(const Config& config, const RunOptions& options, RunPlace* place, std::ostream& out)
+      : config_(config), options_(options), place_(*place), out_(out) {}
 
-// Trains with both encoders on the training days but the last 14, scores those, and says which
-// encoder.kind to use: the ranker's AUC decides, since retrieval figures do not order encoders as
-// the ranker does (docs/encoder.md).
-[[nodiscard]] absl::Status CheckEncoder(const Config& config, const RunOptions& options,
-                                        std::ostream& out);
+  // The result is the lead's. kCancelled when stopped: the message says how to go on.
+  [[nodiscard]] absl::StatusOr<EvalResult> Run();
+
+ private:
+  absl::StatusOr<EvalResult> Work();
+  absl::Status Open();
+  // The lead's: takes the run's folder, and says from what the run starts.
+  absl::StatusOr<RunStart> OpenFolder();
+  absl::Status OpenTables();
+  absl::Status LoadContent(const std::filesystem::path& commit);
+  // Whether all workers have the same of something; `what` names it.
+  absl::Status CheckSame(const std::string& what, const std::string& mine);
+  absl::Status TrainLoop();
+  absl::Status AfterStep(const StepFigures& figures);
+  absl::Status WriteMetrics(const StepFigures& figures);
+  absl::Status CommitNow();
+  absl::Status WriteCommitFiles(const std::filesystem::path& part);
+  absl::StatusOr<EvalResult> Finish();
+  absl::Status WriteResult(const Scores& scores);
+  bool lead() { return place_.lead(); }
+  bool StopAsked() const { return options_.stop && options_.stop->load(); }
+
+  const Config config_;
+  const RunOptions options_;
+  RunPlace& place_;
+  std::ostream& out_;
+  std::unique_ptr<RunFolder> folder_;  // the lead's
+  RunInputs inputs_;
+  RunStart start_;
+  std::unique_ptr<RunStore> store_;
+  Content content_;  // the lead's
+  std::unique_ptr<Trainer> trainer_;
+
+  bool stopped_ = false;
+  int64_t samples_ = 0;          // impressions since step 0
+  int64_t committed_step_ = -1;  // of the newest commit
+  absl::Time train_start_;
+  double train_cpu_start_ = 0;
+  int64_t samples_start_ = 0;  // at train_start_
+  double train_wall_s_ = 0, train_cpu_s_ = 0;
+  absl::Time last_metrics_;
+  double last_cpu_ = 0;
+  int64_t last_samples_ = 0;
+  RankerLosses mean_;  // exponential means, for people
+};
 
 }  // namespace savior

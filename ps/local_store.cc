@@ -8,43 +8,22 @@
 #include <mutex>
 #include <numeric>
 #include <string>
-#include <system_error>
 #include <utility>
 
 #include "common/routing.h"
 #include "common/store_checks.h"
 #include "ps/restore.h"
-#include "ps/table_spec.h"
 
 namespace savior {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr uint32_t kMaxShards = kBuckets;
 // Rows of a pull between two looks at whether its caller still waits.
 constexpr size_t kPullSlice = 4096;
 
 // Until a shard whose disk is full is asked again.
 constexpr std::chrono::milliseconds kAgainWhenFull{50};
-
-// Deletes the databases of an earlier store, and nothing else.
-absl::Status ClearLiveFolder(const fs::path& folder) {
-  std::vector<fs::path> stale;
-  std::error_code error;
-  fs::directory_iterator entry(folder, error);
-  while (!error && entry != fs::directory_iterator()) {
-    const std::string name = entry->path().filename().string();
-    if (name.starts_with("shard-") || name.starts_with("source-")) stale.push_back(entry->path());
-    entry.increment(error);
-  }
-  if (error) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("listing ", folder.string(), ": ", error.message()));
-  }
-  for (const fs::path& path : stale) SAVIOR_RETURN_IF_ERROR(RemoveAll(path));
-  return absl::OkStatus();
-}
 
 absl::Status Expired() { return absl::DeadlineExceededError("the shards did not answer in time"); }
 
@@ -111,47 +90,16 @@ class LocalStore::Call {
 };
 
 absl::StatusOr<std::unique_ptr<LocalStore>> LocalStore::Open(LocalStoreOptions options) {
-  SAVIOR_RETURN_IF_ERROR(ValidateTables(options.tables));
-  if (options.shards < 1 || options.shards > kMaxShards) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(options.shards, " shards: must be 1 to ", kMaxShards));
-  }
-  SAVIOR_RETURN_IF_ERROR(MakeWritableFolder(options.folder));
-  SAVIOR_ASSIGN_OR_RETURN(std::unique_ptr<FileLock> lock, FileLock::Take(options.folder / "lock"));
-  SAVIOR_RETURN_IF_ERROR(ClearLiveFolder(options.folder));
-  if (!options.restore_from.empty()) {
-    SAVIOR_RETURN_IF_ERROR(RestoreShards({.commit = options.restore_from,
-                                          .live = options.folder,
-                                          .shards = options.shards,
-                                          .tables = options.tables,
-                                          .seed = options.seed}));
-  }
-  std::unique_ptr<LocalStore> store(new LocalStore(std::move(options), std::move(lock)));
-  const LocalStoreOptions& o = store->options_;
-  for (uint32_t s = 0; s < o.shards; ++s) {
-    SAVIOR_ASSIGN_OR_RETURN(std::unique_ptr<Shard> shard,
-                            Shard::Open({.number = s,
-                                         .shards = o.shards,
-                                         .tables = o.tables,
-                                         .ram_budget_bytes = o.ram_budget_bytes / o.shards,
-                                         .seed = o.seed,
-                                         .steps_per_minute = o.steps_per_minute,
-                                         .folder = o.folder / ShardFolder(s)}));
-    store->shards_.push_back(std::make_unique<ShardThread>(std::move(shard)));
-  }
-  return store;
+  options.first = 0;
+  options.count = options.shards;
+  SAVIOR_ASSIGN_OR_RETURN(std::unique_ptr<ShardHost> host, ShardHost::Open(std::move(options)));
+  return std::unique_ptr<LocalStore>(new LocalStore(std::move(host)));
 }
 
-LocalStore::LocalStore(LocalStoreOptions options, std::unique_ptr<FileLock> lock)
-    : options_(std::move(options)),
-      lock_(std::move(lock)),
-      bucket_map_(EvenBucketMap(options_.shards)) {}
+LocalStore::LocalStore(std::unique_ptr<ShardHost> host)
+    : host_(std::move(host)), bucket_map_(EvenBucketMap(host_->shards())) {}
 
 LocalStore::~LocalStore() = default;
-
-void LocalStore::Stop() {
-  for (const auto& shard : shards_) shard->Stop();
-}
 
 template <typename ShardWork>
 absl::Status LocalStore::RunOn(std::span<const uint32_t> shards, Deadline deadline,
@@ -162,7 +110,7 @@ absl::Status LocalStore::RunOn(std::span<const uint32_t> shards, Deadline deadli
     const uint32_t s = shards[p];
     // `work` lives on this stack: a part that begins is waited for, one that does not touches
     // nothing of it.
-    const bool posted = shards_[s]->Post([call, p, s, work = &work](Shard& shard) {
+    const bool posted = host_->thread(s).Post([call, p, s, work = &work](Shard& shard) {
       if (call->Begin()) call->End(p, (*work)(s, shard, *call));
     });
     if (!posted) call->Refuse(p, absl::UnavailableError(absl::StrCat("shard ", s, " has stopped")));
@@ -172,7 +120,7 @@ absl::Status LocalStore::RunOn(std::span<const uint32_t> shards, Deadline deadli
 
 std::vector<uint32_t> LocalStore::Owners(const Partition& partition) const {
   std::vector<uint32_t> shards;
-  for (uint32_t s = 0; s < options_.shards; ++s) {
+  for (uint32_t s = 0; s < host_->shards(); ++s) {
     if (!partition.Of(s).empty()) shards.push_back(s);
   }
   return shards;
@@ -181,7 +129,7 @@ std::vector<uint32_t> LocalStore::Owners(const Partition& partition) const {
 template <typename ShardWrite>
 absl::Status LocalStore::Write(std::span<const TableKeys> requests, Deadline deadline,
                                ShardWrite write) {
-  const Partition partition(requests, bucket_map_, options_.shards);
+  const Partition partition(requests, bucket_map_, host_->shards());
   std::vector<uint32_t> shards = Owners(partition);
   while (true) {
     std::mutex mutex;  // of the next two
@@ -209,10 +157,10 @@ absl::Status LocalStore::Pull(std::span<const TablePull> pulls, Deadline deadlin
   std::vector<TableKeys> requests;
   requests.reserve(pulls.size());
   for (const TablePull& pull : pulls) {
-    SAVIOR_RETURN_IF_ERROR(CheckPull(options_.tables, pull));
+    SAVIOR_RETURN_IF_ERROR(CheckPull(tables(), pull));
     requests.push_back({pull.table, pull.keys});
   }
-  const Partition partition(requests, bucket_map_, options_.shards);
+  const Partition partition(requests, bucket_map_, host_->shards());
   return RunOn(Owners(partition), deadline,
                [&](uint32_t s, Shard& shard, const Call& call) -> absl::Status {
                  for (const Piece& piece : partition.Of(s)) {
@@ -235,7 +183,7 @@ absl::Status LocalStore::Push(int64_t step, std::span<const TablePush> pushes, D
   std::vector<TableKeys> requests;
   requests.reserve(pushes.size());
   for (const TablePush& push : pushes) {
-    SAVIOR_RETURN_IF_ERROR(CheckPush(options_.tables, push));
+    SAVIOR_RETURN_IF_ERROR(CheckPush(tables(), push));
     requests.push_back({push.table, push.keys});
   }
   return Write(requests, deadline,
@@ -265,7 +213,7 @@ absl::Status LocalStore::Put(std::span<const TablePut> puts, Deadline deadline) 
   std::vector<TableKeys> requests;
   requests.reserve(puts.size());
   for (const TablePut& put : puts) {
-    SAVIOR_RETURN_IF_ERROR(CheckPut(options_.tables, put));
+    SAVIOR_RETURN_IF_ERROR(CheckPut(tables(), put));
     requests.push_back({put.table, put.keys});
   }
   return Write(requests, deadline,
@@ -279,13 +227,13 @@ absl::Status LocalStore::Put(std::span<const TablePut> puts, Deadline deadline) 
 
 absl::Status LocalStore::Hint(int64_t step, std::span<const TableKeys> keys) {
   for (const TableKeys& request : keys) {
-    SAVIOR_RETURN_IF_ERROR(CheckTable(options_.tables, request.table));
+    SAVIOR_RETURN_IF_ERROR(CheckTable(tables(), request.table));
   }
-  const Partition partition(keys, bucket_map_, options_.shards);
-  for (uint32_t s = 0; s < options_.shards; ++s) {
+  const Partition partition(keys, bucket_map_, host_->shards());
+  for (uint32_t s = 0; s < host_->shards(); ++s) {
     for (const Piece& piece : partition.Of(s)) {
       const auto& [of_shard, positions] = piece.selection;
-      if (!shards_[s]->PostHint(step, piece.table, {of_shard.begin(), of_shard.end()})) {
+      if (!host_->thread(s).PostHint(step, piece.table, {of_shard.begin(), of_shard.end()})) {
         return absl::UnavailableError(absl::StrCat("shard ", s, " has stopped"));
       }
     }
@@ -294,22 +242,22 @@ absl::Status LocalStore::Hint(int64_t step, std::span<const TableKeys> keys) {
 }
 
 absl::Status LocalStore::CancelHints(int64_t from_step) {
-  for (uint32_t s = 0; s < options_.shards; ++s) {
-    if (!shards_[s]->CancelHints(from_step)) {
+  for (uint32_t s = 0; s < host_->shards(); ++s) {
+    if (!host_->thread(s).CancelHints(from_step)) {
       return absl::UnavailableError(absl::StrCat("shard ", s, " has stopped"));
     }
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<TableStats>> LocalStore::Stats(Deadline deadline) {
-  std::vector<TableStats> stats(options_.tables.size());
+absl::StatusOr<StoreStats> LocalStore::Stats(Deadline deadline) {
+  StoreStats stats{.tables = std::vector<TableStats>(tables().size())};
   std::mutex mutex;  // of stats: the shards answer at the same time
-  std::vector<uint32_t> all(options_.shards);
+  std::vector<uint32_t> all(host_->shards());
   std::iota(all.begin(), all.end(), 0);
   SAVIOR_RETURN_IF_ERROR(RunOn(all, deadline, [&](uint32_t, const Shard& shard, const Call&) {
     const std::lock_guard lock(mutex);
-    shard.AddStats(stats);
+    shard.AddStats(stats.tables);
     return absl::OkStatus();
   }));
   return stats;
@@ -317,7 +265,7 @@ absl::StatusOr<std::vector<TableStats>> LocalStore::Stats(Deadline deadline) {
 
 absl::Status LocalStore::Checkpoint(const fs::path& folder, Deadline deadline) {
   SAVIOR_RETURN_IF_ERROR(MakeWritableFolder(folder));
-  std::vector<uint32_t> all(options_.shards);
+  std::vector<uint32_t> all(host_->shards());
   std::iota(all.begin(), all.end(), 0);
   return RunOn(all, deadline, [&](uint32_t s, Shard& shard, const Call&) {
     return shard.Checkpoint(folder / ShardFolder(s));
@@ -325,8 +273,8 @@ absl::Status LocalStore::Checkpoint(const fs::path& folder, Deadline deadline) {
 }
 
 absl::Status LocalStore::ForEachRow(uint32_t table, RowVisitor visit, Deadline deadline) {
-  SAVIOR_RETURN_IF_ERROR(CheckTable(options_.tables, table));
-  for (uint32_t s = 0; s < options_.shards; ++s) {
+  SAVIOR_RETURN_IF_ERROR(CheckTable(tables(), table));
+  for (uint32_t s = 0; s < host_->shards(); ++s) {
     SAVIOR_RETURN_IF_ERROR(RunOn({&s, 1}, deadline, [&](uint32_t, Shard& shard, const Call&) {
       return shard.ForEachRow(table, visit);
     }));

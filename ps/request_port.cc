@@ -10,8 +10,15 @@
 #include "common/table_counters.h"
 
 namespace savior {
+namespace {
+
+// Requests put by: 64 each of 1,024 workers.
+constexpr size_t kMaxWaiting = 65536;
+
+}  // namespace
 
 RequestPort::RequestPort(const ServedShard& served, std::span<const TableSpec> tables,
+                         std::optional<StepRules> steps, CheckpointFolder checkpoint_folder,
                          ShardThread* thread, Context* context,
                          std::unique_ptr<RouterSocket> socket)
     : served_(served),
@@ -19,45 +26,100 @@ RequestPort::RequestPort(const ServedShard& served, std::span<const TableSpec> t
       thread_(thread),
       context_(context),
       socket_(std::move(socket)),
-      checker_(tables, served) {}
+      checkpoint_folder_(std::move(checkpoint_folder)),
+      sums_pushes_(steps.has_value() && steps->synchronous() && steps->workers > 1),
+      sum_(tables),
+      checker_(tables, served) {
+  if (steps.has_value()) clock_.emplace(*steps);
+}
 
 bool RequestPort::Serve(Shard& shard) {
+  if (ServeWaiting(shard)) return true;
   Frame peer;
   Frame request;
   if (!socket_->Receive(&peer, &request)) return false;
-  Frame reply = Answer(std::as_const(request).bytes(), shard);
-  if (std::as_const(reply).bytes().empty()) return true;
+  MessageHeader header;
+  if (PeekHeader(std::as_const(request).bytes(), &header) && !IsDue(header)) {
+    PutBy({std::move(peer), std::move(request), header});
+    return true;
+  }
+  Reply(std::move(peer), Answer(&request, false, shard));
+  return true;
+}
+
+bool RequestPort::ServeWaiting(Shard& shard) {
+  const auto due = std::ranges::find_if(
+      waiting_, [this](const Waiting& waiting) { return IsDue(waiting.header); });
+  if (due == waiting_.end()) return false;
+  Waiting waiting = std::move(*due);
+  waiting_.erase(due);
+  Reply(std::move(waiting.peer), Answer(&waiting.request, true, shard));
+  return true;
+}
+
+bool RequestPort::IsDue(const MessageHeader& header) const {
+  // What will be refused is refused at once.
+  if (!clock_.has_value() || header.incarnation != served_.incarnation) return true;
+  if (header.type == MessageType::kPull) {
+    return header.step == kAnyStep || clock_->MayPull(header.step);
+  }
+  // A worker whose keys are all elsewhere is not held up by a pull here, and may be early.
+  const bool waits = header.type == MessageType::kCheckpoint ||
+                     (sums_pushes_ && header.type == MessageType::kPush);
+  return !waits || header.step <= clock_->done();
+}
+
+void RequestPort::PutBy(Waiting request) {
+  const auto same = std::ranges::find_if(waiting_, [&](const Waiting& waiting) {
+    return waiting.header.client == request.header.client &&
+           waiting.header.sequence == request.header.sequence;
+  });
+  if (same != waiting_.end()) {
+    same->peer = std::move(request.peer);  // it may have a new connection
+    return;
+  }
+  // A client keeps to its window, and a run has so many workers: more is not from one of them.
+  if (waiting_.size() >= kMaxWaiting) waiting_.pop_front();
+  waiting_.push_back(std::move(request));
+}
+
+void RequestPort::Reply(Frame peer, Frame reply) {
+  if (std::as_const(reply).bytes().empty()) return;
   // A client that has gone needs no reply; one that reads none asks again.
   if (!socket_->Send(std::move(peer), std::move(reply))) {
     LOG_EVERY_N(WARNING, 1000) << "shard " << served_.shard << ": a reply could not be delivered";
   }
-  return true;
 }
 
-Frame RequestPort::Answer(std::span<const std::byte> request, Shard& shard) {
-  Frame reply;
-  absl::Status status = DecodeRequest(request, &request_);
-  if (status.ok()) status = Execute(shard, &reply);
-  if (status.ok()) return reply;
+Frame RequestPort::Answer(Frame* request, bool held, Shard& shard) {
+  // Kept beside the request, which may be moved away.
   MessageHeader header;
-  if (PeekHeader(request, &header) && IsRequest(header.type) && IsAnswered(header.type)) {
+  const bool has_header = PeekHeader(std::as_const(*request).bytes(), &header);
+  Frame reply;
+  absl::Status status = DecodeRequest(std::as_const(*request).bytes(), &request_);
+  if (status.ok()) status = Execute(request, held, shard, &reply);
+  if (status.ok()) return reply;
+  if (has_header && IsRequest(header.type) && IsAnswered(header.type)) {
     return ErrorReply(header, status);
   }
   LOG_EVERY_N(WARNING, 1000) << "shard " << served_.shard << ": dropped a message: " << status;
   return Frame();
 }
 
-absl::Status RequestPort::Execute(Shard& shard, Frame* reply) {
+absl::Status RequestPort::Execute(Frame* request, bool held, Shard& shard, Frame* reply) {
   SAVIOR_RETURN_IF_ERROR(CheckHeader(request_.header, served_));
   for (const RequestSection& section : request_.sections) {
     SAVIOR_RETURN_IF_ERROR(checker_.Check(section));
   }
   switch (request_.header.type) {
     case MessageType::kPull:
+      if (clock_.has_value() && request_.header.step != kAnyStep) {
+        clock_->CountPull(request_.header.step, held);
+      }
       return Pull(shard, reply);
     case MessageType::kPush:
     case MessageType::kPut:
-      return PushOrPut(shard, reply);
+      return PushOrPut(request, shard, reply);
     case MessageType::kHint:
       return Hint();
     case MessageType::kCancelHints:
@@ -65,6 +127,8 @@ absl::Status RequestPort::Execute(Shard& shard, Frame* reply) {
       return absl::OkStatus();
     case MessageType::kStats:
       return Stats(shard, reply);
+    case MessageType::kCheckpoint:
+      return Checkpoint(shard, reply);
     default:
       return absl::InvalidArgumentError("not a request");
   }
@@ -104,7 +168,7 @@ absl::Status RequestPort::Pull(Shard& shard, Frame* reply) {
   return absl::OkStatus();
 }
 
-absl::Status RequestPort::PushOrPut(Shard& shard, Frame* reply) {
+absl::Status RequestPort::PushOrPut(Frame* request, Shard& shard, Frame* reply) {
   const MessageHeader& header = request_.header;
   const bool push = header.type == MessageType::kPush;
   if (push) SAVIOR_RETURN_IF_ERROR(CheckStep(header.step));
@@ -118,10 +182,48 @@ absl::Status RequestPort::PushOrPut(Shard& shard, Frame* reply) {
     SAVIOR_RETURN_IF_ERROR(CheckWrite(section, values));
     parts.push_back({section.table, {section.keys, {}}, values.data()});
   }
+  *reply = EmptyReply();
+  SAVIOR_ASSIGN_OR_RETURN(const bool is_new, windows_.IsNew(header.client, header.sequence));
+  if (!is_new) return absl::OkStatus();
+  const uint64_t client = header.client;
+  const uint64_t sequence = header.sequence;
+  // With a full disk nothing is applied, and the request may come again.
+  SAVIOR_RETURN_IF_ERROR(push ? Push(request, parts, shard) : shard.Put(parts));
+  windows_.Mark(client, sequence);
+  return absl::OkStatus();
+}
+
+absl::Status RequestPort::Push(Frame* request, std::span<const WritePart> parts, Shard& shard) {
+  const auto [worker, count] = std::pair(request_.header.worker, request_.header.parts);
+  const int64_t step = request_.header.step;
+  if (!clock_.has_value()) return shard.Push(step, parts);
+  SAVIOR_RETURN_IF_ERROR(clock_->CheckPush(worker, step, count));
+  if (!sums_pushes_) {
+    SAVIOR_RETURN_IF_ERROR(shard.Push(step, parts));
+  } else {
+    sum_.Keep(std::move(*request));
+    if (clock_->Completes(worker, step, count)) {
+      absl::StatusOr<std::span<const WritePart>> sums = sum_.Sum();
+      const absl::Status status = sums.ok() ? shard.Push(step, *sums) : sums.status();
+      if (!status.ok()) {
+        sum_.DropLast();
+        return status;
+      }
+      sum_.Clear();
+    }
+  }
+  clock_->Push(worker, step, count);
+  return absl::OkStatus();
+}
+
+absl::Status RequestPort::Checkpoint(Shard& shard, Frame* reply) {
+  const MessageHeader& header = request_.header;
+  if (!checkpoint_folder_) {
+    return absl::FailedPreconditionError("this server writes no checkpoints");
+  }
   SAVIOR_ASSIGN_OR_RETURN(const bool is_new, windows_.IsNew(header.client, header.sequence));
   if (is_new) {
-    // With a full disk nothing is applied, and the request may come again.
-    SAVIOR_RETURN_IF_ERROR(push ? shard.Push(header.step, parts) : shard.Put(parts));
+    SAVIOR_RETURN_IF_ERROR(shard.Checkpoint(checkpoint_folder_(header.step, served_.shard)));
     windows_.Mark(header.client, header.sequence);
   }
   *reply = EmptyReply();
@@ -146,11 +248,15 @@ absl::Status RequestPort::Stats(const Shard& shard, Frame* reply) {
   std::vector<TableStats> stats(tables_.size());
   shard.AddStats(stats);
   Frame frame = context_->NewFrame(kMessageHeaderBytes +
-                                   tables_.size() * CountersSectionBytes(kTableCounters));
+                                   tables_.size() * CountersSectionBytes(kTableCounters) +
+                                   CountersSectionBytes(kStepCounters));
   MessageWriter writer(frame.bytes(), ReplyHeader(MessageType::kCounters));
   for (uint32_t t = 0; t < stats.size(); ++t) {
     PackCounters(stats[t], writer.AddCounters(t, kTableCounters));
   }
+  // As if the clock were one more table.
+  PackCounters(clock_.has_value() ? clock_->stats() : StepStats{},
+               writer.AddCounters(static_cast<uint32_t>(stats.size()), kStepCounters));
   writer.Finish();
   *reply = std::move(frame);
   return absl::OkStatus();

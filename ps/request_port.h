@@ -2,7 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
+#include <filesystem>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -13,16 +17,24 @@
 #include "ps/sequence_window.h"
 #include "ps/shard_port.h"
 #include "ps/shard_thread.h"
+#include "ps/step_clock.h"
+#include "ps/step_sum.h"
 
 namespace savior {
 
 // What arrives may be any bytes: whatever is wrong with them, the answer is a typed error, or,
 // where not even the header makes sense, none. Used by the shard's thread only, as a ShardPort.
+//
+// With step rules, a pull, checkpoint or (synchronous) push of a step whose time has not come is
+// put by until another push makes it so.
 class RequestPort final : public ShardPort {
  public:
+  using CheckpointFolder = std::function<std::filesystem::path(int64_t step, uint32_t shard)>;
+
   // Everything pointed to outlives the port. `thread` runs it, and keeps the shard's hints.
-  RequestPort(const ServedShard& served, std::span<const TableSpec> tables, ShardThread* thread,
-              Context* context, std::unique_ptr<RouterSocket> socket);
+  RequestPort(const ServedShard& served, std::span<const TableSpec> tables,
+              std::optional<StepRules> steps, CheckpointFolder checkpoint_folder,
+              ShardThread* thread, Context* context, std::unique_ptr<RouterSocket> socket);
 
   const std::string& endpoint() const { return socket_->endpoint(); }
 
@@ -30,12 +42,26 @@ class RequestPort final : public ShardPort {
   bool Serve(Shard& shard) override;
 
  private:
-  // The reply, or no bytes if there is none to send.
-  Frame Answer(std::span<const std::byte> request, Shard& shard);
+  struct Waiting {
+    Frame peer, request;
+    MessageHeader header;
+  };
+
+  bool ServeWaiting(Shard& shard);
+  // Whether a request's step has come.
+  bool IsDue(const MessageHeader& header) const;
+  // Puts a request by; one that is there already is the same one, sent again.
+  void PutBy(Waiting request);
+  void Reply(Frame peer, Frame reply);
+  // The reply, or no bytes if there is none to send. `frame` is kept where the request is a part of
+  // a sum.
+  Frame Answer(Frame* request, bool held, Shard& shard);
   // The reply is in *reply_ if OK, unless the request gets none.
-  absl::Status Execute(Shard& shard, Frame* reply);
+  absl::Status Execute(Frame* request, bool held, Shard& shard, Frame* reply);
   absl::Status Pull(Shard& shard, Frame* reply);
-  absl::Status PushOrPut(Shard& shard, Frame* reply);
+  absl::Status PushOrPut(Frame* request, Shard& shard, Frame* reply);
+  absl::Status Push(Frame* request, std::span<const WritePart> parts, Shard& shard);
+  absl::Status Checkpoint(Shard& shard, Frame* reply);
   absl::Status CheckWrite(const RequestSection& section, std::span<const float> values) const;
   absl::Status Hint();
   absl::Status Stats(const Shard& shard, Frame* reply);
@@ -52,6 +78,11 @@ class RequestPort final : public ShardPort {
   Context* const context_;
   const std::unique_ptr<RouterSocket> socket_;
 
+  const CheckpointFolder checkpoint_folder_;
+  const bool sums_pushes_;  // synchronous, and more than one worker
+  std::optional<StepClock> clock_;
+  StepSum sum_;
+  std::deque<Waiting> waiting_;
   SequenceWindows windows_;
   SectionChecker checker_;
   // Kept for the next request.

@@ -63,26 +63,27 @@ class Targets {
   explicit Targets(const RestorePlan& plan)
       : plan_(plan),
         bucket_map_(EvenBucketMap(plan.shards)),
-        batches_(plan.shards),
-        rows_(plan.shards, std::vector<uint64_t>(plan.tables.size(), 0)) {}
+        batches_(plan.count),
+        rows_(plan.count, std::vector<uint64_t>(plan.tables.size(), 0)) {}
 
   absl::Status Open() {
-    for (uint32_t s = 0; s < plan_.shards; ++s) {
-      SAVIOR_ASSIGN_OR_RETURN(std::unique_ptr<ColdStore> store,
-                              ColdStore::Open(plan_.live / ShardFolder(s), NamesOf(plan_.tables)));
+    for (uint32_t s = 0; s < plan_.count; ++s) {
+      SAVIOR_ASSIGN_OR_RETURN(
+          std::unique_ptr<ColdStore> store,
+          ColdStore::Open(plan_.live / ShardFolder(plan_.first + s), NamesOf(plan_.tables)));
       stores_.push_back(std::move(store));
     }
     return absl::OkStatus();
   }
 
-  uint32_t OwnerOf(uint32_t bucket) const { return bucket_map_[bucket]; }
-
   absl::Status AddNote(uint32_t bucket, const std::string& name, const std::string& value) {
-    return stores_[OwnerOf(bucket)]->PutNote(name, value);
+    const uint32_t owner = OwnerOf(bucket);
+    return owner < plan_.count ? stores_[owner]->PutNote(name, value) : absl::OkStatus();
   }
 
   absl::Status Add(uint32_t table, uint64_t key, std::string_view stored) {
     const uint32_t owner = OwnerOf(BucketOf(table, key));
+    if (owner >= plan_.count) return absl::OkStatus();
     ++rows_[owner][table];
     SAVIOR_RETURN_IF_ERROR(stores_[owner]->Put(table, key, stored, &batches_[owner]));
     return batches_[owner].bytes() < kBatchBytes ? absl::OkStatus()
@@ -90,9 +91,10 @@ class Targets {
   }
 
   absl::Status Finish() {
-    for (uint32_t s = 0; s < plan_.shards; ++s) {
+    for (uint32_t s = 0; s < plan_.count; ++s) {
       SAVIOR_RETURN_IF_ERROR(stores_[s]->Write(&batches_[s]));
-      const ShardNote note = ShardNote::Of(s, plan_.shards, plan_.seed, plan_.tables, rows_[s]);
+      const ShardNote note =
+          ShardNote::Of(plan_.first + s, plan_.shards, plan_.seed, plan_.tables, rows_[s]);
       SAVIOR_RETURN_IF_ERROR(stores_[s]->PutNote(ShardNote::kName, note.Encode()));
       SAVIOR_RETURN_IF_ERROR(stores_[s]->Flush());
     }
@@ -100,11 +102,14 @@ class Targets {
   }
 
  private:
+  // The shard of a bucket, from the first of ours; beyond `count`: not ours.
+  uint32_t OwnerOf(uint32_t bucket) const { return bucket_map_[bucket] - plan_.first; }
+
   const RestorePlan& plan_;
   const std::vector<uint32_t> bucket_map_;
-  std::vector<std::unique_ptr<ColdStore>> stores_;  // [shards]
-  std::vector<ColdStore::Batch> batches_;           // [shards]
-  std::vector<std::vector<uint64_t>> rows_;         // [shards, tables]
+  std::vector<std::unique_ptr<ColdStore>> stores_;  // [count]
+  std::vector<ColdStore::Batch> batches_;           // [count]
+  std::vector<std::vector<uint64_t>> rows_;         // [count, tables]
 };
 
 absl::Status RouteAnew(const RestorePlan& plan, const ColdStore& source, Targets* targets) {
@@ -155,7 +160,9 @@ absl::Status RestoreShards(const RestorePlan& plan) {
   const bool anew = sources != plan.shards;
   Targets targets(plan);
   if (anew) SAVIOR_RETURN_IF_ERROR(targets.Open());
-  for (uint32_t s = 0; s < sources; ++s) {
+  const uint32_t begin = anew ? 0 : plan.first;
+  const uint32_t end = anew ? sources : plan.first + plan.count;
+  for (uint32_t s = begin; s < end; ++s) {
     const std::string where = absl::StrCat("restoring ", (plan.commit / ShardFolder(s)).string());
     absl::StatusOr<std::unique_ptr<ColdStore>> source = OpenSource(plan, s, sources);
     SAVIOR_RETURN_IF_ERROR(Annotate(source.status(), where));

@@ -3,6 +3,7 @@
 #include <absl/strings/numbers.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <xxhash.h>
 
 #include <algorithm>
 #include <cmath>
@@ -52,6 +53,14 @@ void DenseWeights::AdamStep(const AdamOptions& o) {
              static_cast<int64_t>(weights_.size()), static_cast<float>(o.beta1),
              static_cast<float>(o.beta2), static_cast<float>(rate), static_cast<float>(v_scale),
              static_cast<float>(o.eps), static_cast<float>(1.0 - o.lr * o.weight_decay));
+}
+
+uint64_t DenseWeights::Digest() const {
+  uint64_t digest = static_cast<uint64_t>(steps_);
+  for (const auto* array : {&weights_, &m_, &v_}) {
+    digest = XXH3_64bits_withSeed(array->data(), array->size() * sizeof(float), digest);
+  }
+  return digest;
 }
 
 TensorFile DenseWeights::Save() const {

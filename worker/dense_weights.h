@@ -46,6 +46,9 @@ class DenseWeights {
   void AdamStep(const AdamOptions& options);
   int64_t steps() const { return steps_; }
 
+  // Of weights, moments and steps(): the same exactly where all their bits are.
+  uint64_t Digest() const;
+
   // Weights under their names, moments under "adam.m/<name>" and "adam.v/<name>".
   TensorFile Save() const;
   // kDataLoss if names or shapes are not exactly those of this model (the first difference is

@@ -95,7 +95,26 @@ absl::Status DoesNotFit(const std::string& what) {
 
 }  // namespace
 
+void RemoteCall::ToEveryShard(uint32_t shards) {
+  for (uint32_t s = 0; s < shards; ++s) messages.push_back({.shard = s, .slices = {}});
+}
+
 void RemoteCall::Divide(const MessagePlan& plan) {
+  DivideKeys(plan);
+  if (type != MessageType::kPush) return;
+  std::vector<uint16_t> parts(plan.shards, 0);
+  for (const CallMessage& message : messages) ++parts[message.shard];
+  if (plan.clocked) {
+    for (uint32_t s = 0; s < plan.shards; ++s) {
+      if (parts[s] != 0) continue;
+      messages.push_back({.shard = s, .slices = {}});
+      parts[s] = 1;
+    }
+  }
+  for (CallMessage& message : messages) message.parts = parts[message.shard];
+}
+
+void RemoteCall::DivideKeys(const MessagePlan& plan) {
   MessageDivider divider(type, plan, &messages);
   if (plan.shards == 1) {
     divider.NextShard(0);
@@ -127,6 +146,7 @@ Frame RemoteCall::Encode(size_t message, MessageHeader header, const MessagePlan
   header.dtype = plan.dtype;
   header.step = step;
   header.shard = messages[message].shard;
+  header.parts = messages[message].parts;
   const std::vector<MessageSlice>& slices = messages[message].slices;
   size_t bytes = kMessageHeaderBytes;
   for (const MessageSlice& slice : slices) {
@@ -169,12 +189,14 @@ absl::Status RemoteCall::Accept(size_t message, const Reply& reply) {
       }
       return absl::OkStatus();
     case MessageType::kStats:
-      if (reply.header.type != MessageType::kCounters || reply.sections.size() != stats.size()) {
+      if (reply.header.type != MessageType::kCounters ||
+          reply.sections.size() != stats.tables.size() + 1) {
         return DoesNotFit("other tables");
       }
-      for (size_t t = 0; t < stats.size(); ++t) {
-        AddCounters(reply.sections[t].counters, &stats[t]);
+      for (size_t t = 0; t < stats.tables.size(); ++t) {
+        AddCounters(reply.sections[t].counters, &stats.tables[t]);
       }
+      AddCounters(reply.sections.back().counters, stats_replies++ == 0, &stats.steps);
       return absl::OkStatus();
     default:
       return reply.header.type == MessageType::kDone ? absl::OkStatus() : DoesNotFit("no receipt");

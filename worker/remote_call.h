@@ -28,6 +28,7 @@ struct MessageSlice {
 
 struct CallMessage {
   uint32_t shard = 0;
+  uint16_t parts = 0;  // push: messages to this shard
   std::vector<MessageSlice> slices;
 };
 
@@ -37,6 +38,7 @@ struct MessagePlan {
   std::span<const uint32_t> bucket_map;
   uint32_t shards = 1;
   ValueDtype dtype = ValueDtype::kFloat32;
+  bool clocked = false;      // every shard gets a part of every push, of no keys too
   size_t message_bytes = 0;  // about this much per message, in the larger of the two directions
 };
 
@@ -49,7 +51,8 @@ struct RemoteCall {
   std::vector<TableKeys> requests;
   std::vector<TablePull> pulls;                // kPull
   std::vector<std::span<const float>> values;  // kPush, kPut
-  std::vector<TableStats> stats;               // kStats
+  StoreStats stats;                            // kStats
+  size_t stats_replies = 0;
 
   std::unique_ptr<Partition> partition;  // more than one shard: what messages point into
   std::vector<CallMessage> messages;
@@ -59,6 +62,8 @@ struct RemoteCall {
 
   // Fills `messages` from `requests`.
   void Divide(const MessagePlan& plan);
+  // One message to every shard, without keys.
+  void ToEveryShard(uint32_t shards);
   // The frame of messages[message]. Copies keys and values: the caller's spans are not needed by
   // it.
   Frame Encode(size_t message, MessageHeader header, const MessagePlan& plan,
@@ -68,6 +73,9 @@ struct RemoteCall {
   [[nodiscard]] absl::Status Accept(size_t message, const Reply& reply);
 
   size_t keys() const;
+
+ private:
+  void DivideKeys(const MessagePlan& plan);
 };
 
 }  // namespace savior

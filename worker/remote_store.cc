@@ -35,6 +35,8 @@ std::string NameOf(MessageType type) {
       return "push";
     case MessageType::kPut:
       return "put";
+    case MessageType::kCheckpoint:
+      return "checkpoint";
     default:
       return "stats";
   }
@@ -49,6 +51,9 @@ absl::Status CheckOptions(const RemoteStoreOptions& options) {
   SAVIOR_RETURN_IF_ERROR(
       check(options.max_in_flight >= 1 && options.max_in_flight <= kSequenceWindow,
             absl::StrCat("max_in_flight must be 1 to ", kSequenceWindow)));
+  SAVIOR_RETURN_IF_ERROR(
+      check(options.server_keys.empty() || options.server_keys.size() == options.endpoints.size(),
+            "one server key per endpoint, or none"));
   SAVIOR_RETURN_IF_ERROR(check(options.retry_after.count() > 0, "retry_after must be positive"));
   return check(
       options.message_bytes >= kLeastMessageBytes && options.message_bytes <= kMaxFrameBytes / 2,
@@ -63,8 +68,10 @@ absl::StatusOr<std::unique_ptr<RemoteStore>> RemoteStore::Connect(Context* conte
   std::unique_ptr<RemoteStore> store(new RemoteStore(context, std::move(options)));
   const RemoteStoreOptions& o = store->options_;
   for (uint32_t s = 0; s < o.endpoints.size(); ++s) {
+    SocketSecurity security = o.security;
+    if (!o.server_keys.empty()) security.server_key = o.server_keys[s];
     absl::StatusOr<std::unique_ptr<DealerSocket>> socket =
-        DealerSocket::Connect(context, o.endpoints[s], o.security);
+        DealerSocket::Connect(context, o.endpoints[s], security);
     SAVIOR_RETURN_IF_ERROR(Annotate(socket.status(), absl::StrCat("shard ", s)));
     store->links_.emplace_back(s, *std::move(socket), o.max_in_flight, o.retry_after);
   }
@@ -79,6 +86,7 @@ RemoteStore::RemoteStore(Context* context, RemoteStoreOptions options)
             .bucket_map = bucket_map_,
             .shards = static_cast<uint32_t>(options_.endpoints.size()),
             .dtype = options_.wire_dtype,
+            .clocked = options_.clocked,
             .message_bytes = options_.message_bytes},
       client_(DrawClient()),
       cancel_from_(kNoCancel) {}
@@ -179,12 +187,21 @@ absl::Status RemoteStore::CancelHints(int64_t from_step) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<TableStats>> RemoteStore::Stats(Deadline deadline) {
+absl::Status RemoteStore::Checkpoint(int64_t steps, Deadline deadline) {
+  RemoteCall call;
+  call.type = MessageType::kCheckpoint;
+  call.step = steps;
+  call.deadline = deadline;
+  call.ToEveryShard(plan_.shards);
+  return Run(&call);
+}
+
+absl::StatusOr<StoreStats> RemoteStore::Stats(Deadline deadline) {
   RemoteCall call;
   call.type = MessageType::kStats;
   call.deadline = deadline;
-  for (const TableSpec& table : options_.tables) call.stats.emplace_back().name = table.name;
-  for (uint32_t s = 0; s < links_.size(); ++s) call.messages.push_back({.shard = s, .slices = {}});
+  for (const TableSpec& table : options_.tables) call.stats.tables.emplace_back().name = table.name;
+  call.ToEveryShard(plan_.shards);
   SAVIOR_RETURN_IF_ERROR(Run(&call));
   return std::move(call.stats);
 }

@@ -24,9 +24,13 @@ namespace savior {
 struct RemoteStoreOptions {
   std::vector<TableSpec> tables;       // the servers'
   std::vector<std::string> endpoints;  // one per shard, in order
+  // CURVE: the servers' public keys, one per shard; empty: all have security.server_key.
+  std::vector<std::string> server_keys = {};
   uint64_t incarnation = 0;
   uint32_t codebook_version = 0;
-  uint32_t worker = 0;
+  uint16_t worker = 0;
+  // The servers keep a clock of steps: a push goes to every shard, of no keys too.
+  bool clocked = false;
   // Of rows and gradients on the wire. 16-bit ones are rounded to the nearest: a row then reads as
   // its rounded value, and a gradient is applied rounded.
   ValueDtype wire_dtype = ValueDtype::kFloat32;
@@ -68,7 +72,11 @@ class RemoteStore final : public EmbeddingStore {
   // sent with the next call), or without a connection. What a shard says to them is not heard.
   [[nodiscard]] absl::Status Hint(int64_t step, std::span<const TableKeys> keys) override;
   [[nodiscard]] absl::Status CancelHints(int64_t from_step) override;
-  [[nodiscard]] absl::StatusOr<std::vector<TableStats>> Stats(Deadline deadline) override;
+  [[nodiscard]] absl::StatusOr<StoreStats> Stats(Deadline deadline) override;
+
+  // Every shard writes its rows, as they are after `steps` steps of all workers, to where its
+  // server says (ps/server.h).
+  [[nodiscard]] absl::Status Checkpoint(int64_t steps, Deadline deadline);
 
   // Both wait only where a shard has max_in_flight requests unanswered (back-pressure).
   [[nodiscard]] absl::StatusOr<Ticket> StartPull(int64_t step, std::span<const TablePull> pulls,

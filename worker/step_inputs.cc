@@ -195,11 +195,11 @@ std::vector<TableKeys> LearnedKeys(const StepInputs& in) {
           {kContentVectorTable, in.content_vector.keys}};
 }
 
-absl::Status FetchRows(StepInputs& in, EmbeddingStore& store, Deadline deadline) {
+std::vector<TablePull> PullsOf(StepInputs& in, const std::vector<TableSpec>& tables) {
   std::vector<TablePull> pulls;
   const auto add = [&](uint32_t table, Lookup& lookup) {
     if (lookup.keys.empty()) return;
-    lookup.rows.resize(lookup.keys.size() * store.tables()[table].dim);
+    lookup.rows.resize(lookup.keys.size() * tables[table].dim);
     pulls.push_back({table, lookup.keys, lookup.rows, lookup.updates});
   };
   in.content_vector.updates.resize(in.content_vector.keys.size());
@@ -208,7 +208,11 @@ absl::Status FetchRows(StepInputs& in, EmbeddingStore& store, Deadline deadline)
   add(kFeatureTable, in.feature);
   add(kAlignTable, in.align);
   add(kContentVectorTable, in.content_vector);
-  return store.Pull(pulls, deadline);
+  return pulls;
+}
+
+absl::Status FetchRows(StepInputs& in, EmbeddingStore& store, Deadline deadline) {
+  return store.Pull(PullsOf(in, store.tables()), deadline);
 }
 
 }  // namespace savior

@@ -90,7 +90,11 @@ std::vector<uint64_t> ContentKeys(const TrainingLog& log);
 // The learned tables' keys of a step, for Hint.
 std::vector<TableKeys> LearnedKeys(const StepInputs& in);
 
-// Pulls the learned rows of a step, all tables in one request.
+// A request for the learned rows of a step, all tables in one. Makes room for them; its spans are
+// those of `in`, wherever that is moved. `tables`: the store's.
+std::vector<TablePull> PullsOf(StepInputs& in, const std::vector<TableSpec>& tables);
+
+// Pulls the learned rows of a step; of no step's clock (kAnyStep).
 [[nodiscard]] absl::Status FetchRows(StepInputs& in, EmbeddingStore& store, Deadline deadline);
 
 }  // namespace savior

@@ -12,34 +12,76 @@
 namespace savior {
 namespace {
 
-BatchOptions TrainingBatches(const Config& config, Period training, int64_t epoch) {
+// Pulls under way beyond this cost memory and gain nothing: a step's answer takes less than a step.
+constexpr int64_t kMostPullsAhead = 4;
+constexpr int64_t kAsynchronousPullsAhead = 2;
+
+int64_t PullsAhead(int64_t staleness) {
+  return staleness < 0 ? kAsynchronousPullsAhead : std::min(staleness, kMostPullsAhead);
+}
+
+BatchOptions TrainingBatches(const Config& config, Period training, int64_t epoch,
+                             const Allreduce& workers) {
   BatchOptions options;
   options.period = training;
   options.requests_per_batch = config.train.requests_per_batch;
   options.max_history = config.data.max_history;
   options.shuffle_window = config.train.shuffle_window;
   options.seed = MixTwo(static_cast<uint64_t>(config.seed), static_cast<uint64_t>(epoch));
+  options.worker = workers.rank();
+  options.workers = workers.size();
   return options;
 }
+
+Deadline DeadlineInSeconds(double seconds) {
+  return DeadlineIn(std::chrono::milliseconds(static_cast<int64_t>(seconds * 1e3)));
+}
+
+// Adds the time of its life.
+class Stopwatch {
+ public:
+  explicit Stopwatch(double* seconds) : seconds_(seconds) {}
+  ~Stopwatch() { *seconds_ += std::chrono::duration<double>(SteadyClock::now() - start_).count(); }
+
+ private:
+  double* const seconds_;
+  const SteadyClock::time_point start_ = SteadyClock::now();
+};
 
 }  // namespace
 
 Trainer::Trainer(const Config& config, const TrainingLog* log, EmbeddingStore* store,
-                 Period training)
+                 Period training, Allreduce* allreduce)
     : config_(config),
       log_(log),
       store_(store),
       training_(training),
+      allreduce_(allreduce == nullptr ? &solo_ : allreduce),
+      pulls_ahead_(PullsAhead(config.cluster.staleness)),
       assembler_(log, config),
       ranker_(config,
-              {assembler_.num_features(), assembler_.num_context(), assembler_.num_numerics()}) {}
+              {assembler_.num_features(), assembler_.num_context(), assembler_.num_numerics()}),
+      buckets_(ranker_.dense().parameters(), ranker_.dense().gradients(), allreduce_) {
+  if (allreduce_->size() > 1) {
+    ranker_.OnGradient([this](size_t parameter) { buckets_.Ready(parameter); });
+  }
+}
+
+Trainer::~Trainer() {
+  DropAhead();
+  if (push_) store_->Finish(*push_).IgnoreError();
+  // Nobody sums what is about to be gone.
+  if (summing_) allreduce_->Finish(SteadyClock::now()).IgnoreError();
+}
 
 absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const Config& config,
                                                          const TrainingLog* log,
-                                                         EmbeddingStore* store, Period training) {
-  std::unique_ptr<Trainer> trainer(new Trainer(config, log, store, training));
-  SAVIOR_ASSIGN_OR_RETURN(auto reader,
-                          BatchReader::Create(log, TrainingBatches(config, training, 0)));
+                                                         EmbeddingStore* store, Period training,
+                                                         Allreduce* allreduce) {
+  std::unique_ptr<Trainer> trainer(new Trainer(config, log, store, training, allreduce));
+  SAVIOR_ASSIGN_OR_RETURN(
+      auto reader,
+      BatchReader::Create(log, TrainingBatches(config, training, 0, *trainer->allreduce_)));
   trainer->steps_per_epoch_ = reader->num_batches();
   trainer->total_steps_ = reader->num_batches() * config.train.epochs;
   if (config.train.max_steps > 0) {
@@ -56,60 +98,147 @@ absl::Status Trainer::Seek(int64_t step) {
         absl::StrCat("step ", step, " lies outside of this run's 0 to ", total_steps_));
   }
   step_ = step;
-  ahead_.reset();
+  DropAhead();
+  SAVIOR_RETURN_IF_ERROR(Settle());
   return store_->CancelHints(0);
 }
 
-Deadline Trainer::NextDeadline() const {
-  return DeadlineIn(std::chrono::milliseconds(static_cast<int64_t>(config_.ps.timeout_s * 1e3)));
+// A ticket must be finished, even if nobody wants its rows.
+void Trainer::DropAhead() {
+  for (const Ahead& ahead : ahead_) {
+    if (ahead.pull) store_->Finish(*ahead.pull).IgnoreError();
+  }
+  ahead_.clear();
 }
+
+Deadline Trainer::NextDeadline() const { return DeadlineInSeconds(config_.ps.timeout_s); }
 
 absl::StatusOr<StepInputs> Trainer::Load(int64_t step) {
   const int64_t epoch = step / steps_per_epoch_;
   if (epoch != epoch_) {
-    SAVIOR_ASSIGN_OR_RETURN(reader_,
-                            BatchReader::Create(log_, TrainingBatches(config_, training_, epoch)));
+    SAVIOR_ASSIGN_OR_RETURN(
+        reader_,
+        BatchReader::Create(log_, TrainingBatches(config_, training_, epoch, *allreduce_)));
     epoch_ = epoch;
   }
   SAVIOR_ASSIGN_OR_RETURN(Batch batch, reader_->Read(step % steps_per_epoch_));
   return assembler_.Assemble(std::move(batch), *store_, NextDeadline());
 }
 
-absl::StatusOr<StepFigures> Trainer::Step() {
-  if (!ahead_) {
-    SAVIOR_ASSIGN_OR_RETURN(ahead_, Load(step_));
+// Starts the pulls of steps up to `until`, as far as they are assembled.
+absl::Status Trainer::StartPulls(int64_t until) {
+  for (size_t i = 0; i < ahead_.size() && step_ + static_cast<int64_t>(i) <= until; ++i) {
+    Ahead& ahead = ahead_[i];
+    if (ahead.pull) continue;
+    SAVIOR_ASSIGN_OR_RETURN(ahead.pull,
+                            store_->StartPull(step_ + static_cast<int64_t>(i),
+                                              PullsOf(ahead.in, store_->tables()), NextDeadline()));
   }
-  StepInputs in = std::move(*ahead_);
-  ahead_.reset();
-  SAVIOR_RETURN_IF_ERROR(FetchRows(in, *store_, NextDeadline()));
-  if (step_ + 1 < total_steps_) {
-    // The shards bring up the next step's rows while this one computes.
-    SAVIOR_ASSIGN_OR_RETURN(ahead_, Load(step_ + 1));
-    SAVIOR_RETURN_IF_ERROR(store_->Hint(step_ + 1, LearnedKeys(*ahead_)));
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::FinishPull(Ahead& ahead) {
+  const Ticket pull = *ahead.pull;
+  ahead.pull.reset();
+  return store_->Finish(pull);
+}
+
+// Assembles this step and the next ones, and starts those pulls that may be under way now. While
+// this step computes the shards bring up the rows of the next.
+absl::Status Trainer::LookAhead(StepSeconds* seconds) {
+  const int64_t last = std::min(step_ + std::max<int64_t>(1, pulls_ahead_), total_steps_ - 1);
+  for (int64_t step = step_; step <= last; ++step) {
+    if (step - step_ == static_cast<int64_t>(ahead_.size())) {
+      const Stopwatch watch(&seconds->assemble);
+      SAVIOR_ASSIGN_OR_RETURN(StepInputs in, Load(step));
+      ahead_.push_back({std::move(in), std::nullopt});
+      if (step > step_) {
+        SAVIOR_RETURN_IF_ERROR(store_->Hint(step, LearnedKeys(ahead_.back().in)));
+      }
+    }
+    const Stopwatch watch(&seconds->pull_wait);
+    SAVIOR_RETURN_IF_ERROR(StartPulls(step_ + pulls_ahead_));
   }
-  RowGradients grads;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StepFigures> Trainer::Step(bool stop) {
   StepFigures figures;
-  figures.losses = ranker_.Learn(in, step_, &grads);
-  if (!std::isfinite(figures.losses.ctr) || !std::isfinite(figures.losses.ctcvr)) {
-    return absl::DataLossError(
-        absl::StrCat("step ", step_,
-                     ": the loss is not finite: lower train.dense_lr or "
-                     "train.table_lr, or look for extreme numeric features"));
+  StepSeconds& seconds = figures.seconds;
+  SAVIOR_RETURN_IF_ERROR(LookAhead(&seconds));
+  {
+    const Stopwatch watch(&seconds.pull_wait);
+    SAVIOR_RETURN_IF_ERROR(FinishPull(ahead_.front()));
   }
-  SAVIOR_RETURN_IF_ERROR(Push(in, grads));
-  AdamOptions adam;
-  adam.lr = config_.train.dense_lr;
-  adam.weight_decay = config_.train.dense_weight_decay;
-  ranker_.dense().AdamStep(adam);
-  ++step_;
-  figures.requests = in.batch.requests();
-  figures.rows = in.batch.rows();
+  const StepInputs& in = ahead_.front().in;
+  figures.requests = in.batch.global_requests;
+  figures.rows = in.batch.global_rows;
   for (const TableKeys& keys : LearnedKeys(in))
     figures.rows_pulled += static_cast<int64_t>(keys.keys.size());
+  RowGradients grads;
+  SAVIOR_RETURN_IF_ERROR(Compute(in, stop, &grads, &figures));
+  {
+    const Stopwatch watch(&seconds.push_wait);
+    SAVIOR_RETURN_IF_ERROR(StartPush(in, grads));
+  }
+  ahead_.pop_front();
+  ++step_;
+  {
+    // Behind the push: where the shards wait for all workers' pushes, they answer at once then.
+    const Stopwatch watch(&seconds.pull_wait);
+    SAVIOR_RETURN_IF_ERROR(StartPulls(step_ + pulls_ahead_));
+  }
+  SAVIOR_RETURN_IF_ERROR(Sum(&figures));
+  {
+    const Stopwatch watch(&seconds.adam);
+    AdamOptions adam;
+    adam.lr = config_.train.dense_lr;
+    adam.weight_decay = config_.train.dense_weight_decay;
+    ranker_.dense().AdamStep(adam);
+  }
+  if (figures.stop || step_ == total_steps_) {
+    const Stopwatch watch(&seconds.push_wait);
+    SAVIOR_RETURN_IF_ERROR(Settle());
+  }
   return figures;
 }
 
-absl::Status Trainer::Push(const StepInputs& in, const RowGradients& grads) {
+// Forward and backward; leaves all sums of the step started.
+absl::Status Trainer::Compute(const StepInputs& in, bool stop, RowGradients* grads,
+                              StepFigures* figures) {
+  const Stopwatch watch(&figures->seconds.compute);
+  summing_ = true;
+  const RankerLosses losses = ranker_.Learn(in, step_, grads);
+  // Before a push spreads it.
+  SAVIOR_RETURN_IF_ERROR(CheckLosses(step_, losses));
+  buckets_.StartRest();
+  totals_ = {static_cast<float>(losses.ctr), static_cast<float>(losses.ctcvr), stop ? 1.0f : 0.0f};
+  allreduce_->Start(totals_);
+  return absl::OkStatus();
+}
+
+// Waits for the sums of the step that was computed last.
+absl::Status Trainer::Sum(StepFigures* figures) {
+  const Stopwatch watch(&figures->seconds.allreduce_wait);
+  summing_ = false;
+  SAVIOR_RETURN_IF_ERROR(
+      Annotate(allreduce_->Finish(DeadlineInSeconds(config_.cluster.allreduce_timeout_s)),
+               absl::StrCat("step ", step_ - 1)));
+  figures->losses = {totals_[0], totals_[1]};
+  figures->stop = totals_[2] > 0;
+  return CheckLosses(step_ - 1, figures->losses);
+}
+
+absl::Status Trainer::CheckLosses(int64_t step, const RankerLosses& losses) {
+  if (std::isfinite(losses.ctr) && std::isfinite(losses.ctcvr)) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat("step ", step,
+                                          ": the loss is not finite: lower train.dense_lr or "
+                                          "train.table_lr, or look for extreme numeric features"));
+}
+
+// Always, even if there is nothing to push: it tells the shards that this worker has done the step.
+absl::Status Trainer::StartPush(const StepInputs& in, const RowGradients& grads) {
+  SAVIOR_RETURN_IF_ERROR(Settle());
   std::vector<TablePush> pushes;
   const auto add = [&pushes](uint32_t table, const Lookup& lookup,
                              const std::vector<float>& gradient) {
@@ -120,26 +249,43 @@ absl::Status Trainer::Push(const StepInputs& in, const RowGradients& grads) {
   add(kFeatureTable, in.feature, grads.feature);
   add(kAlignTable, in.align, grads.align);
   add(kContentVectorTable, in.content_vector, grads.content_vector);
-  return store_->Push(step_, pushes, NextDeadline());
+  SAVIOR_ASSIGN_OR_RETURN(push_, store_->StartPush(step_, pushes, NextDeadline()));
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::Settle() {
+  if (!push_) return absl::OkStatus();
+  const Ticket push = *push_;
+  push_.reset();
+  return store_->Finish(push);
 }
 
 absl::StatusOr<Predictions> Trainer::Predict(Period period) {
+  SAVIOR_ASSIGN_OR_RETURN(PredictionShare all, PredictShare(period, 0, 1));
+  return std::move(all.predictions);
+}
+
+absl::StatusOr<PredictionShare> Trainer::PredictShare(Period period, int64_t worker,
+                                                      int64_t workers) {
   BatchOptions options;
   options.period = period;
   options.requests_per_batch = config_.eval.requests_per_batch;
   options.max_history = config_.data.max_history;
   SAVIOR_ASSIGN_OR_RETURN(const auto reader, BatchReader::Create(log_, options));
-  Predictions predictions;
+  PredictionShare share;
+  share.worker = worker;
+  share.workers = workers;
   std::vector<float> p_ctr, p_ctcvr;
-  for (int64_t b = 0; b < reader->num_batches(); ++b) {
+  for (int64_t b = worker; b < reader->num_batches(); b += workers) {
     SAVIOR_ASSIGN_OR_RETURN(Batch batch, reader->Read(b));
     SAVIOR_ASSIGN_OR_RETURN(StepInputs in,
                             assembler_.Assemble(std::move(batch), *store_, NextDeadline()));
     SAVIOR_RETURN_IF_ERROR(FetchRows(in, *store_, NextDeadline()));
     ranker_.Predict(in, &p_ctr, &p_ctcvr);
-    predictions.Append(in.batch, p_ctr, p_ctcvr);
+    share.predictions.Append(in.batch, p_ctr, p_ctcvr);
+    share.batch_rows.push_back(in.batch.rows());
   }
-  return predictions;
+  return share;
 }
 
 }  // namespace savior

@@ -1,70 +1,133 @@
-// The worker's loop: batch -> unique keys -> pull -> forward, backward -> push and dense step.
+// The worker's loop: slice of a batch -> unique keys -> pull -> forward, backward -> push and dense
+// step.
 //
-// Sees the parameter server only as an EmbeddingStore. Single-threaded. Everything that a step does
-// is a function of (configuration, log, step, weights), so that a run resumed at a step is
-// bit-identical to one never stopped.
+// Sees the parameter server only as an EmbeddingStore, and the other workers only as an Allreduce.
+// Everything that a step does is a function of (configuration, log, step, weights, number of
+// workers), so that a run resumed at a step is bit-identical to one never stopped.
+//
+// What overlaps, with cluster.staleness 0:
+//
+//   worker     [ assemble t+1, hint ][ forward, backward t ][ push t, pull t+1 ][ Adam ][ assemble
+//   t+2 allreduce                              [ buckets of t, as they get ready  ] shards     [
+//   answer pull t ]                            [ apply t ][ answer pull t+1 ]
+//
+// With staleness s > 0 (-1: 2) the pulls of the next min(s, 4) steps are under way, too, while a
+// step computes.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
 
 #include "common/config.h"
 #include "common/store.h"
+#include "worker/allreduce.h"
 #include "worker/data/batch.h"
 #include "worker/data/training_log.h"
+#include "worker/eval/prediction_share.h"
 #include "worker/eval/predictions.h"
+#include "worker/gradient_buckets.h"
 #include "worker/model/ranker.h"
 #include "worker/step_inputs.h"
 
 namespace savior {
 
-struct StepFigures {
-  int64_t requests = 0;
-  int64_t rows = 0;         // impressions
-  int64_t rows_pulled = 0;  // unique rows of all tables
-  RankerLosses losses;
+// Where a step's time went, in seconds of this worker.
+struct StepSeconds {
+  double assemble = 0;        // batches, keys and indices of steps to come; hints
+  double pull_wait = 0;       // starting pulls, waiting for this step's
+  double compute = 0;         // forward and backward
+  double push_wait = 0;       // starting this step's push, waiting for the one before
+  double allreduce_wait = 0;  // after the backward pass
+  double adam = 0;
 };
 
+struct StepFigures {
+  int64_t requests = 0;     // of all workers
+  int64_t rows = 0;         // impressions, of all workers
+  int64_t rows_pulled = 0;  // unique rows of all tables; of this worker
+  RankerLosses losses;      // of all workers
+  bool stop = false;        // some worker asked to stop after this step
+  StepSeconds seconds;
+};
+
+// Single-threaded.
 class Trainer {
  public:
-  // `log` and `store` must outlive the trainer. `training` may be empty of requests: zero steps.
-  [[nodiscard]] static absl::StatusOr<std::unique_ptr<Trainer>> Create(const Config& config,
-                                                                       const TrainingLog* log,
-                                                                       EmbeddingStore* store,
-                                                                       Period training);
+  // `log`, `store` and `allreduce` must outlive the trainer; the allreduce's ranks are the workers
+  // (null: this is the only one). `training` may be empty of requests: zero steps.
+  [[nodiscard]] static absl::StatusOr<std::unique_ptr<Trainer>> Create(
+      const Config& config, const TrainingLog* log, EmbeddingStore* store, Period training,
+      Allreduce* allreduce = nullptr);
+  // Waits for what is under way, up to its deadlines.
+  ~Trainer();
 
   int64_t total_steps() const { return total_steps_; }
   int64_t step() const { return step_; }  // the next one
   // Goes on at `step`, 0 <= step <= total_steps() (the caller has restored weights and tables).
   [[nodiscard]] absl::Status Seek(int64_t step);
 
-  // Performs one step; step() < total_steps(). kDataLoss: the loss is not finite (step named).
-  [[nodiscard]] absl::StatusOr<StepFigures> Step();
+  // Performs one step; step() < total_steps(). All workers do, with the same step. `stop`: this
+  // worker wants all to stop after it. kDataLoss: the loss is not finite (step named). Errors of
+  // the store and of the allreduce. After an error the trainer is of no use.
+  [[nodiscard]] absl::StatusOr<StepFigures> Step(bool stop = false);
+
+  // Waits until this worker's pushes of all steps so far are applied. Before a commit; after the
+  // last step, and one with `stop`, Step has done so.
+  [[nodiscard]] absl::Status Settle();
 
   // Scores all requests of `period` in time order. Leaves no trace in tables or weights.
   [[nodiscard]] absl::StatusOr<Predictions> Predict(Period period);
+  // The same, of every `workers`-th batch from batch `worker` on (worker/eval/prediction_share.h).
+  [[nodiscard]] absl::StatusOr<PredictionShare> PredictShare(Period period, int64_t worker,
+                                                             int64_t workers);
 
   DenseWeights& dense() { return ranker_.dense(); }
+  // Of dense weights and moments: the same at all workers.
+  uint64_t Digest() { return dense().Digest(); }
 
  private:
-  Trainer(const Config& config, const TrainingLog* log, EmbeddingStore* store, Period training);
+  // A step to come; its rows may be under way.
+  struct Ahead {
+    StepInputs in;
+    std::optional<Ticket> pull;
+  };
+
+  Trainer(const Config& config, const TrainingLog* log, EmbeddingStore* store, Period training,
+          Allreduce* allreduce);
   absl::StatusOr<StepInputs> Load(int64_t step);
-  absl::Status Push(const StepInputs& in, const RowGradients& grads);
+  absl::Status LookAhead(StepSeconds* seconds);
+  absl::Status StartPulls(int64_t until);
+  absl::Status FinishPull(Ahead& ahead);
+  absl::Status Compute(const StepInputs& in, bool stop, RowGradients* grads, StepFigures* figures);
+  absl::Status StartPush(const StepInputs& in, const RowGradients& grads);
+  absl::Status Sum(StepFigures* figures);
+  static absl::Status CheckLosses(int64_t step, const RankerLosses& losses);
+  void DropAhead();
   Deadline NextDeadline() const;
 
   const Config config_;
   const TrainingLog* const log_;
   EmbeddingStore* const store_;
   const Period training_;
+  SoloAllreduce solo_;
+  Allreduce* const allreduce_;
+  const int64_t pulls_ahead_;  // steps beyond the one that computes whose pulls may be under way
   StepAssembler assembler_;
   Ranker ranker_;
+  GradientBuckets buckets_;
   std::unique_ptr<BatchReader> reader_;  // of epoch_
   int64_t epoch_ = -1;
   int64_t steps_per_epoch_ = 0;
   int64_t total_steps_ = 0;
   int64_t step_ = 0;
-  std::optional<StepInputs> ahead_;  // inputs of step_, hinted, not yet pulled
+  std::deque<Ahead> ahead_;  // steps step_, step_ + 1, ...: hinted, the first of them pulled, too
+  std::optional<Ticket> push_;  // of the last step
+  // Summed behind the gradients: losses, and how many workers ask to stop.
+  std::array<float, 3> totals_ = {};
+  bool summing_ = false;  // started, not finished
 };
 
 }  // namespace savior

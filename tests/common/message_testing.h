@@ -35,6 +35,7 @@ inline MessageHeader SomeHeader(MessageType type, ValueDtype dtype = ValueDtype:
           .incarnation = 0x1122334455667788,
           .codebook_version = 3,
           .worker = 5,
+          .parts = 1,
           .client = 0xabcdef,
           .sequence = 9,
           .step = 1000,
@@ -43,7 +44,8 @@ inline MessageHeader SomeHeader(MessageType type, ValueDtype dtype = ValueDtype:
 
 // Two tables: 3 keys of dim 4, 1 key of dim 8. Values are 0, 1, 2, ...
 inline AlignedBytes RequestFrame(MessageType type, ValueDtype dtype = ValueDtype::kFloat32) {
-  const bool sections = type != MessageType::kStats && type != MessageType::kCancelHints;
+  const bool sections = type != MessageType::kStats && type != MessageType::kCancelHints &&
+                        type != MessageType::kCheckpoint;
   size_t bytes = kMessageHeaderBytes;
   if (sections) {
     bytes += RequestSectionBytes(type, dtype, 4, 3) + RequestSectionBytes(type, dtype, 8, 1);
@@ -114,7 +116,8 @@ inline std::vector<NamedFrame> AllRequests() {
           {"put_bfloat", RequestFrame(MessageType::kPut, ValueDtype::kBfloat16)},
           {"hint", RequestFrame(MessageType::kHint)},
           {"cancel_hints", RequestFrame(MessageType::kCancelHints)},
-          {"stats", RequestFrame(MessageType::kStats)}};
+          {"stats", RequestFrame(MessageType::kStats)},
+          {"checkpoint", RequestFrame(MessageType::kCheckpoint)}};
 }
 
 inline std::vector<NamedFrame> AllReplies() {

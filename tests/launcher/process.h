@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <filesystem>
@@ -82,5 +83,21 @@ class ChildProcess {
   const std::filesystem::path out_, err_;
   pid_t pid_ = -1;
 };
+
+// Processes whose command line contains `text`, by ascending number; not this one.
+inline std::vector<pid_t> ProcessesWith(const std::string& text) {
+  std::vector<pid_t> found;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+    const std::string name = entry.path().filename();
+    if (name.find_first_not_of("0123456789") != std::string::npos) continue;
+    std::ifstream file(entry.path() / "cmdline", std::ios::binary);
+    std::string line{std::istreambuf_iterator<char>(file), {}};
+    if (line.find(text) != std::string::npos && std::stoi(name) != ::getpid()) {
+      found.push_back(std::stoi(name));
+    }
+  }
+  std::ranges::sort(found);
+  return found;
+}
 
 }  // namespace savior

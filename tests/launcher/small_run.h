@@ -16,7 +16,7 @@
 #include "common/config.h"
 #include "common/files.h"
 #include "launcher/inspected_commit.h"
-#include "launcher/training_run.h"
+#include "launcher/run_commands.h"
 #include "worker/data/generate.h"
 
 namespace savior {

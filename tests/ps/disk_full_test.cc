@@ -330,7 +330,7 @@ class FullStore {
       EXPECT_TRUE(status.ok()) << status;
       EXPECT_EQ(rows, naive_.Count(t));
       EXPECT_EQ(wrong, 0u);
-      EXPECT_EQ(store_->Stats(Soon())->at(t).rows, rows);
+      EXPECT_EQ(store_->Stats(Soon())->tables.at(t).rows, rows);
     }
   }
 
@@ -372,7 +372,7 @@ TEST_P(StoreOnAFullDisk, ReadsGoOnPushesWaitAndRecoverNothingIsLost) {
       EXPECT_GE(SteadyClock::now() - begin, milliseconds(200)) << "a push waits for room";
     }
     store.PullSome(500);
-    const auto stats = *store.store().Stats(Soon());
+    const auto stats = store.store().Stats(Soon())->tables;
     bytes = stats[0].hot_bytes + stats[1].hot_bytes;
   }
   EXPECT_LE(bytes, uint64_t{24} << 20);

@@ -106,7 +106,7 @@ TEST_F(RestoreTest, AnyNumberOfShardsGetsTheSameRowsAndTrainsOnAlike) {
       LocalStoreOptions options = Options(to, to == 5 ? 100'000 : 1 << 30);
       options.restore_from = commit;
       const auto restored = OpenOrDie(options);
-      EXPECT_EQ(restored->Stats(Soon())->at(0).rows, at_commit[0].size());
+      EXPECT_EQ(restored->Stats(Soon())->tables.at(0).rows, at_commit[0].size());
       EXPECT_EQ(AllRows(*restored), at_commit) << from << " to " << to;
       Train(*restored, 10, 15);
       EXPECT_EQ(AllRows(*restored), at_end) << from << " to " << to;
@@ -185,8 +185,8 @@ TEST_F(RestoreTest, NewTablesAndOtherRatesAreFine) {
     options.tables[0].optimizer.lr = 0.01f;
     options.tables.push_back(IdTable("new", 4));
     const auto store = OpenOrDie(options);
-    EXPECT_EQ(store->Stats(Soon())->back().rows, 0u);
-    EXPECT_GT(store->Stats(Soon())->front().rows, 0u);
+    EXPECT_EQ(store->Stats(Soon())->tables.back().rows, 0u);
+    EXPECT_GT(store->Stats(Soon())->tables.front().rows, 0u);
     EXPECT_TRUE(PushRows(*store, 0, 8, Keys(0, 9), std::vector<float>(36, 1.0f)).ok());
   }
 }
@@ -227,8 +227,8 @@ TEST_F(RestoreTest, RulesGoOnWhereTheyWere) {
   options.steps_per_minute = 4;
   const auto store = OpenOrDie(options);
   Train(*store, 0, 40);
-  EXPECT_GT(store->Stats(Soon())->at(0).evicted, 0u);
-  EXPECT_GT(store->Stats(Soon())->at(1).refused, 0u);
+  EXPECT_GT(store->Stats(Soon())->tables.at(0).evicted, 0u);
+  EXPECT_GT(store->Stats(Soon())->tables.at(1).refused, 0u);
   ASSERT_TRUE(store->Checkpoint(folder_ / "commit", Soon()).ok());
   const std::vector<Rows> then = AllRows(*store);
   Train(*store, 40, 80);
@@ -240,7 +240,7 @@ TEST_F(RestoreTest, RulesGoOnWhereTheyWere) {
     again.restore_from = folder_ / "commit";
     const auto restored = OpenOrDie(again);
     EXPECT_EQ(AllRows(*restored), then);
-    EXPECT_EQ(restored->Stats(Soon())->at(0).rows, then[0].size());
+    EXPECT_EQ(restored->Stats(Soon())->tables.at(0).rows, then[0].size());
     Train(*restored, 40, 80);
     const std::vector<Rows> rows = AllRows(*restored);
     EXPECT_EQ(rows[1], end[1]);
@@ -268,8 +268,8 @@ TEST_F(RestoreTest, RulesMayChangeBetweenRuns) {
     again.restore_from = folder_ / "commit";
     const auto restored = OpenOrDie(again);
     EXPECT_EQ(AllRows(*restored), then);
-    EXPECT_EQ(restored->Stats(Soon())->at(0).rows, then[0].size());
-    EXPECT_EQ(restored->Stats(Soon())->at(1).rows, then[1].size());
+    EXPECT_EQ(restored->Stats(Soon())->tables.at(0).rows, then[0].size());
+    EXPECT_EQ(restored->Stats(Soon())->tables.at(1).rows, then[1].size());
   }
 }
 

@@ -82,7 +82,7 @@ TEST_F(LocalStoreTest, ANewStoreStartsEmptyAndTouchesNoForeignFiles) {
   }
   const auto store = LocalStore::Open(Options(1));
   ASSERT_TRUE(store.ok()) << store.status();
-  EXPECT_EQ((*store)->Stats(Soon())->at(0).rows, 0u);
+  EXPECT_EQ((*store)->Stats(Soon())->tables.at(0).rows, 0u);
   EXPECT_TRUE(std::filesystem::exists(folder_ / "live/mine"));
   EXPECT_FALSE(std::filesystem::exists(folder_ / "live/shard-1"));
 }
@@ -92,7 +92,7 @@ TEST_F(LocalStoreTest, AStoreOfNoTablesWorks) {
   options.tables.clear();
   const auto store = LocalStore::Open(options);
   ASSERT_TRUE(store.ok()) << store.status();
-  EXPECT_TRUE((*store)->Stats(Soon())->empty());
+  EXPECT_TRUE((*store)->Stats(Soon())->tables.empty());
 }
 
 TEST_F(LocalStoreTest, AStoppedStoreIsUnavailable) {
@@ -153,8 +153,8 @@ TEST_F(LocalStoreTest, ATimedOutCallNeverTouchesItsSpansAgain) {
     rows.reset();
   }
   const auto stats = store->Stats(Soon());
-  EXPECT_EQ(stats->at(0).rows, 1u);  // the push was taken back
-  EXPECT_EQ(stats->at(0).pulled, 0u);
+  EXPECT_EQ(stats->tables.at(0).rows, 1u);  // the push was taken back
+  EXPECT_EQ(stats->tables.at(0).pulled, 0u);
 }
 
 TEST_F(LocalStoreTest, RamStaysWithinTheBudgetAndGoesWhereTheUseIs) {
@@ -172,11 +172,12 @@ TEST_F(LocalStoreTest, RamStaysWithinTheBudgetAndGoesWhereTheUseIs) {
     PullRows(*store, 0, Keys(round % 60 * 1000, round % 60 * 1000 + 1000));
   }
   const auto stats = store->Stats(Soon());
-  EXPECT_LE(stats->at(0).hot_bytes + stats->at(1).hot_bytes, options.ram_budget_bytes);
-  EXPECT_GT(stats->at(0).hot_bytes, options.ram_budget_bytes / 2);
-  EXPECT_LT(stats->at(1).hot_bytes, options.ram_budget_bytes / 4);
-  EXPECT_EQ(stats->at(0).rows, 60'000u);
-  EXPECT_EQ(stats->at(1).rows, 60'000u);
+  EXPECT_LE(stats->tables.at(0).hot_bytes + stats->tables.at(1).hot_bytes,
+            options.ram_budget_bytes);
+  EXPECT_GT(stats->tables.at(0).hot_bytes, options.ram_budget_bytes / 2);
+  EXPECT_LT(stats->tables.at(1).hot_bytes, options.ram_budget_bytes / 4);
+  EXPECT_EQ(stats->tables.at(0).rows, 60'000u);
+  EXPECT_EQ(stats->tables.at(1).rows, 60'000u);
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "common/routing.h"
+#include "ps/local_store.h"
 #include "tests/common/message_testing.h"
 #include "tests/common/temp_folder.h"
 #include "tests/ps/store_testing.h"
@@ -58,7 +59,7 @@ class ServerTest : public testing::Test {
                           .folder = folder_ / "live"});
     EXPECT_TRUE(store.ok()) << store.status();
     store_ = *std::move(store);
-    auto server = Server::Start(store_.get(), &context_,
+    auto server = Server::Start(&store_->host(), &context_,
                                 {.endpoint = "tcp://127.0.0.1:0",
                                  .incarnation = kIncarnation,
                                  .codebook_version = kCodebookVersion});
@@ -123,7 +124,7 @@ class ServerTest : public testing::Test {
   uint64_t Rows() {
     const auto stats = store_->Stats(Soon());
     EXPECT_TRUE(stats.ok());
-    return stats->at(0).rows + stats->at(1).rows;
+    return stats->tables.at(0).rows + stats->tables.at(1).rows;
   }
   void ExpectServing() {
     const Reply& reply =
@@ -331,14 +332,15 @@ TEST_F(ServerTest, TheStoreGoesOnWithoutItsServer) {
 TEST_F(ServerTest, AStoppedStoreCannotBeServedAndMayStopFirst) {
   store_->Stop();
   server_.reset();
-  const auto server = Server::Start(store_.get(), &context_, {.endpoint = "tcp://127.0.0.1:0"});
+  const auto server = Server::Start(&store_->host(), &context_, {.endpoint = "tcp://127.0.0.1:0"});
   EXPECT_TRUE(absl::IsUnavailable(server.status())) << server.status();
 }
 
 TEST_F(ServerTest, AnAddressThatCannotBeHadIsNamed) {
-  const auto taken = Server::Start(store_.get(), &context_, {.endpoint = server_->endpoints()[0]});
+  const auto taken =
+      Server::Start(&store_->host(), &context_, {.endpoint = server_->endpoints()[0]});
   EXPECT_TRUE(absl::IsFailedPrecondition(taken.status())) << taken.status();
-  const auto plain = Server::Start(store_.get(), &context_, {.endpoint = "tcp://*:0"});
+  const auto plain = Server::Start(&store_->host(), &context_, {.endpoint = "tcp://*:0"});
   EXPECT_TRUE(absl::IsInvalidArgument(plain.status())) << plain.status();
   EXPECT_THAT(plain.status().message(), HasSubstr("shard 0: tcp://*:0"));
 }

@@ -50,7 +50,7 @@ class StoreConformance : public testing::TestWithParam<StoreMaker> {
   uint64_t RowsOf(uint32_t table) {
     const auto stats = store_->Stats(Soon());
     EXPECT_TRUE(stats.ok()) << stats.status();
-    return stats->at(table).rows;
+    return stats->tables.at(table).rows;
   }
 
   std::shared_ptr<EmbeddingStore> store_;
@@ -275,13 +275,13 @@ TEST_P(StoreConformance, StatsCountRowsPulled) {
   PullRows(*store_, 0, Keys(5, 25));
   const auto stats = store_->Stats(Soon());
   ASSERT_TRUE(stats.ok());
-  ASSERT_EQ(stats->size(), 2u);
-  EXPECT_EQ(stats->at(0).name, "t");
-  EXPECT_EQ(stats->at(0).rows, 10u);
-  EXPECT_EQ(stats->at(0).pulled, 20u);
-  EXPECT_EQ(stats->at(0).missing, 15u);
-  EXPECT_EQ(stats->at(1).name, "u");
-  EXPECT_EQ(stats->at(1).pulled, 0u);
+  ASSERT_EQ(stats->tables.size(), 2u);
+  EXPECT_EQ(stats->tables.at(0).name, "t");
+  EXPECT_EQ(stats->tables.at(0).rows, 10u);
+  EXPECT_EQ(stats->tables.at(0).pulled, 20u);
+  EXPECT_EQ(stats->tables.at(0).missing, 15u);
+  EXPECT_EQ(stats->tables.at(1).name, "u");
+  EXPECT_EQ(stats->tables.at(1).pulled, 0u);
 }
 
 }  // namespace savior

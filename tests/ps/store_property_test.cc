@@ -91,7 +91,7 @@ class Workload {
   }
 
   void CountDeeds() {
-    const auto stats = *store_->Stats(Soon());
+    const auto stats = store_->Stats(Soon())->tables;
     for (size_t t = 0; t < stats.size(); ++t) {
       deeds_[t].refused += stats[t].refused;
       deeds_[t].skipped += stats[t].skipped;
@@ -151,7 +151,7 @@ class Workload {
           Soon());
       EXPECT_TRUE(status.ok()) << status;
       EXPECT_EQ(rows, naive_.Count(t)) << store_->tables()[t].name;
-      EXPECT_EQ(store_->Stats(Soon())->at(t).rows, rows);
+      EXPECT_EQ(store_->Stats(Soon())->tables.at(t).rows, rows);
     }
   }
 
@@ -257,12 +257,12 @@ TEST(StoreProperty, FivePercentOfTheRowsInRamIsRespected) {
     for (uint64_t begin = 0; begin < kRows; begin += 1000) {
       ASSERT_TRUE(PushRows(*store, round, 0, Keys(begin, begin + 1000), grads).ok());
       const auto stats = store->Stats(Soon());
-      ASSERT_LE(stats->at(0).hot_bytes, kBudget);
+      ASSERT_LE(stats->tables.at(0).hot_bytes, kBudget);
     }
   }
   const auto stats = store->Stats(Soon());
-  EXPECT_EQ(stats->at(0).rows, kRows);
-  EXPECT_GT(stats->at(0).hot_bytes, kBudget / 2);
+  EXPECT_EQ(stats->tables.at(0).rows, kRows);
+  EXPECT_GT(stats->tables.at(0).hot_bytes, kBudget / 2);
 }
 
 }  // namespace

@@ -163,7 +163,7 @@ class Threads {
       }
     }
     for (uint32_t t = 0; t < tables_.size(); ++t) {
-      const auto before = *store_->Stats(Soon());
+      const auto before = store_->Stats(Soon())->tables;
       size_t rows = 0;
       const absl::Status status = store_->ForEachRow(
           t,

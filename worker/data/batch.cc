@@ -22,6 +22,9 @@ absl::Status CheckOptions(const BatchOptions& options) {
   if (options.requests_per_batch <= 0) return refuse("requests_per_batch must be positive");
   if (options.max_history < 0) return refuse("max_history must not be negative");
   if (options.shuffle_window < 0) return refuse("shuffle_window must not be negative");
+  if (options.worker < 0 || options.worker >= options.workers) {
+    return refuse("worker must be 0 to workers - 1");
+  }
   return absl::OkStatus();
 }
 
@@ -51,6 +54,7 @@ class LogBatchReader final : public BatchReader {
   size_t SliceOf(int64_t request) const;
   int64_t RequestAt(int64_t position);
   void DropDaysOutside(int64_t first_request, int64_t last_request);
+  absl::Status AppendRequest(const DayLog& day, size_t request, Batch* batch) const;
   absl::Status AppendHistory(const DayLog& day, size_t request, Batch* batch) const;
   void AppendRows(const DayLog& day, size_t request, Batch* batch) const;
 
@@ -155,25 +159,35 @@ absl::StatusOr<Batch> LogBatchReader::Read(int64_t index) {
   batch.history_offsets.push_back(0);
   batch.context.resize(log_->schema().context_features.size());
   batch.numerics.resize(log_->schema().context_numerics.size());
+  batch.global_requests = end - begin;
+  const int64_t slice_begin = begin + options_.worker * (end - begin) / options_.workers;
+  const int64_t slice_end = begin + (options_.worker + 1) * (end - begin) / options_.workers;
   for (int64_t position = begin; position < end; ++position) {
     const int64_t wanted = RequestAt(position);
     const DaySlice& slice = slices_[SliceOf(wanted)];
     SAVIOR_ASSIGN_OR_RETURN(const DayLog* day, Day(slice.day));
     const auto request = static_cast<size_t>(slice.begin + wanted - slice.first);
-    batch.request_ids.push_back(day->request_ids[request]);
-    batch.users.push_back(day->users[request]);
-    batch.timestamps.push_back(day->timestamps[request]);
-    SAVIOR_RETURN_IF_ERROR(AppendHistory(*day, request, &batch));
-    AppendRows(*day, request, &batch);
-    constexpr size_t kMost = std::numeric_limits<int32_t>::max();
-    if (batch.items.size() > kMost || batch.history_items.size() > kMost) {
-      return absl::InvalidArgumentError(
-          "a batch has more than 2^31 rows: lower requests_per_batch");
+    batch.global_rows += day->row_begin[request + 1] - day->row_begin[request];
+    if (position >= slice_begin && position < slice_end) {
+      SAVIOR_RETURN_IF_ERROR(AppendRequest(*day, request, &batch));
     }
-    batch.row_offsets.push_back(static_cast<int32_t>(batch.items.size()));
-    batch.history_offsets.push_back(static_cast<int32_t>(batch.history_items.size()));
   }
   return batch;
+}
+
+absl::Status LogBatchReader::AppendRequest(const DayLog& day, size_t request, Batch* batch) const {
+  batch->request_ids.push_back(day.request_ids[request]);
+  batch->users.push_back(day.users[request]);
+  batch->timestamps.push_back(day.timestamps[request]);
+  SAVIOR_RETURN_IF_ERROR(AppendHistory(day, request, batch));
+  AppendRows(day, request, batch);
+  constexpr size_t kMost = std::numeric_limits<int32_t>::max();
+  if (batch->items.size() > kMost || batch->history_items.size() > kMost) {
+    return absl::InvalidArgumentError("a batch has more than 2^31 rows: lower requests_per_batch");
+  }
+  batch->row_offsets.push_back(static_cast<int32_t>(batch->items.size()));
+  batch->history_offsets.push_back(static_cast<int32_t>(batch->history_items.size()));
+  return absl::OkStatus();
 }
 
 absl::Status LogBatchReader::AppendHistory(const DayLog& day, size_t request, Batch* batch) const {

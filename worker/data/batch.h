@@ -28,9 +28,13 @@ struct BatchOptions {
   int64_t shuffle_window =
       0;  // requests are shuffled inside windows of this many, in time order; 0: time order
   uint64_t seed = 0;
+  // Of the R requests of a batch this reader reads those from worker * R / workers to (worker + 1)
+  // * R / workers, rounded down: perhaps none. The batches themselves do not depend on either.
+  int64_t worker = 0;  // 0 <= worker < workers
+  int64_t workers = 1;
 };
 
-// Plain arrays; no LibTorch. R requests, N rows, T history positions.
+// Plain arrays; no LibTorch. R requests, N rows, T history positions: of the worker's slice.
 struct Batch {
   std::vector<int64_t> request_ids;      // [R]
   std::vector<int32_t> users;            // [R] user numbers
@@ -50,6 +54,10 @@ struct Batch {
   std::vector<std::vector<int32_t>> context;  // per context feature: [N] codes
   std::vector<std::vector<float>> numerics;   // per context numeric: [N]
 
+  // Of all workers' slices together.
+  int64_t global_requests = 0;
+  int64_t global_rows = 0;
+
   int64_t requests() const { return static_cast<int64_t>(users.size()); }
   int64_t rows() const { return static_cast<int64_t>(items.size()); }
   bool operator==(const Batch&) const = default;
@@ -64,8 +72,9 @@ class BatchReader {
       const TrainingLog* log, const BatchOptions& options);
   virtual ~BatchReader() = default;
   virtual int64_t num_batches() const = 0;
-  virtual int64_t num_requests() const = 0;
-  virtual int64_t num_rows() const = 0;
+  virtual int64_t num_requests() const = 0;  // of all workers
+  virtual int64_t num_rows() const = 0;      // of all workers
+  // The worker's slice of batch `index`,
   // 0 <= index < num_batches(). Sequential access is fast; any index is allowed.
   [[nodiscard]] virtual absl::StatusOr<Batch> Read(int64_t index) = 0;
 };

@@ -41,6 +41,7 @@ struct Predictions {
   // Adds the rows of `batch` with their scores, [batch.rows()] each. `p_ctcvr` may be empty: zeros.
   void Append(const Batch& batch, std::span<const float> batch_p_ctr,
               std::span<const float> batch_p_ctcvr);
+  bool operator==(const Predictions&) const = default;
 };
 
 // Membership of the rows: [buckets][n], 1 or 0. `facts` are of `log`.

@@ -40,12 +40,21 @@ std::vector<float> TakeGradient(const at::Tensor& rows) {
 }
 
 // -log(pCTR * pCVR) where converted, -log(1 - pCTR * pCVR) elsewhere, from the logits: no
-// probability underflows.
+// probability underflows. Summed over the rows.
 at::Tensor CtcvrLoss(const at::Tensor& ctr, const at::Tensor& cvr, const at::Tensor& labels) {
   const at::Tensor log_p = at::log_sigmoid(ctr) + at::log_sigmoid(cvr);
   const at::Tensor log_not = at::log(at::clamp_min(-at::expm1(log_p), 1e-7));
-  return -(labels * log_p + (1 - labels) * log_not).mean();
+  return -(labels * log_p + (1 - labels) * log_not).sum();
 }
+
+class ReadyHook final : public torch::autograd::PostAccumulateGradHook {
+ public:
+  explicit ReadyHook(std::function<void()> ready) : ready_(std::move(ready)) {}
+  void operator()(const at::Tensor&) override { ready_(); }
+
+ private:
+  const std::function<void()> ready_;
+};
 
 }  // namespace
 
@@ -275,9 +284,10 @@ Ranker::Logits Ranker::Forward(const StepInputs& in, const Rows& rows, int64_t s
   if (step != kNoDropout && config_.model.id_dropout > 0) {
     at::Tensor keep = at::ones({n, 1});
     for (int64_t i = 0; i < n; ++i) {
-      Random random(static_cast<uint64_t>(config_.seed) ^ kIdStream,
-                    MixTwo(static_cast<uint64_t>(step),
-                           static_cast<uint64_t>(in.item_of_row[static_cast<size_t>(i)])));
+      Random random(
+          static_cast<uint64_t>(config_.seed) ^ kIdStream,
+          MixTwo(static_cast<uint64_t>(step),
+                 in.item.keys[static_cast<size_t>(in.item_of_row[static_cast<size_t>(i)])]));
       if (random.Uniform() < config_.model.id_dropout) keep.data_ptr<float>()[i] = 0.0f;
     }
     target = target * keep;
@@ -322,6 +332,13 @@ Ranker::Logits Ranker::Forward(const StepInputs& in, const Rows& rows, int64_t s
   return {Stack(ctr_tower_, shared, true).squeeze(1), Stack(cvr_tower_, shared, true).squeeze(1)};
 }
 
+void Ranker::OnGradient(std::function<void(size_t parameter)> ready) {
+  for (size_t p = 0; p < tensors_.size(); ++p) {
+    torch::autograd::impl::set_post_acc_grad_hooks(
+        tensors_[p], std::make_unique<ReadyHook>([ready, p] { ready(p); }));
+  }
+}
+
 RankerLosses Ranker::Learn(const StepInputs& in, int64_t step, RowGradients* grads) {
   *grads = {};
   dense_.ZeroGradients();
@@ -330,8 +347,11 @@ RankerLosses Ranker::Learn(const StepInputs& in, int64_t step, RowGradients* gra
   const Logits logits = Forward(in, rows, step);
   const at::Tensor clicks = View(in.batch.clicks, {in.batch.rows()});
   const at::Tensor conversions = View(in.batch.conversions, {in.batch.rows()}) * clicks;
-  const at::Tensor ctr = at::binary_cross_entropy_with_logits(logits.ctr, clicks);
-  const at::Tensor ctcvr = CtcvrLoss(logits.ctr, logits.cvr, conversions);
+  const auto global_rows = static_cast<double>(in.batch.global_rows);
+  const at::Tensor ctr =
+      at::binary_cross_entropy_with_logits(logits.ctr, clicks, {}, {}, at::Reduction::Sum) /
+      global_rows;
+  const at::Tensor ctcvr = CtcvrLoss(logits.ctr, logits.cvr, conversions) / global_rows;
   (ctr + config_.train.conversion_loss_weight * ctcvr).backward();
   grads->user = TakeGradient(rows.user);
   grads->item = TakeGradient(rows.item);

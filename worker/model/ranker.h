@@ -14,6 +14,7 @@
 #include <ATen/ATen.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -32,8 +33,10 @@ struct RowGradients {
   std::vector<float> user, item, feature, align, content_vector;
 };
 
+// Sums of BCE over the rows of the worker's slice, divided by the rows of the global batch: added
+// up over the workers they are the means of the global batch, as are gradients.
 struct RankerLosses {
-  double ctr = 0;  // mean BCE
+  double ctr = 0;
   double ctcvr = 0;
 };
 
@@ -49,8 +52,13 @@ class Ranker {
   DenseWeights& dense() { return dense_; }
 
   // Forward and backward; dense gradients go to dense().gradients(), overwritten. `step` seeds the
-  // dropouts.
+  // dropouts. A slice without rows: no losses, zero dense gradients, empty row gradients.
   RankerLosses Learn(const StepInputs& in, int64_t step, RowGradients* grads);
+
+  // Called by Learn as soon as the gradient of a parameter (its index in dense()) is complete, on
+  // the thread that runs the backward pass; not for a parameter that gets none. Set once, before
+  // the first Learn.
+  void OnGradient(std::function<void(size_t parameter)> ready);
 
   // pCTR and pCTCVR of every row, [N].
   void Predict(const StepInputs& in, std::vector<float>* p_ctr, std::vector<float>* p_ctcvr);

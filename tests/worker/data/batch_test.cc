@@ -102,6 +102,8 @@ Batch NaiveBatch(const RawData& raw, const TrainingLog& log, const BatchOptions&
     batch.row_offsets.push_back(static_cast<int32_t>(batch.items.size()));
     batch.history_offsets.push_back(static_cast<int32_t>(batch.history_items.size()));
   }
+  batch.global_requests = batch.requests();
+  batch.global_rows = batch.rows();
   return batch;
 }
 
@@ -186,6 +188,65 @@ TEST(BatchReader, ShufflesInsideWindowsOnly) {
   EXPECT_EQ(ids(int64_t{1} << 62, 1).size(), in_time.size());
 }
 
+// Adds what `slice` holds behind what `whole` does.
+void AppendSlice(const Batch& slice, Batch* whole) {
+  const auto append = [](const auto& from, auto* to) {
+    to->insert(to->end(), from.begin(), from.end());
+  };
+  const auto append_offsets = [](const auto& from, auto* to) {
+    const int32_t base = to->back();
+    for (size_t i = 1; i < from.size(); ++i) to->push_back(base + from[i]);
+  };
+  append(slice.request_ids, &whole->request_ids);
+  append(slice.users, &whole->users);
+  append(slice.timestamps, &whole->timestamps);
+  append_offsets(slice.row_offsets, &whole->row_offsets);
+  append_offsets(slice.history_offsets, &whole->history_offsets);
+  append(slice.history_items, &whole->history_items);
+  append(slice.history_times, &whole->history_times);
+  append(slice.history_kinds, &whole->history_kinds);
+  append(slice.items, &whole->items);
+  append(slice.clicks, &whole->clicks);
+  append(slice.conversions, &whole->conversions);
+  append(slice.weights, &whole->weights);
+  append(slice.prior_counts, &whole->prior_counts);
+  for (size_t f = 0; f < slice.context.size(); ++f) append(slice.context[f], &whole->context[f]);
+  for (size_t f = 0; f < slice.numerics.size(); ++f) append(slice.numerics[f], &whole->numerics[f]);
+}
+
+TEST(BatchReader, SlicesOfAllWorkersAreTheBatch) {
+  const Folder folder;
+  const auto log = PrepareAndOpen(testing::RandomRaw(23, 45, 4), folder);
+  ASSERT_NE(log, nullptr);
+  // Batches of 5 requests, and fewer in the last: 7 workers have more slices than requests.
+  const BatchOptions options = {
+      .period = kAll, .requests_per_batch = 5, .shuffle_window = 16, .seed = 3};
+  const auto whole = MakeReader(*log, options);
+  for (const int64_t workers : {1, 2, 3, 7}) {
+    std::vector<std::unique_ptr<BatchReader>> readers;
+    for (int64_t worker = 0; worker < workers; ++worker) {
+      BatchOptions own = options;
+      own.worker = worker;
+      own.workers = workers;
+      readers.push_back(MakeReader(*log, own));
+      ASSERT_EQ(readers.back()->num_batches(), whole->num_batches());
+      EXPECT_EQ(readers.back()->num_rows(), whole->num_rows());
+    }
+    for (int64_t index = 0; index < whole->num_batches(); ++index) {
+      Batch joined = ReadBatch(readers[0].get(), index);
+      for (size_t worker = 1; worker < readers.size(); ++worker) {
+        const Batch slice = ReadBatch(readers[worker].get(), index);
+        EXPECT_EQ(slice.global_requests, joined.global_requests);
+        EXPECT_EQ(slice.global_rows, joined.global_rows);
+        EXPECT_LE(slice.requests(), (slice.global_requests + workers - 1) / workers);
+        AppendSlice(slice, &joined);
+      }
+      EXPECT_TRUE(joined == ReadBatch(whole.get(), index))
+          << "batch " << index << ", " << workers << " workers";
+    }
+  }
+}
+
 TEST(BatchReader, EmptyPeriodHasNoBatches) {
   const Folder folder;
   const auto log = PrepareAndOpen(testing::TinyRaw(), folder);
@@ -234,7 +295,10 @@ TEST(BatchReader, RefusesOptionsOutOfBounds) {
   const std::vector<BatchOptions> wrong = {{.period = {2, 1}},
                                            {.period = kAll, .requests_per_batch = 0},
                                            {.period = kAll, .max_history = -1},
-                                           {.period = kAll, .shuffle_window = -1}};
+                                           {.period = kAll, .shuffle_window = -1},
+                                           {.period = kAll, .worker = -1},
+                                           {.period = kAll, .worker = 2, .workers = 2},
+                                           {.period = kAll, .workers = 0}};
   for (const BatchOptions& options : wrong) {
     EXPECT_TRUE(absl::IsInvalidArgument(BatchReader::Create(log.get(), options).status()));
   }

@@ -40,6 +40,8 @@ StepInputs MakeInputs(const Config& config) {
   in.batch.row_offsets = {0, 2, 3, 5};
   in.batch.history_offsets = {0, 3, 3, 4};
   in.batch.items.resize(5);
+  in.batch.global_requests = 3;
+  in.batch.global_rows = 5;
   in.batch.clicks = {1, 0, 1, 0, 1};
   in.batch.conversions = {0, 0, 1, 0, 1};
   in.user.keys = {100, 101};

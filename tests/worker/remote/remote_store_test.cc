@@ -27,7 +27,7 @@ ServedOptions OneTable(uint32_t shards = 1, Network network = Network::kTcp) {
 class BusyShard {
  public:
   explicit BusyShard(LocalStore* store) {
-    store->shard_thread(0).Post([this](Shard&) {
+    store->host().thread(0).Post([this](Shard&) {
       busy_ = true;
       while (!go_) std::this_thread::yield();
       done_ = true;

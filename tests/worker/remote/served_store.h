@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -25,6 +27,7 @@ struct ServedOptions {
   uint64_t seed = 0;
   uint32_t shards = 1;
   Network network = Network::kTcp;
+  std::optional<StepRules> steps = std::nullopt;
 };
 
 class ServedStore {
@@ -49,12 +52,16 @@ class ServedStore {
                                           ? "ipc://" + (folder_ / "shard").string()
                                           : "tcp://127.0.0.1:0",
                           .incarnation = kIncarnation,
-                          .codebook_version = kCodebookVersion};
+                          .codebook_version = kCodebookVersion,
+                          .steps = options_.steps,
+                          .checkpoint_folder = [this](int64_t step, uint32_t shard) {
+                            return Checkpoint(step) / ("shard-" + std::to_string(shard));
+                          }};
     if (options_.network == Network::kCurve) {
       options.security.keys = server_keys_;
       EXPECT_TRUE(context_.AllowClients({&client_keys_.public_key, 1}).ok());
     }
-    auto server = Server::Start(local_.get(), &context_, options);
+    auto server = Server::Start(&local_->host(), &context_, options);
     EXPECT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
   }
@@ -65,7 +72,8 @@ class ServedStore {
     RemoteStoreOptions options{.tables = options_.tables,
                                .endpoints = server_->endpoints(),
                                .incarnation = kIncarnation,
-                               .codebook_version = kCodebookVersion};
+                               .codebook_version = kCodebookVersion,
+                               .clocked = options_.steps.has_value()};
     if (options_.network == Network::kCurve) {
       options.security = {.keys = client_keys_, .server_key = server_keys_.public_key};
     }
@@ -77,6 +85,11 @@ class ServedStore {
     return *std::move(store);
   }
   std::unique_ptr<RemoteStore> Connect() { return Connect(ClientOptions()); }
+
+  // Where a checkpoint of `step` goes, if its folder is there.
+  std::filesystem::path Checkpoint(int64_t step) const {
+    return folder_ / ("checkpoint-" + std::to_string(step));
+  }
 
   LocalStore& local() { return *local_; }
   Context& context() { return context_; }

@@ -1,0 +1,326 @@
+#include "launcher/cluster_process.h"
+
+#include <absl/strings/str_cat.h>
+#include <fmt/format.h>
+#include <glog/logging.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <utility>
+
+#include "common/files.h"
+#include "common/message.h"
+#include "launcher/commit.h"
+#include "launcher/exit_code.h"
+#include "launcher/network.h"
+#include "worker/mpi_allreduce.h"
+#include "worker/remote_store.h"
+#include "worker/tables.h"
+
+namespace savior {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+// For what may take as long as it takes: a dead process is found out by the control channel.
+constexpr std::chrono::hours kPatience{24 * 7};
+
+std::chrono::milliseconds Milliseconds(double seconds) {
+  return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1e3));
+}
+
+// Two runs that follow each other must not have the same one: not from the seed.
+uint64_t DrawIncarnation() {
+  std::random_device device;
+  return uint64_t{device()} << 32 | device();
+}
+
+ValueDtype WireDtype(const std::string& name) {
+  if (name == "bfloat16") return ValueDtype::kBfloat16;
+  if (name == "float16") return ValueDtype::kFloat16;
+  return ValueDtype::kFloat32;
+}
+
+// The tables as a worker of many sees them.
+class RemoteRunStore final : public RunStore {
+ public:
+  RemoteRunStore(std::unique_ptr<RemoteStore> store, uint32_t shards)
+      : store_(std::move(store)), shards_(shards) {}
+
+  EmbeddingStore& store() override { return *store_; }
+  uint32_t shards() const override { return shards_; }
+  absl::Status Checkpoint(const fs::path&, int64_t steps, Deadline deadline) override {
+    return store_->Checkpoint(steps, deadline);
+  }
+
+ private:
+  const std::unique_ptr<RemoteStore> store_;
+  const uint32_t shards_;
+};
+
+}  // namespace
+
+ClusterProcess::~ClusterProcess() = default;
+
+absl::Status ClusterProcess::Join(const std::string& role) {
+  SAVIOR_ASSIGN_OR_RETURN(world_, MpiWorld::Open(PhaseDeadline()));
+  everybody_ = MpiGroup::World(world_.get());
+  SAVIOR_RETURN_IF_ERROR(ExchangeCards(role));
+  SAVIOR_RETURN_IF_ERROR(ConnectControl());
+  SAVIOR_RETURN_IF_ERROR(FormGroups());
+  return CheckFolderIsShared();
+}
+
+Deadline ClusterProcess::PhaseDeadline() const {
+  return DeadlineIn(Milliseconds(config_.cluster.start_timeout_s));
+}
+
+absl::StatusOr<std::vector<std::string>> ClusterProcess::Share(
+    const absl::StatusOr<std::string>& mine, Deadline deadline) {
+  const Json json = {{"code", static_cast<int>(mine.status().code())},
+                     {"text", mine.ok() ? *mine : std::string(mine.status().message())}};
+  SAVIOR_ASSIGN_OR_RETURN(std::vector<std::string> all,
+                          everybody_->Allgather(json.dump(), deadline));
+  for (uint32_t r = 0; r < all.size(); ++r) {
+    const Json said = Json::parse(all[r], nullptr, /*allow_exceptions=*/false);
+    if (!said.is_object() || !said.contains("code") || !said.contains("text")) {
+      return absl::DataLossError(absl::StrCat("rank ", r, " says what does not decode"));
+    }
+    std::string text = said["text"];
+    const auto code = static_cast<absl::StatusCode>(said["code"].get<int>());
+    if (code != absl::StatusCode::kOk) {
+      return absl::Status(code, r == rank()
+                                    ? text
+                                    : absl::StrCat(placement_.NameOfRank(r), ": ", text));
+    }
+    all[r] = std::move(text);
+  }
+  return all;
+}
+
+absl::Status ClusterProcess::ExchangeCards(const std::string& role) {
+  RankCard mine{.host = HostName(),
+                .pid = ::getpid(),
+                .role = role,
+                .version = absl::StrCat("savior ", SAVIOR_VERSION, ", wire ", kWireVersion),
+                .config = ToToml(config_),
+                .public_key = keys_.public_key,
+                .incarnation = DrawIncarnation()};
+  SAVIOR_ASSIGN_OR_RETURN(mine.program, DigestFile("/proc/self/exe"));
+  SAVIOR_ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                          everybody_->Allgather(mine.Encode(), PhaseDeadline()));
+  std::vector<std::string> keys;
+  for (const std::string& bytes : all) {
+    SAVIOR_ASSIGN_OR_RETURN(RankCard card, RankCard::Decode(bytes));
+    keys.push_back(card.public_key);
+    cards_.push_back(std::move(card));
+  }
+  SAVIOR_RETURN_IF_ERROR(CheckCards(cards_));
+  SAVIOR_ASSIGN_OR_RETURN(placement_, Place(config_, cards_));
+  if (rank() == 0) LOG(INFO) << placement_.Describe();
+  return context_.AllowClients(keys);
+}
+
+bool ClusterProcess::encrypted() const {
+  return config_.security.curve == "always" ||
+         (!placement_.one_host() && !config_.security.insecure);
+}
+
+SocketSecurity ClusterProcess::ServerSecurity() const {
+  if (encrypted()) return {.keys = keys_};
+  return {.insecure = config_.security.insecure};
+}
+
+SocketSecurity ClusterProcess::ClientSecurity(uint32_t server_rank) const {
+  SocketSecurity security = ServerSecurity();
+  if (encrypted()) security.server_key = cards_[server_rank].public_key;
+  return security;
+}
+
+absl::StatusOr<std::string> ClusterProcess::BindTo(int64_t offset) const {
+  std::string address = "127.0.0.1";
+  if (!placement_.one_host() || !config_.cluster.interface.empty()) {
+    SAVIOR_ASSIGN_OR_RETURN(address, AddressOf(config_.cluster.interface));
+  }
+  const int64_t port = config_.cluster.port == 0 ? 0 : config_.cluster.port + offset;
+  if (port > 65535) {
+    return absl::InvalidArgumentError(fmt::format(
+        "cluster.port = {}: with {} shards the ports end beyond 65535", config_.cluster.port,
+        placement_.shards));
+  }
+  return fmt::format("tcp://{}:{}", address, port);
+}
+
+absl::Status ClusterProcess::ConnectControl() {
+  const uint64_t run = cards_[0].incarnation;
+  const auto lease = Milliseconds(config_.cluster.lease_s);
+  const auto start = [&]() -> absl::StatusOr<std::string> {
+    if (rank() != 0) return "";
+    std::vector<std::string> names;
+    for (uint32_t r = 0; r < cards_.size(); ++r) names.push_back(placement_.NameOfRank(r));
+    SAVIOR_ASSIGN_OR_RETURN(const std::string endpoint, BindTo(0));
+    SAVIOR_ASSIGN_OR_RETURN(
+        coordinator_,
+        Coordinator::Start(&context_, endpoint, ServerSecurity(), run,
+                           Membership(names, placement_.workers, lease, SteadyClock::now())));
+    return coordinator_->endpoint();
+  };
+  SAVIOR_ASSIGN_OR_RETURN(const std::vector<std::string> endpoints,
+                          Share(start(), PhaseDeadline()));
+  const auto changed = [this](const Verdict& verdict) {
+    if (verdict.state == RunState::kStopping) stop_ = true;
+    if (verdict.state != RunState::kFailed) return;
+    // Whatever this process is doing, nobody waits for it any more. Without destructors: they may
+    // wait for those who are gone.
+    if (rank() == 0) std::cerr << "savior: " << verdict.text << std::endl;
+    google::FlushLogFiles(google::GLOG_INFO);
+    std::cout.flush();
+    std::_Exit(verdict.exit_code);
+  };
+  SAVIOR_ASSIGN_OR_RETURN(link_, ControlLink::Start(&context_,
+                                                    {.endpoint = endpoints[0],
+                                                     .security = ClientSecurity(0),
+                                                     .run = run,
+                                                     .rank = rank(),
+                                                     .lease = lease},
+                                                    changed));
+  return absl::OkStatus();
+}
+
+absl::Status ClusterProcess::FormGroups() {
+  constexpr uint32_t kWorkers = 0, kServersOnly = 1;
+  SAVIOR_ASSIGN_OR_RETURN(workers_,
+                          everybody_->Split(IsWorker(role()) ? kWorkers : kServersOnly,
+                                            rank(), PhaseDeadline()));
+  if (!IsWorker(role())) return absl::OkStatus();
+  if (workers_->size() == 1) {
+    allreduce_ = std::make_unique<SoloAllreduce>();
+    return absl::OkStatus();
+  }
+  SAVIOR_ASSIGN_OR_RETURN(
+      allreduce_,
+      MpiAllreduce::Create(workers_.get(), {.wire = WireDtype(config_.cluster.allreduce_dtype)},
+                           PhaseDeadline()));
+  return absl::OkStatus();
+}
+
+// Servers write commits into it, and all read them: found out before anything is trained.
+absl::Status ClusterProcess::CheckFolderIsShared() {
+  if (placement_.one_host()) return absl::OkStatus();
+  const fs::path folder = config_.run.dir;
+  const fs::path token = folder / absl::StrCat("start-", absl::Hex(cards_[0].incarnation));
+  const auto write = [&]() -> absl::StatusOr<std::string> {
+    if (rank() != 0) return "";
+    SAVIOR_RETURN_IF_ERROR(MakeWritableFolder(folder));
+    SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(token, ""));
+    return "";
+  };
+  SAVIOR_RETURN_IF_ERROR(Share(write(), PhaseDeadline()).status());
+  const auto look = [&]() -> absl::StatusOr<std::string> {
+    // A file system over the network may show it late.
+    for (int tries = 0; tries < 50; ++tries) {
+      if (fs::exists(token)) return "";
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    }
+    return absl::FailedPreconditionError(
+        fmt::format("run.dir = {}: this host does not see what {} has written there: it must be on "
+                    "a file system that all hosts share",
+                    folder.string(), placement_.hosts[0]));
+  };
+  const absl::Status seen = Share(look(), PhaseDeadline()).status();
+  if (rank() == 0) SAVIOR_RETURN_IF_ERROR(RemoveAll(token));
+  return seen;
+}
+
+absl::StatusOr<RunStart> ClusterProcess::Agree(std::optional<RunStart> mine) {
+  std::string said;
+  if (mine.has_value()) {
+    said = Json{{"from", mine->restore_from.string()},
+                {"step", mine->step},
+                {"samples", mine->samples}}
+               .dump();
+  }
+  SAVIOR_ASSIGN_OR_RETURN(const std::vector<std::string> all, Share(said, DeadlineIn(kPatience)));
+  try {
+    const Json json = Json::parse(all[placement_.lead()]);
+    return RunStart{.restore_from = json.at("from").get<std::string>(),
+                    .step = json.at("step"),
+                    .samples = json.at("samples")};
+  } catch (const Json::exception& e) {
+    return absl::DataLossError(absl::StrCat("what the lead worker says does not decode: ",
+                                            e.what()));
+  }
+}
+
+absl::Status ClusterProcess::Serve(const RunStart& start) {
+  const auto server = static_cast<uint32_t>(
+      std::ranges::find(placement_.servers, rank()) - placement_.servers.begin());
+  const fs::path live = config_.ps.live_dir.empty() ? fs::path(config_.run.dir) / "live"
+                                                    : fs::path(config_.ps.live_dir);
+  SAVIOR_ASSIGN_OR_RETURN(
+      host_, ShardHost::Open(
+                 {.tables = ModelTables(config_),
+                  .shards = placement_.shards,
+                  .first = placement_.FirstShard(server),
+                  .count = placement_.ShardCount(server),
+                  .ram_budget_bytes = static_cast<uint64_t>(config_.ps.ram_budget_mb) << 20,
+                  .folder = live / absl::StrCat("server-", server),
+                  .seed = static_cast<uint64_t>(config_.seed),
+                  .steps_per_minute = static_cast<double>(config_.ps.steps_per_minute),
+                  .restore_from = start.restore_from}));
+  SAVIOR_ASSIGN_OR_RETURN(const std::string endpoint, BindTo(1));
+  const fs::path commits = fs::path(config_.run.dir) / "commits";
+  SAVIOR_ASSIGN_OR_RETURN(
+      server_, Server::Start(host_.get(), &context_,
+                             {.endpoint = endpoint,
+                              .security = ServerSecurity(),
+                              .incarnation = cards_[0].incarnation,
+                              .steps = StepRules{.workers = static_cast<uint32_t>(
+                                                     placement_.workers.size()),
+                                                 .staleness = config_.cluster.staleness,
+                                                 .first_step = start.step},
+                              .checkpoint_folder = [commits](int64_t step, uint32_t shard) {
+                                return UnfinishedCommit(commits, step) /
+                                       absl::StrCat("shard-", shard);
+                              }}));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<RunStore>> ClusterProcess::OpenStore(const RunStart& start,
+                                                                    const fs::path&) {
+  const auto serve = [&]() -> absl::StatusOr<std::string> {
+    if (!IsServer(role())) return "";
+    SAVIOR_RETURN_IF_ERROR(Serve(start));
+    return Json(server_->endpoints()).dump();
+  };
+  // Restoring many rows takes its time.
+  SAVIOR_ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                          Share(serve(), DeadlineIn(kPatience)));
+  if (!IsWorker(role())) return nullptr;
+  RemoteStoreOptions options{.tables = ModelTables(config_),
+                             .endpoints = {},
+                             .incarnation = cards_[0].incarnation,
+                             .worker = static_cast<uint16_t>(workers_->rank()),
+                             .clocked = true,
+                             .wire_dtype = WireDtype(config_.cluster.wire_dtype)};
+  for (const uint32_t rank : placement_.servers) {
+    const Json endpoints = Json::parse(all[rank], nullptr, /*allow_exceptions=*/false);
+    if (!endpoints.is_array()) return absl::DataLossError("endpoints that do not decode");
+    for (const Json& endpoint : endpoints) {
+      options.endpoints.push_back(endpoint.get<std::string>());
+      if (encrypted()) options.server_keys.push_back(cards_[rank].public_key);
+    }
+  }
+  options.security = ServerSecurity();
+  SAVIOR_ASSIGN_OR_RETURN(std::unique_ptr<RemoteStore> store,
+                          RemoteStore::Connect(&context_, std::move(options)));
+  return std::make_unique<RemoteRunStore>(std::move(store), placement_.shards);
+}
+
+}  // namespace savior

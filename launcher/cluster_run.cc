@@ -1,0 +1,99 @@
+#include "launcher/cluster_run.h"
+
+#include <chrono>
+#include <cstdlib>
+#include <iostream>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "launcher/cluster_process.h"
+#include "launcher/exit_code.h"
+
+namespace savior {
+namespace {
+
+constexpr std::chrono::milliseconds kLook{100};
+
+// Tells the coordinator when a signal asks this process to stop.
+class SignalWatch {
+ public:
+  SignalWatch(const std::atomic<bool>* asked, ControlLink* link)
+      : thread_([this, asked, link] {
+          while (!done_) {
+            if (asked != nullptr && asked->load()) {
+              link->AskToStop();
+              return;
+            }
+            std::this_thread::sleep_for(kLook);
+          }
+        }) {}
+  ~SignalWatch() {
+    done_ = true;
+    thread_.join();
+  }
+  SignalWatch(const SignalWatch&) = delete;
+  SignalWatch& operator=(const SignalWatch&) = delete;
+
+ private:
+  std::atomic<bool> done_ = false;
+  std::thread thread_;
+};
+
+absl::StatusOr<EvalResult> ServeOnly(ClusterProcess* process, const RunOptions& options) {
+  SAVIOR_ASSIGN_OR_RETURN(const RunStart start, process->Agree(std::nullopt));
+  if (options.before_first_step) options.before_first_step();
+  SAVIOR_RETURN_IF_ERROR(process->OpenStore(start, {}).status());
+  process->link()->WaitForEnd();
+  return EvalResult{};
+}
+
+// `trained`: set when the first step begins.
+absl::StatusOr<EvalResult> TakeRole(ClusterProcess* process, const Config& config,
+                                    const RunOptions& options, std::ostream& out, bool* trained) {
+  if (!IsWorker(process->role())) return ServeOnly(process, options);
+  RunOptions mine = options;
+  // All workers stop after the same step: when the coordinator says so, not when a signal comes.
+  mine.stop = &process->stop();
+  mine.before_first_step = [&options, trained] {
+    if (options.before_first_step) options.before_first_step();
+    *trained = true;
+  };
+  TrainingRun run(config, mine, process, out);
+  absl::StatusOr<EvalResult> result = run.Run();
+  if (result.ok() || absl::IsCancelled(result.status())) process->link()->ReportFinished();
+  return result;
+}
+
+// Ends the process without destructors: they may wait for those who are gone.
+[[noreturn]] void Fail(ClusterProcess* process, const absl::Status& status, bool trained) {
+  const int code = ExitCodeOf(status, trained);
+  // The coordinator says it for all, and then this does not return.
+  if (process->link() != nullptr) {
+    process->link()->ReportFailure(std::string(status.message()), code);
+  }
+  // What all find wrong, rank 0 says; mpirun ends the others then.
+  if (process->rank() != 0) std::this_thread::sleep_for(std::chrono::seconds(1));
+  std::cerr << "savior: " << std::string(status.message()) << std::endl;
+  std::_Exit(code);
+}
+
+}  // namespace
+
+absl::StatusOr<EvalResult> TrainInCluster(const Config& config, const std::string& role,
+                                          const RunOptions& options, std::ostream& out) {
+  const auto process = std::make_unique<ClusterProcess>(config);
+  const absl::Status joined = process->Join(role);
+  if (!joined.ok()) Fail(process.get(), joined, false);
+  const SignalWatch watch(options.stop, process->link());
+  bool trained = false;
+  absl::StatusOr<EvalResult> result = TakeRole(process.get(), config, options, out, &trained);
+  if (!result.ok() && !absl::IsCancelled(result.status())) {
+    Fail(process.get(), result.status(), trained);
+  }
+  return result;
+}
+
+}  // namespace savior

@@ -1,0 +1,59 @@
+// Where a training run runs: which of its workers this process is, and how it gets at the others
+// and at the tables. One process alone, or many (launcher/cluster_run.h).
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+
+#include "common/config.h"
+#include "common/status.h"
+#include "launcher/run_store.h"
+#include "worker/allreduce.h"
+#include "worker/group.h"
+
+namespace savior {
+
+// From what a run starts: what its first worker, the lead, has found in the run's folder.
+struct RunStart {
+  std::filesystem::path restore_from = {};  // a commit's folder; empty: from the beginning
+  int64_t step = 0;
+  int64_t samples = 0;
+};
+
+class RunPlace {
+ public:
+  virtual ~RunPlace() = default;
+
+  // Its rank 0 is the lead: it alone prepares content, writes commits and results.
+  virtual Group& workers() = 0;
+  virtual Allreduce& allreduce() = 0;
+  bool lead() { return workers().rank() == 0; }
+
+  // The lead says what the run starts from, the others hear it; they wait as long as it takes.
+  [[nodiscard]] virtual absl::StatusOr<RunStart> Agree(std::optional<RunStart> mine) = 0;
+  // The tables, as RunStart says. live: the lead's folder for shards in this process.
+  [[nodiscard]] virtual absl::StatusOr<std::unique_ptr<RunStore>> OpenStore(
+      const RunStart& start, const std::filesystem::path& live) = 0;
+};
+
+class SoloPlace final : public RunPlace {
+ public:
+  explicit SoloPlace(const Config& config) : config_(config) {}
+
+  Group& workers() override { return group_; }
+  Allreduce& allreduce() override { return allreduce_; }
+  absl::StatusOr<RunStart> Agree(std::optional<RunStart> mine) override { return *mine; }
+  absl::StatusOr<std::unique_ptr<RunStore>> OpenStore(const RunStart& start,
+                                                      const std::filesystem::path& live) override {
+    return OpenLocalStore(config_, live, start.restore_from);
+  }
+
+ private:
+  const Config config_;
+  SoloGroup group_;
+  SoloAllreduce allreduce_;
+};
+
+}  // namespace savior

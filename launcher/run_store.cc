@@ -1,0 +1,42 @@
+#include "launcher/run_store.h"
+
+#include <utility>
+
+#include "ps/local_store.h"
+#include "worker/tables.h"
+
+namespace savior {
+namespace {
+
+class LocalRunStore final : public RunStore {
+ public:
+  explicit LocalRunStore(std::unique_ptr<LocalStore> store) : store_(std::move(store)) {}
+
+  EmbeddingStore& store() override { return *store_; }
+  uint32_t shards() const override { return store_->host().shards(); }
+  absl::Status Checkpoint(const std::filesystem::path& folder, int64_t, Deadline deadline) override {
+    return store_->Checkpoint(folder, deadline);
+  }
+
+ private:
+  const std::unique_ptr<LocalStore> store_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<RunStore>> OpenLocalStore(
+    const Config& config, const std::filesystem::path& live,
+    const std::filesystem::path& restore_from) {
+  SAVIOR_ASSIGN_OR_RETURN(
+      std::unique_ptr<LocalStore> store,
+      LocalStore::Open({.tables = ModelTables(config),
+                        .shards = static_cast<uint32_t>(config.ps.shards),
+                        .ram_budget_bytes = static_cast<uint64_t>(config.ps.ram_budget_mb) << 20,
+                        .folder = live,
+                        .seed = static_cast<uint64_t>(config.seed),
+                        .steps_per_minute = static_cast<double>(config.ps.steps_per_minute),
+                        .restore_from = restore_from}));
+  return std::make_unique<LocalRunStore>(std::move(store));
+}
+
+}  // namespace savior

@@ -1,0 +1,32 @@
+// The tables of a run, as its loop needs them: a store whose rows can go into a commit.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+
+#include "common/clock.h"
+#include "common/config.h"
+#include "common/status.h"
+#include "common/store.h"
+
+namespace savior {
+
+class RunStore {
+ public:
+  virtual ~RunStore() = default;
+
+  virtual EmbeddingStore& store() = 0;
+  virtual uint32_t shards() const = 0;
+  // Writes all rows, as they are after `steps` steps, to `folder`/shard-<k>/: the folder of the
+  // commit that is being written (launcher/commit.h). Not yet synced.
+  [[nodiscard]] virtual absl::Status Checkpoint(const std::filesystem::path& folder, int64_t steps,
+                                                Deadline deadline) = 0;
+};
+
+// Shards in this process, in folder `live`. restore_from: a commit's folder, or empty.
+[[nodiscard]] absl::StatusOr<std::unique_ptr<RunStore>> OpenLocalStore(
+    const Config& config, const std::filesystem::path& live,
+    const std::filesystem::path& restore_from);
+
+}  // namespace savior

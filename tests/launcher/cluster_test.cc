@@ -1,0 +1,151 @@
+#include "launcher/cluster.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "common/routing.h"
+
+namespace savior {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+std::vector<RankCard> Cards(const std::vector<std::string>& hosts, const Config& config = {}) {
+  std::vector<RankCard> cards;
+  for (const std::string& host : hosts) {
+    cards.push_back({.host = host,
+                     .pid = 100,
+                     .version = "savior 1",
+                     .program = "abc",
+                     .config = ToToml(config),
+                     .public_key = "key",
+                     .incarnation = 5});
+  }
+  return cards;
+}
+
+std::string Roles(const Config& config, const std::vector<RankCard>& cards) {
+  const auto placement = Place(config, cards);
+  if (!placement.ok()) return std::string(placement.status().message());
+  std::string roles;
+  for (const Role role : placement->roles) roles += NameOf(role)[0];
+  return roles;
+}
+
+TEST(Cluster, CardsSurviveTheWire) {
+  const RankCard card = Cards({"node1"})[0];
+  const auto again = RankCard::Decode(card.Encode());
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->Encode(), card.Encode());
+  for (const char* bytes : {"", "{}", "[1]", "{\"host\": 3}"}) {
+    EXPECT_TRUE(absl::IsDataLoss(RankCard::Decode(bytes).status())) << bytes;
+  }
+}
+
+TEST(Cluster, DifferencesNameTheFieldAndTheTwoRanks) {
+  std::vector<RankCard> cards = Cards({"a", "a", "b"});
+  EXPECT_TRUE(CheckCards(cards).ok());
+  Config other;
+  other.model.id_dim = 64;
+  cards[2].config = ToToml(other);
+  const absl::Status config = CheckCards(cards);
+  EXPECT_TRUE(absl::IsFailedPrecondition(config));
+  EXPECT_THAT(config.message(),
+              AllOf(HasSubstr("rank 0 on a and rank 2 on b"), HasSubstr("model.id_dim (32 | 64)")));
+  cards = Cards({"a", "b"});
+  cards[1].program = "xyz";
+  EXPECT_THAT(CheckCards(cards).message(), HasSubstr("program's file"));
+  cards = Cards({"a", "b"});
+  cards[1].version = "savior 2";
+  EXPECT_THAT(CheckCards(cards).message(), HasSubstr("savior 1 | savior 2"));
+}
+
+TEST(Cluster, ByDefaultTheFirstProcessOfANodeIsItsServer) {
+  EXPECT_EQ(Roles({}, Cards({"a"})), "b");
+  EXPECT_EQ(Roles({}, Cards({"a", "a"})), "sw");
+  EXPECT_EQ(Roles({}, Cards({"a", "a", "a", "a"})), "swww");
+  EXPECT_EQ(Roles({}, Cards({"a", "b", "c"})), "bbb");
+  EXPECT_EQ(Roles({}, Cards({"a", "a", "b", "b", "b"})), "swsww");
+  EXPECT_EQ(Roles({}, Cards({"a", "b", "a", "b"})), "ssww");
+}
+
+TEST(Cluster, RolesPerNode) {
+  Config config;
+  config.cluster.servers_per_node = 2;
+  EXPECT_EQ(Roles(config, Cards({"a", "a", "a"})), "ssw");
+  config.cluster.workers_per_node = 2;
+  EXPECT_THAT(Roles(config, Cards({"a", "a", "a"})),
+              AllOf(HasSubstr("a has 3 processes"), HasSubstr("servers_per_node = 2")));
+  config.cluster.servers_per_node = 0;
+  EXPECT_EQ(Roles(config, Cards({"a", "a", "a"})), "sww");
+}
+
+TEST(Cluster, TotalsAreSpreadOverTheNodes) {
+  Config config;
+  config.cluster.servers = 2;
+  EXPECT_EQ(Roles(config, Cards({"a", "a", "b", "b"})), "swsw");
+  EXPECT_EQ(Roles(config, Cards({"a", "a", "a"})), "ssw");
+  config.cluster.workers = 3;
+  EXPECT_THAT(Roles(config, Cards({"a", "a"})), HasSubstr("the run has 2 processes"));
+  EXPECT_EQ(Roles(config, Cards({"a", "b", "c", "d", "e"})), "sswww");
+  config.cluster.servers = 0;
+  EXPECT_EQ(Roles(config, Cards({"a", "a", "b", "b"})), "swww");
+}
+
+TEST(Cluster, ARoleOnTheCommandLineWins) {
+  std::vector<RankCard> cards = Cards({"a", "a", "b"});
+  cards[0].role = "worker";
+  cards[1].role = "server";
+  cards[2].role = "both";
+  EXPECT_EQ(Roles({}, cards), "wsb");
+  cards[1].role = cards[2].role = "worker";
+  EXPECT_THAT(Roles({}, cards), HasSubstr("0 servers and 3 workers"));
+  cards[1].role = "boss";
+  EXPECT_THAT(Roles({}, cards), HasSubstr("--role boss: must be server, worker or both"));
+}
+
+TEST(Cluster, ShardsAreDividedEvenlyAndEachServerHasOne) {
+  for (const int64_t shards : {1, 3, 5, 64}) {
+    Config config;
+    config.ps.shards = shards;
+    config.cluster.servers = 3;
+    const auto placement = Place(config, Cards({"a", "a", "b", "b"}));
+    ASSERT_TRUE(placement.ok()) << placement.status();
+    EXPECT_EQ(placement->shards, std::max<int64_t>(shards, 3));
+    uint32_t next = 0;
+    for (uint32_t s = 0; s < 3; ++s) {
+      EXPECT_EQ(placement->FirstShard(s), next);
+      EXPECT_GE(placement->ShardCount(s), placement->shards / 3);
+      EXPECT_LE(placement->ShardCount(s), placement->shards / 3 + 1);
+      next += placement->ShardCount(s);
+    }
+    EXPECT_EQ(next, placement->shards);
+  }
+}
+
+TEST(Cluster, MoreShardsThanBucketsAreRefused) {
+  EXPECT_THAT(LoadConfig("", {"ps.shards=4097"}).status().message(), HasSubstr("4096"));
+  Config config;
+  config.cluster.servers = kBuckets + 1;
+  const std::vector<std::string> hosts(kBuckets + 2, "a");
+  EXPECT_THAT(Roles(config, Cards(hosts)), HasSubstr("at most 4096"));
+}
+
+TEST(Cluster, SaysWhatItIs) {
+  const auto placement = Place({}, Cards({"a", "a", "b"}));
+  ASSERT_TRUE(placement.ok());
+  EXPECT_EQ(placement->Describe(), "2 servers with 2 shards, 2 workers on 2 hosts");
+  EXPECT_EQ(placement->NameOfRank(1), "rank 1 (worker on a)");
+  EXPECT_EQ(placement->NameOfRank(2), "rank 2 (server and worker on b)");
+  EXPECT_THAT(placement->workers, ElementsAre(1, 2));
+  EXPECT_FALSE(placement->one_host());
+}
+
+}  // namespace
+}  // namespace savior

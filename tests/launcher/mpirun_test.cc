@@ -1,0 +1,302 @@
+// `savior train` as many processes on this machine, started by a real mpirun.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "common/tensor_file.h"
+#include "common/transport.h"
+#include "launcher/commit.h"
+#include "tests/common/temp_folder.h"
+#include "tests/launcher/process.h"
+#include "tests/launcher/small_run.h"
+
+namespace savior {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+constexpr std::chrono::seconds kLimit{240};
+
+// One data set, and one run on it in this process.
+class Mpirun : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    folder_ = new TempFolder;
+    MakeRaw(folder_->path());
+    RunToTheEnd(Alone());
+  }
+  static void TearDownTestSuite() { delete folder_; }
+
+  static Config Named(const std::string& name) {
+    Config config = SmallRun(folder_->path(), name);
+    config.ps.ram_budget_mb = 64;
+    config.cluster.lease_s = 20;
+    return config;
+  }
+  static Config Alone() { return Named("alone"); }
+
+  // mpirun's own arguments; as people on a crowded machine need them.
+  static std::vector<std::string> Command() {
+    std::vector<std::string> command = {"/usr/bin/env", "OMPI_MCA_mpi_yield_when_idle=1",
+                                        "OMP_NUM_THREADS=1", "mpirun", "--oversubscribe",
+                                        "--bind-to", "none"};
+    if (::geteuid() == 0) command.emplace_back("--allow-run-as-root");
+    return command;
+  }
+  static std::string Write(const Config& config, const std::string& name = "") {
+    const fs::path path =
+        folder_->path() / (fs::path(config.run.dir).filename().string() + name + ".toml");
+    std::ofstream(path) << ToToml(config);
+    return path.string();
+  }
+  // A part of a job: `ranks` processes.
+  static void Add(int ranks, const std::vector<std::string>& arguments,
+                  std::vector<std::string>* command) {
+    command->insert(command->end(), {"-n", std::to_string(ranks), SAVIOR_PROGRAM, "train"});
+    command->insert(command->end(), arguments.begin(), arguments.end());
+  }
+  static std::vector<std::string> Job(int ranks, const Config& config,
+                                      const std::vector<std::string>& more = {}) {
+    std::vector<std::string> command = Command();
+    std::vector<std::string> arguments = {Write(config)};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    Add(ranks, arguments, &command);
+    return command;
+  }
+  static Ended Run(const std::vector<std::string>& command) {
+    return ChildProcess(command, folder_->path()).Wait(kLimit);
+  }
+  static void Finishes(int ranks, const Config& config,
+                       const std::vector<std::string>& more = {}) {
+    const Ended ended = Run(Job(ranks, config, more));
+    ASSERT_EQ(ended.code, 0) << config.run.dir << ": " << ended.err;
+  }
+
+  static TempFolder* folder_;
+};
+TempFolder* Mpirun::folder_ = nullptr;
+
+// Whatever the number of shards, and whether rows come over the network or not.
+TEST_F(Mpirun, OneWorkerGetsTheBitsOfTheRunInOneProcess) {
+  for (const int shards : {1, 2, 3, 5}) {
+    SCOPED_TRACE(shards);
+    Config config = Named("one-worker-" + std::to_string(shards));
+    config.ps.shards = shards;
+    Finishes(2, config);
+    ExpectSame(Alone(), config);
+  }
+}
+
+TEST_F(Mpirun, AWorldOfOneIsServerAndWorker) {
+  Finishes(1, Named("world-1"));
+  ExpectSame(Alone(), Named("world-1"));
+}
+
+TEST_F(Mpirun, TwoWorkersGetTheSameBitsWithAnyNumberOfShards) {
+  Config first = Named("two-workers-1");
+  Finishes(3, first);
+  for (const int shards : {1, 2, 3, 5}) {
+    SCOPED_TRACE(shards);
+    Config config = Named("two-workers-again-" + std::to_string(shards));
+    config.ps.shards = shards;
+    config.cluster.workers = 2;  // the fourth process is a second server
+    Finishes(shards == 5 ? 4 : 3, config);
+    ExpectSame(first, config);
+  }
+}
+
+double RelativeDifference(const std::vector<float>& a, const std::vector<float>& b) {
+  double squares = 0, difference = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    squares += static_cast<double>(a[i]) * a[i];
+    difference += std::pow(static_cast<double>(a[i]) - b[i], 2);
+  }
+  return std::sqrt(difference / squares);
+}
+
+// Sums in another order, and nothing else: 200 steps later the weights still agree.
+TEST_F(Mpirun, WorkersTogetherDoWhatOneDoes) {
+  std::vector<float> one;
+  for (const int workers : {1, 2, 3, 6}) {
+    SCOPED_TRACE(workers);
+    Config config = Named("together-" + std::to_string(workers));
+    config.train.epochs = 3;
+    config.train.max_steps = 200;
+    // Optimizers without a root of tiny sums: theirs would make rounding errors large.
+    config.train.table_optimizer = "sgd";
+    Finishes(workers + 1, config);
+    const auto commit = NewestCommit(fs::path(config.run.dir) / "commits");
+    ASSERT_TRUE(commit.ok()) << commit.status();
+    ASSERT_EQ(commit->manifest.step, 200);
+    const auto dense = ReadTensorFile(commit->folder / "dense.safetensors");
+    ASSERT_TRUE(dense.ok());
+    std::vector<float> weights;
+    for (const auto& [name, tensor] : dense->tensors) {
+      if (!name.starts_with("adam.")) {
+        weights.insert(weights.end(), tensor.data.begin(), tensor.data.end());
+      }
+    }
+    if (one.empty()) one = weights;
+    ASSERT_EQ(one.size(), weights.size());
+    EXPECT_LE(RelativeDifference(one, weights), 1e-4);
+  }
+}
+
+TEST_F(Mpirun, AWorkerWithoutDataChangesNothing) {
+  Config config = Named("few-requests");
+  config.train.requests_per_batch = 1;
+  config.train.max_steps = 30;
+  Config other = Named("few-requests-3");
+  other.train.requests_per_batch = 1;
+  other.train.max_steps = 30;
+  RunToTheEnd(config);
+  Finishes(4, other);
+  // One request a step: one worker has it all, so even the bits are the same.
+  ExpectSame(config, other);
+}
+
+TEST_F(Mpirun, StaleRunsKeepToTheirBoundAndSayHowStaleTheyWere) {
+  for (const int staleness : {1, 3, -1}) {
+    SCOPED_TRACE(staleness);
+    Config config = Named("stale-" + std::to_string(staleness));
+    config.cluster.staleness = staleness;
+    config.train.metrics_every_s = 0.05;
+    Finishes(3, config);
+    std::ifstream metrics(fs::path(config.run.dir) / "metrics.jsonl");
+    std::string line, last;
+    while (std::getline(metrics, line)) last = line;
+    const auto json = nlohmann::json::parse(last);
+    if (staleness > 0) EXPECT_LE(json.at("max_staleness").get<int>(), staleness);
+    EXPECT_GT(json.at("max_staleness").get<int>(), 0);
+  }
+}
+
+TEST_F(Mpirun, EncryptedAndHalfPrecisionRunsTrain) {
+  Config curve = Named("curve");
+  curve.security.curve = "always";
+  Finishes(2, curve);
+  ExpectSame(Alone(), curve);
+  Config half = Named("half");
+  half.cluster.wire_dtype = half.cluster.allreduce_dtype = "bfloat16";
+  Finishes(3, half);
+}
+
+// The signal that mpirun passes on: all stop after the same step, and the run goes on as if it had
+// never been stopped, with other shards, too.
+TEST_F(Mpirun, StopsInOrderAndGoesOn) {
+  Config undisturbed = Named("undisturbed");
+  undisturbed.train.epochs = 6;
+  Finishes(3, undisturbed);
+  Config config = Named("stopped");
+  config.train.epochs = 6;
+  const fs::path metrics = fs::path(config.run.dir) / "metrics.jsonl";
+  config.train.metrics_every_s = 0.01;
+  ChildProcess job(Job(3, config), folder_->path());
+  const auto limit = std::chrono::steady_clock::now() + kLimit;
+  while (!(fs::exists(metrics) && fs::file_size(metrics) > 0) &&
+         std::chrono::steady_clock::now() < limit) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  job.Signal(SIGUSR1);
+  const Ended stopped = job.Wait(kLimit);
+  ASSERT_EQ(stopped.code, 0) << stopped.err;
+  EXPECT_THAT(stopped.err, HasSubstr("stopped after step"));
+  EXPECT_FALSE(fs::exists(fs::path(config.run.dir) / "result.json"));
+  config.ps.shards = 3;
+  Finishes(3, config, {"--resume"});
+  ExpectSame(undisturbed, config);
+}
+
+TEST_F(Mpirun, AKilledProcessEndsAll) {
+  Config config = Named("killed");
+  config.train.epochs = 1000;
+  config.train.metrics_every_s = 0.01;
+  const fs::path metrics = fs::path(config.run.dir) / "metrics.jsonl";
+  ChildProcess job(Job(3, config), folder_->path());
+  const auto limit = std::chrono::steady_clock::now() + kLimit;
+  while (!(fs::exists(metrics) && fs::file_size(metrics) > 0) &&
+         std::chrono::steady_clock::now() < limit) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  const std::vector<pid_t> ranks = ProcessesWith(config.run.dir + ".toml");
+  ASSERT_EQ(ranks.size(), 4u) << "mpirun and three ranks";
+  ::kill(ranks.back(), SIGKILL);
+  const Ended ended = job.Wait(std::chrono::seconds(20));
+  EXPECT_GT(ended.code, 0);
+  EXPECT_TRUE(ProcessesWith(config.run.dir + ".toml").empty());
+}
+
+TEST_F(Mpirun, RanksThatDifferAreNamedWithTheKey) {
+  const Config config = Named("mismatch");
+  std::vector<std::string> command = Command();
+  Add(2, {Write(config)}, &command);
+  command.emplace_back(":");
+  Add(1, {Write(config), "model.id_dim=16"}, &command);
+  const Ended ended = Run(command);
+  EXPECT_GT(ended.code, 0);
+  EXPECT_THAT(ended.err, AllOf(HasSubstr("rank 0 on"), HasSubstr("rank 2 on"),
+                               HasSubstr("model.id_dim (8 | 16)")));
+  EXPECT_FALSE(fs::exists(fs::path(config.run.dir) / "commits"));
+}
+
+TEST_F(Mpirun, RolesByCommandLine) {
+  const Config config = Named("mpmd");
+  std::vector<std::string> command = Command();
+  Add(1, {Write(config), "--role", "worker"}, &command);
+  command.emplace_back(":");
+  Add(1, {Write(config), "--role", "server"}, &command);
+  const Ended ended = Run(command);
+  ASSERT_EQ(ended.code, 0) << ended.err;
+  ExpectSame(Alone(), config);
+}
+
+TEST_F(Mpirun, StartsThatCannotWorkSayWhy) {
+  const auto refused = [](const Config& config, const std::string& why) {
+    const Ended ended = Run(Job(3, config));
+    EXPECT_GT(ended.code, 0) << config.run.dir;
+    EXPECT_THAT(ended.err, HasSubstr(why)) << config.run.dir;
+  };
+  Config config = Named("no-interface");
+  config.cluster.interface = "eth99";
+  refused(config, "cluster.interface = \"eth99\"");
+
+  Context context;
+  const auto taken = RouterSocket::Bind(&context, "tcp://127.0.0.1:0", {});
+  ASSERT_TRUE(taken.ok());
+  const std::string endpoint = (*taken)->endpoint();
+  config = Named("port-taken");
+  config.cluster.port = std::stoi(endpoint.substr(endpoint.rfind(':') + 1));
+  refused(config, "in use");
+  config = Named("shard-port-taken");
+  config.cluster.port = std::stoi(endpoint.substr(endpoint.rfind(':') + 1)) - 1;
+  refused(config, "shard 0");
+
+  config = Named("too-many");
+  config.cluster.workers = 5;
+  refused(config, "the run has 3 processes");
+  config = Named("no-data");
+  config.data.raw = (folder_->path() / "nowhere").string();
+  refused(config, "nowhere");
+  // A run that is there, without --resume.
+  refused(Alone(), "--resume");
+}
+
+TEST_F(Mpirun, LargerWorldsTrain) {
+  Config config = Named("world-7");
+  config.train.max_steps = 20;
+  config.cluster.servers = 2;
+  Finishes(7, config);
+}
+
+}  // namespace
+}  // namespace savior
