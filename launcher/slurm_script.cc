@@ -135,8 +135,7 @@ absl::StatusOr<std::string> SlurmScript(const SlurmOptions& options, const Confi
           ? ""
           : fmt::format("export OMPI_MCA_oob_tcp_if_include={0} OMPI_MCA_btl_tcp_if_include={0}\n",
                         Quoted(interface));
-  const int64_t wait_s =
-      std::clamp<int64_t>(std::llround(config.cluster.restart_after_s), 1, 60);
+  const int64_t wait_s = std::clamp<int64_t>(std::llround(config.cluster.restart_after_s), 1, 60);
   return absl::StrReplaceAll(
       kSlurmJob, {{"@JOB_NAME@", JobName(config)},
                   {"@NODES@", fmt::format("{}", options.nodes)},
