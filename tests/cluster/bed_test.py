@@ -24,8 +24,9 @@ class BedTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.config = runs.make_world(BED.work)
-        # The same ranks on one machine: what the nodes must agree with, bit for bit.
-        one = Launch(cls.config, BED.work / "one", *LONG, "--np", "3", env=BED.environment)
+        # As many workers on one machine, beside one server: what the nodes must agree with, bit for
+        # bit.
+        one = Launch(cls.config, BED.work / "one", *LONG, "--np", "4", env=BED.environment)
         assert one.wait(240) == 0, one.text()
         cls.undisturbed = runs.result(BED.work / "one")
 
