@@ -12,7 +12,8 @@ from pathlib import Path
 import runs
 from runs import Launch
 
-LONG = ("train.epochs=6",)  # 414 steps: long enough to disturb
+RANKS = 2  # a server and a worker
+LONG = ("train.epochs=4",)  # 276 steps: long enough to disturb
 ENDLESS = ("train.epochs=1000",)
 
 
@@ -22,7 +23,7 @@ class LaunchTest(unittest.TestCase):
         cls.folder = tempfile.TemporaryDirectory(prefix="savior-launch-")
         cls.path = Path(cls.folder.name)
         cls.config = runs.make_world(cls.path)
-        launch = Launch(cls.config, cls.path / "undisturbed", *LONG)
+        launch = Launch(cls.config, cls.path / "undisturbed", *LONG, "--np", str(RANKS))
         assert launch.wait() == 0, launch.text()
         cls.undisturbed = runs.result(cls.path / "undisturbed")
 
@@ -30,8 +31,8 @@ class LaunchTest(unittest.TestCase):
     def tearDownClass(cls):
         cls.folder.cleanup()
 
-    def start(self, *arguments, name=None) -> Launch:
-        launch = Launch(self.config, self.path / (name or self._testMethodName), *arguments)
+    def start(self, *arguments, name=None, hosts=("--np", str(RANKS))) -> Launch:
+        launch = Launch(self.config, self.path / (name or self._testMethodName), *arguments, *hosts)
         self.addCleanup(launch.end)
         return launch
 
@@ -48,8 +49,8 @@ class LaunchTest(unittest.TestCase):
         run = self.path / "undisturbed"
         lines = (run.with_name("undisturbed.out")).read_text().splitlines()
         for line in lines:
-            self.assertRegex(line, r"^(launch|rank 0) \| ")
-        self.assertTrue(any(re.match(r"rank 0 \| all +\d", line) for line in lines))
+            self.assertRegex(line, r"^(launch|rank [01]) \| ")
+        self.assertTrue(any(re.match(r"rank 1 \| all +\d", line) for line in lines))
         self.assertRegex(lines[-1], r"finished after 0 restarts; result: .*result.json; log: .*log$")
         self.assertEqual(sorted((run / "launch.log").read_text().splitlines()), sorted(lines))
 
@@ -68,9 +69,9 @@ class LaunchTest(unittest.TestCase):
 
     def test_a_killed_rank_is_restarted(self):
         launch = self.start(*LONG)
-        for step in (20, 120):
+        for rank, step in enumerate((20, 120)):  # pids rise with ranks
             runs.wait_for_commit(launch.run, step)
-            os.kill(runs.processes(launch.run, "train")[0], signal.SIGKILL)
+            os.kill(runs.processes(launch.run, "train")[rank], signal.SIGKILL)
         self.expect_undisturbed(launch)
         self.assertEqual(launch.starts(), 3)
         # Each was the first since a new commit.
@@ -88,7 +89,7 @@ class LaunchTest(unittest.TestCase):
     def test_a_killed_launcher_leaves_nothing_behind(self):
         launch = self.start(*ENDLESS)
         runs.wait_for_commit(launch.run, 20)
-        self.assertEqual(len(runs.processes(launch.run)), 3)
+        self.assertEqual(len(runs.processes(launch.run)), 2 + RANKS)
         launch.kill(signal.SIGKILL)
         runs.wait_for_none(launch.run)
         # Its lock is gone with it.
@@ -144,7 +145,7 @@ class LaunchTest(unittest.TestCase):
         self.expect_end(launch, 0, "stopped; step 3 is committed")
 
     def test_a_host_that_does_not_answer_is_named(self):
-        launch = self.start("--hosts", "localhost,no-such-host.invalid")
+        launch = self.start(hosts=("--hosts", "localhost,no-such-host.invalid"))
         self.expect_end(launch, 2, "1 of 2 hosts do not answer")
         self.assertIn("without no-such-host.invalid: ssh", launch.text())
 
