@@ -66,6 +66,7 @@ absl::StatusOr<Pipe> MakePipe() {
 absl::StatusOr<std::unique_ptr<Child>> Child::Start(const std::vector<std::string>& argv) {
   SAVIOR_ASSIGN_OR_RETURN(const std::string program, FindProgram(argv.at(0)));
   std::vector<char*> arguments;
+  arguments.reserve(argv.size() + 1);
   for (const std::string& argument : argv) arguments.push_back(const_cast<char*>(argument.c_str()));
   arguments.push_back(nullptr);
   SAVIOR_ASSIGN_OR_RETURN(const Pipe out, MakePipe());

@@ -127,9 +127,11 @@ absl::Status ClusterProcess::ExchangeCards(const std::string& role) {
   return context_.AllowClients(keys);
 }
 
+// One host with an interface named can be reached from others, too: what several hosts may become
+// when all but one have failed.
 bool ClusterProcess::encrypted() const {
-  return config_.security.curve == "always" ||
-         (!placement_.one_host() && !config_.security.insecure);
+  const bool reachable = !placement_.one_host() || !config_.cluster.interface.empty();
+  return config_.security.curve == "always" || (reachable && !config_.security.insecure);
 }
 
 SocketSecurity ClusterProcess::ServerSecurity() const {

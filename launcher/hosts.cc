@@ -81,6 +81,7 @@ absl::StatusOr<std::vector<Host>> ParseHosts(const std::string& text, int64_t ra
 
 std::string ToString(const std::vector<Host>& hosts) {
   std::vector<std::string> entries;
+  entries.reserve(hosts.size());
   for (const Host& host : hosts) entries.push_back(fmt::format("{}:{}", host.name, host.ranks));
   return fmt::format("{}", fmt::join(entries, ","));
 }

@@ -29,6 +29,25 @@ void AddLaunch(CLI::App& app, LaunchOptions& options) {
       ->excludes(hosts);
 }
 
+void AddSlurm(CLI::App& app, SlurmOptions& options) {
+  CLI::App* slurm = app.add_subcommand("slurm", "Writes the batch script that trains under Slurm");
+  slurm->footer(
+      "Examples:\n"
+      "  savior slurm configs/complete_journey.toml --nodes 3 --time 04:00:00 --out train.sbatch\n"
+      "  savior slurm configs/complete_journey.toml --nodes 2 --seeds 1,2,3 --out seeds.sbatch\n"
+      "then: sbatch train.sbatch. Guide: docs/cluster.md");
+  slurm->add_option("config", options.config_path, "TOML file")->required();
+  slurm->add_option("overrides", options.overrides, "key=value ..., stronger than the file");
+  slurm->add_option("--nodes", options.nodes, "Nodes")->required();
+  slurm->add_option("--gpus-per-node", options.gpus_per_node, "GPUs of every node");
+  slurm->add_option("--tasks-per-node", options.tasks_per_node,
+                    "Ranks on every node; without it as many as cluster.* says, or 1");
+  slurm->add_option("--time", options.time, "Time limit, [days-]HH:MM:SS");
+  slurm->add_option("--partition", options.partition, "Partition");
+  slurm->add_option("--seeds", options.seeds, "1,2,3: an array of jobs, one per seed");
+  slurm->add_option("--out", options.out, "File to write instead of stdout");
+}
+
 int RunLaunch(const LaunchOptions& options) {
   const absl::StatusOr<LaunchEnd> end = Launch(options);
   if (!end.ok()) {

@@ -150,6 +150,7 @@ int Main(int argc, char** argv) {
   app.require_subcommand(1);
   TrainArguments train;
   LaunchOptions launch;
+  SlurmOptions slurm;
   EvaluateArguments evaluate;
   PrepareOptions prepare;
   int64_t memory_mb = 1024;
@@ -158,6 +159,7 @@ int Main(int argc, char** argv) {
   AddPrepare(app, prepare, memory_mb);
   AddTrain(app, train);
   AddLaunch(app, launch);
+  AddSlurm(app, slurm);
   AddEvaluate(app, evaluate);
   AddInspect(app, inspect);
   AddGenerate(app, generate);
@@ -169,6 +171,7 @@ int Main(int argc, char** argv) {
 
   if (app.got_subcommand("train")) return Report(RunTrain(train));
   if (app.got_subcommand("launch")) return RunLaunch(launch);
+  if (app.got_subcommand("slurm")) return Report(WriteSlurmScript(slurm));
   if (app.got_subcommand("evaluate")) {
     return Report(
         EvaluateRun(evaluate.run, evaluate.commit, evaluate.overrides, std::cout).status());

@@ -84,6 +84,7 @@ class Supervisor {
              int64_t ranks)
       : config_(config),
         options_(options),
+        program_(fs::read_symlink("/proc/self/exe").string()),
         run_(config.run.dir),
         slurm_(hosts.empty() && std::getenv("SLURM_JOB_ID") != nullptr),
         hosts_(std::move(hosts)),
@@ -121,6 +122,7 @@ class Supervisor {
 
   const Config config_;
   const LaunchOptions options_;
+  const std::string program_;  // as it was at the start: a new build may take its place
   const fs::path run_;
   const bool slurm_;
   const std::vector<Host> hosts_;  // asked for; the living ones are in the attempt
@@ -246,8 +248,7 @@ Job Supervisor::MakeJob(const std::vector<Host>& hosts) const {
   job.lease_s = config_.cluster.lease_s;
   job.folder = fs::current_path().string();
   job.root = ::geteuid() == 0;
-  job.program = {fs::read_symlink("/proc/self/exe").string(), "train",
-                 fs::absolute(options_.config_path).string()};
+  job.program = {program_, "train", fs::absolute(options_.config_path).string()};
   job.program.insert(job.program.end(), options_.overrides.begin(), options_.overrides.end());
   job.program.emplace_back("--resume");
   return job;

@@ -20,9 +20,9 @@
 namespace savior {
 
 struct LaunchOptions {
-  std::string config_path;
-  std::vector<std::string> overrides;
-  std::string hosts;  // "a:2,b"; empty: this machine, or the allocation
+  std::string config_path = {};
+  std::vector<std::string> overrides = {};
+  std::string hosts = {};  // "a:2,b"; empty: this machine, or the allocation
   int64_t ranks = 0;  // without hosts; in an allocation: per node. 0: as the configuration says
 };
 

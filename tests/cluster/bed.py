@@ -1,0 +1,56 @@
+"""The bed of bed/bed.sh: several machines on this one, for one test program."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import runs
+
+SCRIPT = Path(__file__).resolve().parent / "bed" / "bed.sh"
+
+
+class Bed:
+    """Nodes 1 to `nodes`. `name` (at most 8 letters) and `net` differ from those of other beds."""
+
+    def __init__(self, name: str, net: str, nodes: int = 3):
+        self.folder = Path(os.environ["SAVIOR_BED"] + "-" + name)
+        self.nodes = range(1, nodes + 1)
+        self.settings = {"SAVIOR_BED": str(self.folder), "BED_PREFIX": name, "BED_NET": net,
+                         "BED_NODES": str(nodes)}
+        self.environment = {**self.settings,
+                            "OMPI_MCA_plm_rsh_args": f"-F {self.folder}/ssh/config"}
+        self.work = self.folder / "work"  # on every node, unlike /tmp
+
+    def call(self, *arguments, check=True) -> str:
+        done = subprocess.run([SCRIPT, *map(str, arguments)], env={**os.environ, **self.environment},
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if check and done.returncode:
+            raise AssertionError(f"bed.sh {arguments}: {done.returncode}\n{done.stdout}")
+        return done.stdout
+
+    def up_or_skip(self, *programs: str):
+        """Ends the program with runs.SKIPPED where this machine has no room for a bed."""
+        missing = [p for p in programs if not shutil.which(p, path=os.environ["PATH"] + ":/usr/sbin")]
+        can = subprocess.run([SCRIPT, "can"], env={**os.environ, **self.environment}, text=True,
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        if can.returncode or missing:
+            print(f"SKIPPED, nothing was tested: {can.stdout}", "no", *missing, "here:",
+                  "scripts/setup.sh --cluster")
+            sys.exit(runs.SKIPPED)
+        self.call("down")  # what a killed test left
+        self.call("up")
+        self.work.mkdir()
+
+    def down(self):
+        self.call("down")
+
+    def on(self, node: int) -> list[str]:
+        """What stands before a command to run it on `node`."""
+        return [str(SCRIPT), "exec", str(node)]
+
+    def bytes(self, node: int) -> tuple[int, int]:
+        """Received and sent by its network card so far."""
+        received, sent = self.call("bytes", node).split()
+        return int(received), int(sent)

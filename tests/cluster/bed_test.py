@@ -1,0 +1,165 @@
+"""`savior launch` on several machines: the same result, over the cables, whatever falls over.
+
+bed_test.py --short runs what the default suite does.
+"""
+
+import os
+import signal
+import sys
+import time
+import unittest
+
+import runs
+from bed import Bed
+from runs import Launch
+
+BED = Bed("svbed", "10.81.1")
+LONG = ("train.epochs=6",)
+ENDLESS = ("train.epochs=1000",)
+# Every node has a server and a worker in one process. A node's silence is noticed within 10 s.
+CLUSTER = ("cluster.interface=eth0", "cluster.lease_s=10", "cluster.allreduce_timeout_s=10")
+
+
+class BedTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.config = runs.make_world(BED.work)
+        # As many workers on one machine, beside one server: what the nodes must agree with, bit for
+        # bit.
+        one = Launch(cls.config, BED.work / "one", *LONG, "--np", "4", env=BED.environment)
+        assert one.wait(240) == 0, one.text()
+        cls.undisturbed = runs.result(BED.work / "one")
+
+    def setUp(self):
+        self.addCleanup(self.mend)
+
+    @staticmethod
+    def mend():
+        for node in BED.nodes:
+            BED.call("on", node, check=False)  # says so where it is on
+            BED.call("cable", node, "up")
+            BED.call("rate", node, 0)
+
+    def start(self, *arguments, name=None, hosts="node1,node2,node3") -> Launch:
+        launch = Launch(self.config, BED.work / (name or self._testMethodName), *CLUSTER, *arguments,
+                        "--hosts", hosts, on=BED.on(1), env=BED.environment)
+        self.addCleanup(launch.end)
+        return launch
+
+    def expect_finished(self, launch: Launch, same: bool = True, limit_s: float = 240):
+        self.assertEqual(launch.wait(limit_s), 0, launch.text())
+        self.assertIn("finished after ", launch.text())
+        found = runs.result(launch.run)
+        self.assertEqual(found["steps"] > 0, True)
+        if same:
+            self.assertEqual(found, self.undisturbed)
+        runs.wait_for_none(launch.run)
+
+    # Short.
+
+    def test_nodes_and_one_machine_give_the_same_result_over_the_cables(self):
+        before = {node: BED.bytes(node) for node in BED.nodes}
+        launch = self.start(*LONG)
+        self.expect_finished(launch)
+        for node in BED.nodes:
+            self.assertIn(f"node{node} rank {node - 1} | ", launch.text())
+            for was, now in zip(before[node], BED.bytes(node)):
+                # Rows of hundreds of steps, both ways; starting alone takes some 100 kB.
+                self.assertGreater(now - was, 2_000_000, f"node{node}")
+
+    def test_a_node_without_power_is_left_out(self):
+        launch = self.start(*LONG)
+        runs.wait_for_commit(launch.run, 40)
+        BED.call("off", 3)
+        self.expect_finished(launch, same=False)
+        self.assertIn("without node3: ", launch.text())
+        self.assertIn("starting 2 ranks on node1:1,node2:1, from step ", launch.text())
+
+    # Slow.
+
+    def test_a_node_that_comes_back_is_used_again(self):
+        launch = self.start(*LONG, "cluster.restart_after_s=8")
+        runs.wait_for_commit(launch.run, 40)
+        BED.call("off", 2)
+        BED.call("on", 2)
+        self.expect_finished(launch)
+        self.assertEqual(launch.text().count("starting 3 ranks on "), 2)
+
+    def test_a_killed_rank_anywhere_is_restarted(self):
+        launch = self.start(*LONG)
+        for step in (20, 120, 220):
+            runs.wait_for_commit(launch.run, step)
+            ranks = runs.processes(launch.run, "train")
+            os.kill(ranks[step // 100], signal.SIGKILL)
+        self.expect_finished(launch)
+
+    def test_a_request_to_stop_commits_and_the_same_command_goes_on(self):
+        launch = self.start(*LONG)
+        runs.wait_for_commit(launch.run, 40)
+        launch.kill(signal.SIGTERM)
+        self.assertEqual(launch.wait(60), 0, launch.text())
+        self.assertIn("stopped; step ", launch.text())
+        runs.wait_for_none(launch.run)
+        self.expect_finished(self.start(*LONG))
+
+    def test_a_killed_launcher_leaves_nothing_behind_on_any_node(self):
+        launch = self.start(*ENDLESS)
+        runs.wait_for_commit(launch.run, 20)
+        self.assertGreaterEqual(len(runs.processes(launch.run, "train")), 3)
+        launch.kill(signal.SIGKILL)
+        runs.wait_for_none(launch.run)
+
+    def test_a_killed_mpirun_leaves_no_rank_on_any_node(self):
+        launch = self.start(*LONG)
+        runs.wait_for_commit(launch.run, 20)
+        ranks = runs.processes(launch.run, "train")
+        os.kill(runs.processes(launch.run, "mpirun")[0], signal.SIGKILL)
+        runs.wait_until("all ranks have ended",
+                        lambda: not set(ranks) & set(runs.processes(launch.run, "train")), 10)
+        self.expect_finished(launch)
+
+    def test_a_cable_that_is_out_for_a_moment_changes_nothing(self):
+        launch = self.start(*LONG)
+        runs.wait_for_commit(launch.run, 40)
+        BED.call("cable", 2, "down")
+        time.sleep(3)
+        BED.call("cable", 2, "up")
+        self.expect_finished(launch)
+
+    def test_a_slow_network_changes_nothing(self):
+        for node in BED.nodes:
+            BED.call("rate", node, 100)
+        self.expect_finished(self.start(*LONG))
+
+    def test_a_node_that_was_never_there_is_named(self):
+        BED.call("off", 3)
+        launch = self.start(*LONG)
+        self.assertEqual(launch.wait(60), 2, launch.text())
+        self.assertIn("1 of 3 hosts do not answer, and there is no commit to go on from",
+                      launch.text())
+
+    def test_several_ranks_per_node(self):
+        launch = self.start("train.max_steps=30", hosts="node1:2,node2:2,node3:1")
+        self.expect_finished(launch, same=False)
+        self.assertIn("node2 rank 3 | ", launch.text())
+        self.assertIn("node3 rank 4 | ", launch.text())
+
+
+SHORT = ("test_nodes_and_one_machine_give_the_same_result_over_the_cables",
+         "test_a_node_without_power_is_left_out")
+
+
+def main() -> int:
+    arguments = sys.argv[1:]
+    if arguments == ["--short"]:
+        arguments = [f"BedTest.{name}" for name in SHORT]
+    BED.up_or_skip()
+    try:
+        done = unittest.main(verbosity=2, argv=[sys.argv[0], *arguments], exit=False)
+        return 0 if done.result.wasSuccessful() else 1
+    finally:
+        BED.down()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
