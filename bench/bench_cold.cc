@@ -75,7 +75,7 @@ class Training {
   Figures Round(bool hints) {
     if (sizes_.drop_cache) DropCache();
     next_ = Draw();
-    const std::vector<TableStats> before = *store_->Stats(Soon());
+    const std::vector<TableStats> before = store_->Stats(Soon())->tables;
     const double cpu = CpuSecondsOf();
     const double start = NowSeconds();
     double waited = 0;
@@ -93,7 +93,7 @@ class Training {
       ++steps;
     }
     const double passed = NowSeconds() - start;
-    const std::vector<TableStats> after = *store_->Stats(Soon());
+    const std::vector<TableStats> after = store_->Stats(Soon())->tables;
     double pulled = 0;
     double hits = 0;
     for (uint32_t t = 0; t < kTables; ++t) {
