@@ -29,10 +29,11 @@ namespace {
 std::atomic<bool> stop_requested = false;
 std::atomic<bool> training_began = false;
 
-// First signal: stop after the step. Second: die at once, as one expects.
+// First signal: stop after the step. Second: die at once, as one expects; but SIGUSR1 only ever
+// asks: batch scripts and launchers may repeat it while the commit is being written.
 void OnSignal(int signal) {
   stop_requested = true;
-  std::signal(signal, SIG_DFL);
+  if (signal != SIGUSR1) std::signal(signal, SIG_DFL);
 }
 
 int Report(const absl::Status& status) {
