@@ -184,9 +184,9 @@ absl::Status TrainingRun::TrainLoop() {
     mean_.ctcvr = keep * mean_.ctcvr + (1 - keep) * figures.losses.ctcvr;
     if (lead()) {
       const double seconds = absl::ToDoubleSeconds(absl::Now() - train_start_);
-      progress.Update(trainer_->step(),
-                      fmt::format("loss {:.4f} {:.4f}, {:.0f} samples/s", mean_.ctr, mean_.ctcvr,
-                                  static_cast<double>(samples_ - samples_start_) / seconds));
+      progress->Update(trainer_->step(),
+                       fmt::format("loss {:.4f} {:.4f}, {:.0f} samples/s", mean_.ctr, mean_.ctcvr,
+                                   static_cast<double>(samples_ - samples_start_) / seconds));
     }
     SAVIOR_RETURN_IF_ERROR(AfterStep(figures));
   }
@@ -233,6 +233,7 @@ absl::Status TrainingRun::WriteMetrics(const StepFigures& figures) {
   const Json line = {{"step", trainer_->step()},
                      {"time", absl::ToUnixSeconds(now)},
                      {"loss_ctr", mean_.ctr},
+                     {"samples", samples_},
                      {"loss_ctcvr", mean_.ctcvr},
                      {"samples_per_s", samples / absl::ToDoubleSeconds(now - last_metrics_)},
                      {"samples_per_cpu_s", samples / (cpu - last_cpu_)},
@@ -243,6 +244,10 @@ absl::Status TrainingRun::WriteMetrics(const StepFigures& figures) {
                      {"max_staleness", stats.steps.max_staleness},
                      {"rss_bytes", RssBytes()}};
   last_metrics_ = now;
+                     {"net_bytes",
+                      {{"store_sent", stats.network.bytes_sent},
+                       {"store_received", stats.network.bytes_received},
+                       {"allreduce_sent", place_.allreduce().bytes_sent()}}},
   last_cpu_ = cpu;
   last_samples_ = samples_;
   return folder_->AddMetrics(line);
