@@ -172,9 +172,11 @@ absl::Status TrainingRun::TrainLoop() {
   train_start_ = last_metrics_ = absl::Now();
   train_cpu_start_ = last_cpu_ = ProcessCpuSeconds();
   samples_start_ = last_samples_ = samples_;
-  // One line for all workers.
-  Progress progress("training", trainer_->total_steps(), "steps", absl::Seconds(15),
-                    trainer_->step());
+  std::optional<Progress> progress;  // one for all workers
+  if (lead()) {
+    progress.emplace("training", trainer_->total_steps(), "steps", absl::Seconds(15),
+                     trainer_->step());
+  }
   while (trainer_->step() < trainer_->total_steps() && !stopped_) {
     SAVIOR_ASSIGN_OR_RETURN(const StepFigures figures, trainer_->Step(StopAsked()));
     stopped_ = figures.stop;
@@ -192,7 +194,7 @@ absl::Status TrainingRun::TrainLoop() {
   }
   train_wall_s_ = absl::ToDoubleSeconds(absl::Now() - train_start_);
   train_cpu_s_ = ProcessCpuSeconds() - train_cpu_start_;
-  if (lead()) progress.Finish(fmt::format("loss {:.4f} {:.4f}", mean_.ctr, mean_.ctcvr));
+  if (progress) progress->Finish(fmt::format("loss {:.4f} {:.4f}", mean_.ctr, mean_.ctcvr));
   return absl::OkStatus();
 }
 
@@ -231,9 +233,9 @@ absl::Status TrainingRun::WriteMetrics(const StepFigures& figures) {
         {"evicted", t.evicted},     {"skipped", t.skipped}};
   }
   const Json line = {{"step", trainer_->step()},
+                     {"samples", samples_},
                      {"time", absl::ToUnixSeconds(now)},
                      {"loss_ctr", mean_.ctr},
-                     {"samples", samples_},
                      {"loss_ctcvr", mean_.ctcvr},
                      {"samples_per_s", samples / absl::ToDoubleSeconds(now - last_metrics_)},
                      {"samples_per_cpu_s", samples / (cpu - last_cpu_)},
@@ -242,12 +244,12 @@ absl::Status TrainingRun::WriteMetrics(const StepFigures& figures) {
                      {"tables", by_table},
                      {"pulls_held", stats.steps.pulls_held},
                      {"max_staleness", stats.steps.max_staleness},
-                     {"rss_bytes", RssBytes()}};
-  last_metrics_ = now;
                      {"net_bytes",
                       {{"store_sent", stats.network.bytes_sent},
                        {"store_received", stats.network.bytes_received},
                        {"allreduce_sent", place_.allreduce().bytes_sent()}}},
+                     {"rss_bytes", RssBytes()}};
+  last_metrics_ = now;
   last_cpu_ = cpu;
   last_samples_ = samples_;
   return folder_->AddMetrics(line);
