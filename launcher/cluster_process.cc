@@ -232,7 +232,7 @@ absl::Status ClusterProcess::CheckFolderIsShared() {
       if (fs::exists(token)) return "";
       std::this_thread::sleep_for(std::chrono::milliseconds(100));
     }
-    return absl::FailedPreconditionError(
+    return absl::InvalidArgumentError(
         fmt::format("run.dir = {}: this host does not see what {} has written there: it must be on "
                     "a file system that all hosts share",
                     folder.string(), placement_.hosts[0]));
