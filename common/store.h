@@ -163,9 +163,17 @@ struct StepStats {
   bool operator==(const StepStats&) const = default;
 };
 
+// Frames of this store's own connections, whole: keys, rows, gradients, headers, what was sent
+// again; before encryption. Zeros within one process.
+struct NetworkStats {
+  uint64_t bytes_sent = 0;
+  uint64_t bytes_received = 0;
+};
+
 struct StoreStats {
   std::vector<TableStats> tables;
   StepStats steps = {};
+  NetworkStats network = {};
 };
 
 // Thread-safe: several workers may call at once. Every call blocks up to `deadline`.

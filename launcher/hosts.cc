@@ -13,6 +13,7 @@
 #include <iterator>
 #include <set>
 
+#include "common/files.h"
 #include "launcher/child.h"
 
 namespace savior {
@@ -31,8 +32,11 @@ std::vector<std::string> Words(const char* text) {
   return absl::StrSplit(text ? text : "", absl::ByAnyChar(" \t"), absl::SkipEmpty());
 }
 
-// The command that runs `true` on `host`. mpirun's agent is a list "ssh : rsh"; the first counts.
-std::vector<std::string> ProbeCommand(const std::string& host) {
+// What a host that is there lists its network interfaces with, a line each: "eth0: 1234 ...".
+constexpr const char* kInterfaces = "/proc/net/dev";
+
+// mpirun's agent is a list "ssh : rsh"; the first counts.
+std::vector<std::string> ProbeCommand(const std::string& host, const std::string& interface) {
   const char* agents = std::getenv("OMPI_MCA_plm_rsh_agent");
   const std::string first = std::string(agents ? agents : "ssh");
   std::vector<std::string> command = Words(first.substr(0, first.find(':')).c_str());
@@ -43,8 +47,28 @@ std::vector<std::string> ProbeCommand(const std::string& host) {
     command.emplace_back(word);
   }
   command.push_back(host);
-  command.emplace_back("true");
+  if (interface.empty()) {
+    command.emplace_back("true");
+  } else {
+    command.emplace_back("cat");
+    command.emplace_back(kInterfaces);
+  }
   return command;
+}
+
+// Why a host that answered cannot be used; empty: it can.
+std::string WhatItLacks(const std::string& listed, const std::string& interface) {
+  if (interface.empty()) return "";
+  std::vector<std::string> names;
+  const std::vector<std::string> lines = absl::StrSplit(listed, '\n');
+  for (const std::string& line : lines) {
+    const size_t colon = line.find(':');
+    if (colon == line.npos) continue;
+    names.emplace_back(absl::StripAsciiWhitespace(line.substr(0, colon)));
+    if (names.back() == interface) return "";
+  }
+  return fmt::format("it has no network interface {} (cluster.interface), but {}", interface,
+                     fmt::join(names, ", "));
 }
 
 std::string LastLine(const std::string& text) {
@@ -106,27 +130,33 @@ bool IsThisMachine(const std::string& name) {
   return name == "localhost" || name == "127.0.0.1" || name == own.data();
 }
 
-Survivors ProbeHosts(const std::vector<Host>& hosts, std::chrono::milliseconds timeout) {
+Survivors ProbeHosts(const std::vector<Host>& hosts, const std::string& interface,
+                     std::chrono::milliseconds timeout) {
   std::vector<std::vector<std::string>> commands;
   for (const Host& host : hosts) {
-    if (!IsThisMachine(host.name)) commands.push_back(ProbeCommand(host.name));
+    if (!IsThisMachine(host.name)) commands.push_back(ProbeCommand(host.name, interface));
   }
   const std::vector<Finished> finished = RunAll(commands, timeout);
   Survivors survivors;
   auto probe = finished.begin();
   for (const Host& host : hosts) {
+    std::string trouble;
     if (IsThisMachine(host.name)) {
-      survivors.alive.push_back(host);
-      continue;
+      trouble = WhatItLacks(ReadFile(kInterfaces).value_or(""), interface);
+    } else {
+      if (probe->code == 0) {
+        trouble = WhatItLacks(probe->out, interface);
+      } else {
+        const std::string said = LastLine(probe->err);
+        trouble = said.empty() ? "ssh gets no answer from it" : "ssh: " + said;
+      }
+      ++probe;
     }
-    if (probe->code == 0) {
+    if (trouble.empty()) {
       survivors.alive.push_back(host);
     } else {
-      const std::string said = LastLine(probe->err);
-      survivors.dead.push_back(fmt::format(
-          "{}: {}", host.name, said.empty() ? "ssh gets no answer from it" : "ssh: " + said));
+      survivors.dead.push_back(fmt::format("{}: {}", host.name, trouble));
     }
-    ++probe;
   }
   return survivors;
 }

@@ -31,16 +31,19 @@ int64_t RanksOn(const std::vector<Host>& hosts);
 bool IsThisMachine(const std::string& name);
 
 // What a search for the living found: `alive` in the order asked for, and a line of reasons per
-// host that did not answer.
+// host that did not answer or cannot be used.
 struct Survivors {
   std::vector<Host> alive;
   std::vector<std::string> dead;
 };
 
-// Runs `true` on every host at once, by ssh as mpirun would use it (OMPI_MCA_plm_rsh_agent,
-// OMPI_MCA_plm_rsh_args), without asking for passwords. Blocks up to `timeout`. Single-threaded:
-// nobody else may wait for this process's children meanwhile.
-Survivors ProbeHosts(const std::vector<Host>& hosts, std::chrono::milliseconds timeout);
+// Asks every host at once, by ssh as mpirun would use it (OMPI_MCA_plm_rsh_agent,
+// OMPI_MCA_plm_rsh_args), without asking for passwords, whether it is there and has the network
+// interface `interface` (empty: any will do), without which mpirun would not come up, nor say why.
+// Blocks up to `timeout`. Single-threaded: nobody else may wait for this process's children
+// meanwhile.
+Survivors ProbeHosts(const std::vector<Host>& hosts, const std::string& interface,
+                     std::chrono::milliseconds timeout);
 
 // The nodes of this Slurm allocation (SLURM_JOB_NODELIST) that Slurm believes to be alive, with
 // `ranks` each. kUnavailable: Slurm does not answer within `timeout`.

@@ -27,7 +27,10 @@ void Membership::Finished(uint32_t rank) {
 
 void Membership::Failed(uint32_t rank, const std::string& text, int exit_code) {
   if (verdict_.state == RunState::kFinished || verdict_.state == RunState::kFailed) return;
-  verdict_ = {RunState::kFailed, fmt::format("{}: {}", names_[rank], text), exit_code};
+  const bool named = std::ranges::any_of(
+      names_, [&text](const std::string& name) { return text.starts_with(name + ": "); });
+  verdict_ = {RunState::kFailed, named ? text : fmt::format("{}: {}", names_[rank], text),
+              exit_code};
 }
 
 void Membership::Left(uint32_t rank) { members_[rank].left = true; }

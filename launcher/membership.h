@@ -36,6 +36,7 @@ class Membership {
   void Alive(uint32_t rank, Deadline now);
   void AskToStop(uint32_t rank);
   void Finished(uint32_t rank);
+  // text: what it says of itself, or, of another one, beginning with that one's name.
   void Failed(uint32_t rank, const std::string& text, int exit_code);
   // A process that waits for nobody any more need not be heard from.
   void Left(uint32_t rank);

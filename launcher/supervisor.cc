@@ -19,6 +19,7 @@
 #include "launcher/exit_code.h"
 #include "launcher/job_command.h"
 #include "launcher/launch_log.h"
+#include "launcher/network.h"
 #include "launcher/rank_lines.h"
 
 namespace savior {
@@ -204,11 +205,14 @@ absl::Status Supervisor::TryStart() {
   // A machine that was never there is a slip of the pen; one that has gone is what this is for.
   if (first && !found.dead.empty() && NewestStep(run_) < 0 && !slurm_) {
     return absl::InvalidArgumentError(
-        fmt::format("{} of {} hosts do not answer, and there is no commit to go on from",
+        fmt::format("{} of {} hosts cannot be used, and there is no commit to go on from",
                     found.dead.size(), hosts_.size()));
   }
   const bool local = hosts_.empty() && !slurm_;
   if (found.alive.empty() && !local) return absl::UnavailableError("no host is alive");
+  if (local && !config_.cluster.interface.empty()) {
+    SAVIOR_RETURN_IF_ERROR(AddressOf(config_.cluster.interface).status());
+  }
   const Job job = MakeJob(found.alive);
   const Starter starter = slurm_ ? Starter::kSrun : Starter::kMpirun;
   auto attempt = std::make_unique<Attempt>();
@@ -239,7 +243,7 @@ absl::Status Supervisor::TryStart() {
 
 absl::StatusOr<Survivors> Supervisor::FindHosts() const {
   if (slurm_) return NodesOfAllocation(ranks_, kProbeTimeout);
-  return ProbeHosts(hosts_, kProbeTimeout);
+  return ProbeHosts(hosts_, config_.cluster.interface, kProbeTimeout);
 }
 
 Job Supervisor::MakeJob(const std::vector<Host>& hosts) const {

@@ -172,9 +172,11 @@ absl::Status TrainingRun::TrainLoop() {
   train_start_ = last_metrics_ = absl::Now();
   train_cpu_start_ = last_cpu_ = ProcessCpuSeconds();
   samples_start_ = last_samples_ = samples_;
-  // One line for all workers.
-  Progress progress("training", trainer_->total_steps(), "steps", absl::Seconds(15),
-                    trainer_->step());
+  std::optional<Progress> progress;  // one for all workers
+  if (lead()) {
+    progress.emplace("training", trainer_->total_steps(), "steps", absl::Seconds(15),
+                     trainer_->step());
+  }
   while (trainer_->step() < trainer_->total_steps() && !stopped_) {
     SAVIOR_ASSIGN_OR_RETURN(const StepFigures figures, trainer_->Step(StopAsked()));
     stopped_ = figures.stop;
@@ -184,15 +186,15 @@ absl::Status TrainingRun::TrainLoop() {
     mean_.ctcvr = keep * mean_.ctcvr + (1 - keep) * figures.losses.ctcvr;
     if (lead()) {
       const double seconds = absl::ToDoubleSeconds(absl::Now() - train_start_);
-      progress.Update(trainer_->step(),
-                      fmt::format("loss {:.4f} {:.4f}, {:.0f} samples/s", mean_.ctr, mean_.ctcvr,
-                                  static_cast<double>(samples_ - samples_start_) / seconds));
+      progress->Update(trainer_->step(),
+                       fmt::format("loss {:.4f} {:.4f}, {:.0f} samples/s", mean_.ctr, mean_.ctcvr,
+                                   static_cast<double>(samples_ - samples_start_) / seconds));
     }
     SAVIOR_RETURN_IF_ERROR(AfterStep(figures));
   }
   train_wall_s_ = absl::ToDoubleSeconds(absl::Now() - train_start_);
   train_cpu_s_ = ProcessCpuSeconds() - train_cpu_start_;
-  if (lead()) progress.Finish(fmt::format("loss {:.4f} {:.4f}", mean_.ctr, mean_.ctcvr));
+  if (progress) progress->Finish(fmt::format("loss {:.4f} {:.4f}", mean_.ctr, mean_.ctcvr));
   return absl::OkStatus();
 }
 
@@ -231,6 +233,7 @@ absl::Status TrainingRun::WriteMetrics(const StepFigures& figures) {
         {"evicted", t.evicted},     {"skipped", t.skipped}};
   }
   const Json line = {{"step", trainer_->step()},
+                     {"samples", samples_},
                      {"time", absl::ToUnixSeconds(now)},
                      {"loss_ctr", mean_.ctr},
                      {"loss_ctcvr", mean_.ctcvr},
@@ -241,6 +244,10 @@ absl::Status TrainingRun::WriteMetrics(const StepFigures& figures) {
                      {"tables", by_table},
                      {"pulls_held", stats.steps.pulls_held},
                      {"max_staleness", stats.steps.max_staleness},
+                     {"net_bytes",
+                      {{"store_sent", stats.network.bytes_sent},
+                       {"store_received", stats.network.bytes_received},
+                       {"allreduce_sent", place_.allreduce().bytes_sent()}}},
                      {"rss_bytes", RssBytes()}};
   last_metrics_ = now;
   last_cpu_ = cpu;

@@ -27,6 +27,9 @@ class Allreduce {
   // kDeadlineExceeded, kUnavailable: the message names the workers that are missing, where it can
   // tell; nothing can be summed after it.
   [[nodiscard]] virtual absl::Status Finish(Deadline deadline) = 0;
+
+  // To other workers since the start, where the implementation counts them.
+  virtual uint64_t bytes_sent() const { return 0; }
 };
 
 // Of a run with one worker: the sum is what is there.

@@ -54,6 +54,7 @@ class MpiAllreduce final : public Allreduce {
   // kFailedPrecondition: workers started different lengths. After an error the spans are free.
   absl::Status Finish(Deadline deadline) override;
 
+  uint64_t bytes_sent() const override { return figures().bytes_sent; }
   MpiAllreduceFigures figures() const;
 
  private:

@@ -202,7 +202,14 @@ absl::StatusOr<StoreStats> RemoteStore::Stats(Deadline deadline) {
   call.deadline = deadline;
   for (const TableSpec& table : options_.tables) call.stats.tables.emplace_back().name = table.name;
   call.ToEveryShard(plan_.shards);
-  SAVIOR_RETURN_IF_ERROR(Run(&call));
+  HeldTurn turn;
+  SAVIOR_RETURN_IF_ERROR(TakeTurn(deadline, &turn));
+  SAVIOR_RETURN_IF_ERROR(Send(&call));
+  SAVIOR_RETURN_IF_ERROR(Await(&call));
+  for (const ShardLink& link : links_) {
+    call.stats.network.bytes_sent += link.bytes_sent();
+    call.stats.network.bytes_received += link.bytes_received();
+  }
   return std::move(call.stats);
 }
 

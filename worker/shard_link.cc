@@ -44,9 +44,15 @@ void ShardLink::Send(Frame frame, RemoteCall* call, size_t message) {
   TrySend(&unanswered_.back(), SteadyClock::now());
 }
 
+bool ShardLink::SendOnce(Frame frame) {
+  const size_t size = frame.bytes().size();
+  if (!socket_->Send(std::move(frame))) return false;
+  bytes_sent_ += size;
+  return true;
+}
+
 void ShardLink::TrySend(Request* request, Deadline now) {
-  const bool sent = socket_->Send(request->frame.Share());
-  if (!sent) {
+  if (!SendOnce(request->frame.Share())) {
     request->due = now + kRetryUnsent;
     return;
   }
@@ -57,6 +63,7 @@ void ShardLink::TrySend(Request* request, Deadline now) {
 
 bool ShardLink::Receive(Request* answered, Frame* reply) {
   while (socket_->Receive(reply)) {
+    bytes_received_ += reply->bytes().size();
     MessageHeader header;
     if (!PeekHeader(std::as_const(*reply).bytes(), &header) || IsRequest(header.type)) {
       LOG_EVERY_N(WARNING, 1000) << Name() << " sent something that is not a reply: dropped";

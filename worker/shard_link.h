@@ -33,7 +33,7 @@ class ShardLink {
   // connection, and again until it is answered or forgotten. There is room.
   void Send(Frame frame, RemoteCall* call, size_t message);
   // Sends once; false if that is not possible now.
-  bool SendOnce(Frame frame) { return socket_->Send(std::move(frame)); }
+  bool SendOnce(Frame frame);
 
   struct Request {
     uint64_t sequence = 0;
@@ -54,6 +54,10 @@ class ShardLink {
 
   void Forget(const RemoteCall* call);
 
+  // Handed to the socket, and taken from it.
+  uint64_t bytes_sent() const { return bytes_sent_; }
+  uint64_t bytes_received() const { return bytes_received_; }
+
   // "shard 1 at tcp://127.0.0.1:4000".
   std::string Name() const;
   // Name, and what has become of the oldest request of `call`; empty if all are answered.
@@ -68,6 +72,7 @@ class ShardLink {
   const uint64_t max_in_flight_;
   const SteadyClock::duration retry_after_;
   uint64_t next_sequence_ = 1;
+  uint64_t bytes_sent_ = 0, bytes_received_ = 0;
   std::deque<Request> unanswered_;  // sequences ascending
 };
 

@@ -149,9 +149,14 @@ class LaunchTest(unittest.TestCase):
         launch.kill(signal.SIGTERM)
         self.expect_end(launch, 0, "stopped; step 3 is committed")
 
+    def test_an_interface_that_is_not_there_is_named(self):
+        launch = self.start("cluster.interface=eth99")
+        self.expect_end(launch, 2, 'cluster.interface = "eth99"')
+        self.assertEqual(launch.starts(), 0)
+
     def test_a_host_that_does_not_answer_is_named(self):
         launch = self.start(hosts=("--hosts", "localhost,no-such-host.invalid"))
-        self.expect_end(launch, 2, "1 of 2 hosts do not answer")
+        self.expect_end(launch, 2, "1 of 2 hosts cannot be used")
         self.assertIn("without no-such-host.invalid: ssh", launch.text())
 
 

@@ -46,6 +46,12 @@ TEST(Membership, TheSilentOneIsNamed) {
   EXPECT_THAT(verdict.text, AllOf(HasSubstr("rank 2 (worker on b)"), HasSubstr("0.1 s")));
 }
 
+TEST(Membership, WhatAProcessSaysOfAnotherIsThatOnes) {
+  Membership members = Three();
+  members.Failed(0, "rank 2 (worker on b): disk full", 7);
+  EXPECT_EQ(members.verdict().text, "rank 2 (worker on b): disk full");
+}
+
 TEST(Membership, TheFirstFailureIsTheRuns) {
   Membership members = Three();
   members.AskToStop(0);

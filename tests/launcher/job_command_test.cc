@@ -65,18 +65,27 @@ TEST(Hosts, AreProbedAllAtOnce) {
                         "case $* in\n"
                         "  *' dead true') echo refused >&2; exit 255 ;;\n"
                         "  *' mute true') exec sleep 30 ;;\n"
+                        "  *' other cat /proc/net/dev') echo '    lo: 1 2'; echo '  ib0: 3 4' ;;\n"
+                        "  *' wired cat /proc/net/dev') echo '    lo: 1 2'; echo 'eth77: 3 4' ;;\n"
                         "esac\n";
   std::filesystem::permissions(ssh, std::filesystem::perms::owner_all);
   ::setenv("OMPI_MCA_plm_rsh_agent", (ssh + " : rsh").c_str(), 1);
   ::setenv("OMPI_MCA_plm_rsh_args", "-F  config", 1);
   const auto start = SteadyClock::now();
-  const Survivors s = ProbeHosts({{"localhost", 1}, {"dead", 1}, {"alive", 2}, {"mute", 1}},
+  const Survivors s = ProbeHosts({{"localhost", 1}, {"dead", 1}, {"alive", 2}, {"mute", 1}}, "",
                                  std::chrono::milliseconds(1500));
+  const Survivors with_interface = ProbeHosts({{"localhost", 1}, {"wired", 1}, {"other", 1}},
+                                              "eth77", std::chrono::milliseconds(1500));
   ::unsetenv("OMPI_MCA_plm_rsh_agent");
   ::unsetenv("OMPI_MCA_plm_rsh_args");
   EXPECT_LT(SteadyClock::now() - start, std::chrono::seconds(10));
   EXPECT_THAT(s.alive, ElementsAre(Host{"localhost", 1}, Host{"alive", 2}));
   EXPECT_THAT(s.dead, ElementsAre("dead: ssh: refused", "mute: ssh gets no answer from it"));
+  EXPECT_THAT(with_interface.alive, ElementsAre(Host{"wired", 1}));
+  EXPECT_THAT(with_interface.dead,
+              ElementsAre(HasSubstr("localhost: it has no network interface eth77"),
+                          "other: it has no network interface eth77 (cluster.interface), but lo, "
+                          "ib0"));
 }
 
 TEST(DefaultRanks, FollowTheConfiguration) {

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
@@ -83,6 +84,17 @@ class Mpirun : public ::testing::Test {
   static void Finishes(int ranks, const Config& config, const std::vector<std::string>& more = {}) {
     const Ended ended = Run(Job(ranks, config, more));
     ASSERT_EQ(ended.code, 0) << config.run.dir << ": " << ended.err;
+  }
+
+  // Until the first step is done.
+  static bool WaitForSteps(const Config& config) {
+    const fs::path metrics = fs::path(config.run.dir) / "metrics.jsonl";
+    const auto limit = std::chrono::steady_clock::now() + kLimit;
+    while (std::chrono::steady_clock::now() < limit) {
+      if (fs::exists(metrics) && fs::file_size(metrics) > 0) return true;
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    return false;
   }
 
   static TempFolder* folder_;
@@ -184,6 +196,58 @@ TEST_F(Mpirun, StaleRunsKeepToTheirBoundAndSayHowStaleTheyWere) {
   }
 }
 
+// Lets a process run a fifth of the time, until destroyed.
+class SlowedDown {
+ public:
+  explicit SlowedDown(pid_t pid)
+      : thread_([this, pid] {
+          while (!done_) {
+            ::kill(pid, SIGSTOP);
+            std::this_thread::sleep_for(std::chrono::milliseconds(40));
+            ::kill(pid, SIGCONT);
+            std::this_thread::sleep_for(std::chrono::milliseconds(10));
+          }
+        }) {}
+  ~SlowedDown() {
+    done_ = true;
+    thread_.join();
+  }
+  SlowedDown(const SlowedDown&) = delete;
+  SlowedDown& operator=(const SlowedDown&) = delete;
+
+ private:
+  std::atomic<bool> done_ = false;
+  std::thread thread_;
+};
+
+TEST_F(Mpirun, AWorkerFiveTimesSlowerThanTheOthersLeavesTheBoundOfStalenessAlone) {
+  for (const int staleness : {1, 4}) {
+    SCOPED_TRACE(staleness);
+    Config config = Named("slowed-" + std::to_string(staleness));
+    config.cluster.staleness = staleness;
+    config.train.metrics_every_s = 1e-6;
+    ChildProcess job(Job(4, config), folder_->path());
+    ASSERT_TRUE(WaitForSteps(config));
+    const std::vector<pid_t> ranks = ProcessesWith(config.run.dir + ".toml");
+    ASSERT_EQ(ranks.size(), 5u) << "mpirun, a server and three workers";
+    Ended ended;
+    {
+      const SlowedDown slowed(ranks.back());
+      ended = job.Wait(kLimit);
+    }
+    ASSERT_EQ(ended.code, 0) << ended.err;
+    std::ifstream metrics(fs::path(config.run.dir) / "metrics.jsonl");
+    std::string line;
+    int64_t step = 0;
+    while (std::getline(metrics, line)) {
+      const auto json = nlohmann::json::parse(line);
+      step = json.at("step");
+      EXPECT_LE(json.at("max_staleness").get<int>(), staleness) << "step " << step;
+    }
+    EXPECT_GT(step, 60);
+  }
+}
+
 TEST_F(Mpirun, EncryptedAndHalfPrecisionRunsTrain) {
   Config curve = Named("curve");
   curve.security.curve = "always";
@@ -202,14 +266,9 @@ TEST_F(Mpirun, StopsInOrderAndGoesOn) {
   Finishes(3, undisturbed);
   Config config = Named("stopped");
   config.train.epochs = 6;
-  const fs::path metrics = fs::path(config.run.dir) / "metrics.jsonl";
   config.train.metrics_every_s = 0.01;
   ChildProcess job(Job(3, config), folder_->path());
-  const auto limit = std::chrono::steady_clock::now() + kLimit;
-  while (!(fs::exists(metrics) && fs::file_size(metrics) > 0) &&
-         std::chrono::steady_clock::now() < limit) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  }
+  ASSERT_TRUE(WaitForSteps(config));
   job.Signal(SIGUSR1);
   std::this_thread::sleep_for(std::chrono::milliseconds(20));
   job.Signal(SIGUSR1);  // a second one changes nothing
@@ -226,13 +285,8 @@ TEST_F(Mpirun, AKilledProcessEndsAll) {
   Config config = Named("killed");
   config.train.epochs = 1000;
   config.train.metrics_every_s = 0.01;
-  const fs::path metrics = fs::path(config.run.dir) / "metrics.jsonl";
   ChildProcess job(Job(3, config), folder_->path());
-  const auto limit = std::chrono::steady_clock::now() + kLimit;
-  while (!(fs::exists(metrics) && fs::file_size(metrics) > 0) &&
-         std::chrono::steady_clock::now() < limit) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  }
+  ASSERT_TRUE(WaitForSteps(config));
   const std::vector<pid_t> ranks = ProcessesWith(config.run.dir + ".toml");
   ASSERT_EQ(ranks.size(), 4u) << "mpirun and three ranks";
   ::kill(ranks.back(), SIGKILL);

@@ -275,6 +275,32 @@ TEST(RemoteStore, SixteenBitValuesAreRoundedOnTheWireOnly) {
   }
 }
 
+TEST(RemoteStore, BytesAreCountedAndHalfPrecisionHalvesThoseOfValues) {
+  constexpr uint64_t kRows = 1000, kDim = 64;
+  const auto moved = [](ValueDtype dtype) {
+    ServedStore served({.tables = {AlignTable("t", kDim, Optimizer(OptimizerKind::kSgd, 1))}});
+    RemoteStoreOptions options = served.ClientOptions();
+    options.wire_dtype = dtype;
+    const auto store = served.Connect(options);
+    const NetworkStats before = store->Stats(Soon())->network;
+    PushRows(*store, 0, 0, Keys(0, kRows), std::vector<float>(kRows * kDim, 1.0f)).IgnoreError();
+    PullRows(*store, 0, Keys(0, kRows));
+    const NetworkStats after = store->Stats(Soon())->network;
+    return NetworkStats{after.bytes_sent - before.bytes_sent,
+                        after.bytes_received - before.bytes_received};
+  };
+  // Beside headers: keys both times, and the number of updates with a pulled row.
+  constexpr uint64_t kHeaders = 1000, kValues = kRows * kDim * 4;
+  for (const auto& [dtype, values] :
+       {std::pair{ValueDtype::kFloat32, kValues}, std::pair{ValueDtype::kBfloat16, kValues / 2}}) {
+    const NetworkStats bytes = moved(dtype);
+    EXPECT_GE(bytes.bytes_sent, values + 2 * kRows * 8);
+    EXPECT_LE(bytes.bytes_sent, values + 2 * kRows * 8 + kHeaders);
+    EXPECT_GE(bytes.bytes_received, values + kRows * 4);
+    EXPECT_LE(bytes.bytes_received, values + kRows * 4 + kHeaders);
+  }
+}
+
 TEST(RemoteStore, GradientsBeyondTheWiresRangeAreRefusedByTheShard) {
   ServedStore served(OneTable());
   RemoteStoreOptions options = served.ClientOptions();
