@@ -5,15 +5,14 @@
 #include <absl/strings/str_split.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cstdlib>
 #include <iterator>
 #include <set>
 
 #include "launcher/child.h"
+#include "launcher/network.h"
 
 namespace savior {
 namespace {
@@ -101,9 +100,7 @@ int64_t RanksOn(const std::vector<Host>& hosts) {
 }
 
 bool IsThisMachine(const std::string& name) {
-  std::array<char, 256> own{};
-  ::gethostname(own.data(), own.size() - 1);
-  return name == "localhost" || name == "127.0.0.1" || name == own.data();
+  return name == "localhost" || name == "127.0.0.1" || name == HostName();
 }
 
 Survivors ProbeHosts(const std::vector<Host>& hosts, std::chrono::milliseconds timeout) {
