@@ -268,8 +268,6 @@ absl::StatusOr<RunStart> ClusterProcess::Agree(std::optional<RunStart> mine) {
 absl::Status ClusterProcess::Serve(const RunStart& start) {
   const auto server = static_cast<uint32_t>(std::ranges::find(placement_.servers, rank()) -
                                             placement_.servers.begin());
-  const fs::path live = config_.ps.live_dir.empty() ? fs::path(config_.run.dir) / "live"
-                                                    : fs::path(config_.ps.live_dir);
   SAVIOR_ASSIGN_OR_RETURN(
       host_,
       ShardHost::Open({.tables = ModelTables(config_),
@@ -277,7 +275,7 @@ absl::Status ClusterProcess::Serve(const RunStart& start) {
                        .first = placement_.FirstShard(server),
                        .count = placement_.ShardCount(server),
                        .ram_budget_bytes = static_cast<uint64_t>(config_.ps.ram_budget_mb) << 20,
-                       .folder = live / absl::StrCat("server-", server),
+                       .folder = LiveFolder(config_) / absl::StrCat("server-", server),
                        .seed = static_cast<uint64_t>(config_.seed),
                        .steps_per_minute = static_cast<double>(config_.ps.steps_per_minute),
                        .restore_from = start.restore_from}));
@@ -298,8 +296,7 @@ absl::Status ClusterProcess::Serve(const RunStart& start) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<RunStore>> ClusterProcess::OpenStore(const RunStart& start,
-                                                                    const fs::path&) {
+absl::StatusOr<std::unique_ptr<RunStore>> ClusterProcess::OpenStore(const RunStart& start) {
   const auto serve = [&]() -> absl::StatusOr<std::string> {
     if (!IsServer(role())) return "";
     SAVIOR_RETURN_IF_ERROR(Serve(start));

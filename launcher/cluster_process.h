@@ -46,8 +46,7 @@ class ClusterProcess final : public RunPlace {
   absl::StatusOr<RunStart> Agree(std::optional<RunStart> mine) override;
   // Opens and serves this process's shards, if it is a server, and connects to all, if a worker
   // (else null).
-  absl::StatusOr<std::unique_ptr<RunStore>> OpenStore(const RunStart& start,
-                                                      const std::filesystem::path& live) override;
+  absl::StatusOr<std::unique_ptr<RunStore>> OpenStore(const RunStart& start) override;
 
  private:
   absl::Status ExchangeCards(const std::string& role);

@@ -48,7 +48,7 @@ class SignalWatch {
 absl::StatusOr<EvalResult> ServeOnly(ClusterProcess* process, const RunOptions& options) {
   SAVIOR_ASSIGN_OR_RETURN(const RunStart start, process->Agree(std::nullopt));
   if (options.before_first_step) options.before_first_step();
-  SAVIOR_RETURN_IF_ERROR(process->OpenStore(start, {}).status());
+  SAVIOR_RETURN_IF_ERROR(process->OpenStore(start).status());
   process->link()->WaitForEnd();
   return EvalResult{};
 }

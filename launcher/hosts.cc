@@ -5,16 +5,15 @@
 #include <absl/strings/str_split.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cstdlib>
 #include <iterator>
 #include <set>
 
 #include "common/files.h"
 #include "launcher/child.h"
+#include "launcher/network.h"
 
 namespace savior {
 namespace {
@@ -125,9 +124,7 @@ int64_t RanksOn(const std::vector<Host>& hosts) {
 }
 
 bool IsThisMachine(const std::string& name) {
-  std::array<char, 256> own{};
-  ::gethostname(own.data(), own.size() - 1);
-  return name == "localhost" || name == "127.0.0.1" || name == own.data();
+  return name == "localhost" || name == "127.0.0.1" || name == HostName();
 }
 
 Survivors ProbeHosts(const std::vector<Host>& hosts, const std::string& interface,

@@ -41,7 +41,7 @@ int Report(const absl::Status& status) {
   std::cerr << "savior: " << std::string(status.message()) << "\n";
   const int code = ExitCodeOf(status, training_began);
   // To mpirun and srun, whatever is not 0 is a failure; that it stopped in order is none.
-  return code == kExitStopped && StartedByMpi() ? kExitOk : code;
+  return code == kExitStopped && MpiWorld::LaunchedByMpi() ? kExitOk : code;
 }
 
 struct TrainArguments {
@@ -57,8 +57,8 @@ absl::Status RunTrain(const TrainArguments& arguments) {
     return absl::OkStatus();
   }
   SAVIOR_ASSIGN_OR_RETURN(const Config config, LoadConfig(arguments.config, arguments.overrides));
-  if (StartedByMpi()) DieWithParent();
   const bool many = MpiWorld::LaunchedByMpi();
+  if (many) DieWithParent();
   if (many && (arguments.dry_run || arguments.check_encoder)) {
     return absl::InvalidArgumentError(
         "--dry-run and --check-encoder are for one process: run them without mpirun or srun");
@@ -70,7 +70,7 @@ absl::Status RunTrain(const TrainArguments& arguments) {
   options.before_first_step = [] {
     std::signal(SIGINT, OnSignal);
     std::signal(SIGTERM, OnSignal);
-    if (StartedByMpi()) std::signal(SIGUSR1, OnSignal);
+    if (MpiWorld::LaunchedByMpi()) std::signal(SIGUSR1, OnSignal);
     training_began = true;
   };
   if (arguments.check_encoder) return CheckEncoder(config, options, std::cout);

@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <csignal>
-#include <cstdlib>
 #include <fstream>
 #include <string>
 
@@ -21,8 +20,6 @@ bool IsMpiDaemon(pid_t pid) {
 }
 
 }  // namespace
-
-bool StartedByMpi() { return std::getenv("PMIX_RANK") != nullptr; }
 
 void DieWithParent() {
   const pid_t before = ::getppid();

@@ -1,7 +1,7 @@
 // A run's folder: who may write into it, and what lies where.
 //
 //   <run>/resolved.toml  metrics.jsonl  result.json  log  commits/
-//         live/          the shards' working files, disposable
+//         live/          the shards' working files, disposable (or in ps.live_dir)
 #pragma once
 
 #include <filesystem>
@@ -28,7 +28,6 @@ class RunFolder {
 
   const std::filesystem::path& path() const { return path_; }
   std::filesystem::path commits() const { return path_ / "commits"; }
-  std::filesystem::path live() const { return path_ / "live"; }
   std::filesystem::path predictions() const { return path_ / "predictions.parquet"; }
   std::filesystem::path result() const { return path_ / "result.json"; }
   bool resumed() const { return resumed_; }  // it held a run already

@@ -35,9 +35,9 @@ class RunPlace {
 
   // The lead says what the run starts from, the others hear it; they wait as long as it takes.
   [[nodiscard]] virtual absl::StatusOr<RunStart> Agree(std::optional<RunStart> mine) = 0;
-  // The tables, as RunStart says. live: the lead's folder for shards in this process.
+  // The tables, as RunStart says.
   [[nodiscard]] virtual absl::StatusOr<std::unique_ptr<RunStore>> OpenStore(
-      const RunStart& start, const std::filesystem::path& live) = 0;
+      const RunStart& start) = 0;
 };
 
 class SoloPlace final : public RunPlace {
@@ -47,9 +47,8 @@ class SoloPlace final : public RunPlace {
   Group& workers() override { return group_; }
   Allreduce& allreduce() override { return allreduce_; }
   absl::StatusOr<RunStart> Agree(std::optional<RunStart> mine) override { return *mine; }
-  absl::StatusOr<std::unique_ptr<RunStore>> OpenStore(const RunStart& start,
-                                                      const std::filesystem::path& live) override {
-    return OpenLocalStore(config_, live, start.restore_from);
+  absl::StatusOr<std::unique_ptr<RunStore>> OpenStore(const RunStart& start) override {
+    return OpenLocalStore(config_, LiveFolder(config_), start.restore_from);
   }
 
  private:

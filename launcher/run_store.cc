@@ -25,6 +25,11 @@ class LocalRunStore final : public RunStore {
 
 }  // namespace
 
+std::filesystem::path LiveFolder(const Config& config) {
+  if (!config.ps.live_dir.empty()) return config.ps.live_dir;
+  return std::filesystem::path(config.run.dir) / "live";
+}
+
 absl::StatusOr<std::unique_ptr<RunStore>> OpenLocalStore(
     const Config& config, const std::filesystem::path& live,
     const std::filesystem::path& restore_from) {

@@ -24,6 +24,9 @@ class RunStore {
                                                 Deadline deadline) = 0;
 };
 
+// Where a run's processes keep their shards' working files: ps.live_dir, or live/ in run.dir.
+std::filesystem::path LiveFolder(const Config& config);
+
 // Shards in this process, in folder `live`. restore_from: a commit's folder, or empty.
 [[nodiscard]] absl::StatusOr<std::unique_ptr<RunStore>> OpenLocalStore(
     const Config& config, const std::filesystem::path& live,

@@ -71,6 +71,7 @@ failures=0 wait_s=@WAIT@ status=1
 commit=$(newest_commit)
 while [[ -z $asked ]]; do
   mapfile -t nodes < <(nodes_left)
+  [[ -z $asked ]] || break
   say "starting $TASKS_PER_NODE ranks on each of: ${nodes[*]:-no node}, from step $commit"
   if ((${#nodes[@]})); then
     list=$(printf '%s,' "${nodes[@]}")
@@ -79,6 +80,7 @@ while [[ -z $asked ]]; do
       --ntasks=$((TASKS_PER_NODE * ${#nodes[@]})) \
       "$SAVIOR" train "$CONFIG" "${OVERRIDES[@]}" --resume 2> >(tee "$RUN/srun.err" >&2) &
     step=$!
+    [[ -z $asked ]] || kill -USR1 "$step" 2>/dev/null # it was asked while this started
     wait_for "$step"
     status=$?
     step=''

@@ -124,7 +124,7 @@ absl::Status TrainingRun::OpenTables() {
     SAVIOR_ASSIGN_OR_RETURN(content_,
                             TrainContent(*inputs_.log, config_, inputs_.periods.training));
   }
-  SAVIOR_ASSIGN_OR_RETURN(store_, place_.OpenStore(start_, folder_ ? folder_->live() : fs::path()));
+  SAVIOR_ASSIGN_OR_RETURN(store_, place_.OpenStore(start_));
   SAVIOR_ASSIGN_OR_RETURN(trainer_, Trainer::Create(config_, inputs_.log.get(), &store_->store(),
                                                     inputs_.periods.training, &place_.allreduce(),
                                                     place_.local_worker()));
@@ -172,16 +172,16 @@ absl::Status TrainingRun::TrainLoop() {
   train_start_ = last_metrics_ = absl::Now();
   train_cpu_start_ = last_cpu_ = ProcessCpuSeconds();
   samples_start_ = last_samples_ = samples_;
+  const int64_t first_step = trainer_->step();
   std::optional<Progress> progress;  // one for all workers
   if (lead()) {
-    progress.emplace("training", trainer_->total_steps(), "steps", absl::Seconds(15),
-                     trainer_->step());
+    progress.emplace("training", trainer_->total_steps(), "steps", absl::Seconds(15), first_step);
   }
   while (trainer_->step() < trainer_->total_steps() && !stopped_) {
     SAVIOR_ASSIGN_OR_RETURN(const StepFigures figures, trainer_->Step(StopAsked()));
     stopped_ = figures.stop;
     samples_ += figures.rows;
-    const double keep = trainer_->step() == 1 ? 0.0 : 0.99;
+    const double keep = trainer_->step() == first_step + 1 ? 0.0 : 0.99;
     mean_.ctr = keep * mean_.ctr + (1 - keep) * figures.losses.ctr;
     mean_.ctcvr = keep * mean_.ctcvr + (1 - keep) * figures.losses.ctcvr;
     if (lead()) {

@@ -13,11 +13,13 @@ namespace savior {
 namespace {
 
 constexpr int kExitTimedOut = 75;  // EX_TEMPFAIL: try again
+constexpr std::chrono::minutes kGoodbye{5};
 
 // Ends the process unless it is destroyed before the deadline.
 class Watchdog {
  public:
-  explicit Watchdog(Deadline deadline) : thread_([this, deadline] { Watch(deadline); }) {}
+  Watchdog(Deadline deadline, const char* what)
+      : thread_([this, deadline, what] { Watch(deadline, what); }) {}
   ~Watchdog() {
     {
       const std::lock_guard lock(mutex_);
@@ -28,10 +30,10 @@ class Watchdog {
   }
 
  private:
-  void Watch(Deadline deadline) {
+  void Watch(Deadline deadline, const char* what) {
     std::unique_lock lock(mutex_);
     if (changed_.wait_until(lock, deadline, [this] { return done_; })) return;
-    LOG(ERROR) << "not all processes of the MPI job have started in time: giving up";
+    LOG(ERROR) << "not all processes of the MPI job have " << what << " in time: giving up";
     google::FlushLogFiles(google::INFO);
     _exit(kExitTimedOut);
   }
@@ -56,7 +58,7 @@ absl::StatusOr<std::unique_ptr<MpiWorld>> MpiWorld::Open(Deadline deadline) {
   }
   int provided = MPI_THREAD_SINGLE;
   {
-    const Watchdog watchdog(deadline);
+    const Watchdog watchdog(deadline, "started");
     if (MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided) != MPI_SUCCESS) {
       return absl::UnavailableError("MPI_Init_thread failed");
     }
@@ -77,6 +79,7 @@ absl::StatusOr<std::unique_ptr<MpiWorld>> MpiWorld::Open(Deadline deadline) {
 }
 
 MpiWorld::~MpiWorld() {
+  const Watchdog watchdog(DeadlineIn(kGoodbye), "left");
   const std::lock_guard lock(mutex_);
   MPI_Finalize();
 }

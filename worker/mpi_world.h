@@ -24,6 +24,7 @@ class MpiWorld {
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<MpiWorld>> Open(Deadline deadline);
 
   // Leaves the job; waits for the others to leave, so only where all went well. Abort() elsewhere.
+  // MPI cannot give that up either: after five minutes the process ends with exit code 75.
   ~MpiWorld();
   MpiWorld(const MpiWorld&) = delete;
   MpiWorld& operator=(const MpiWorld&) = delete;

@@ -133,6 +133,12 @@ absl::StatusOr<std::unique_ptr<RemoteCall>> RemoteStore::MakePush(int64_t step,
     call->values.push_back(push.grads);
   }
   call->Divide(plan_);
+  constexpr size_t kMostParts = std::numeric_limits<uint16_t>::max();  // in a header
+  if (call->messages.size() > kMostParts) {
+    return absl::InvalidArgumentError(absl::StrCat("a push of ", call->keys(), " keys takes ",
+                                                   call->messages.size(), " messages: more than ",
+                                                   kMostParts, "; raise message_bytes"));
+  }
   return call;
 }
 

@@ -7,9 +7,9 @@
 //
 // What overlaps, with cluster.staleness 0:
 //
-//   worker     [ assemble t+1, hint ][ forward, backward t ][ push t, pull t+1 ][ Adam ][ assemble
-//   t+2 allreduce                              [ buckets of t, as they get ready  ] shards     [
-//   answer pull t ]                            [ apply t ][ answer pull t+1 ]
+//   worker     [ assemble t+1, hint ][ forward, backward t ][ push t, pull t+1 ][ Adam ]
+//   allreduce                           [ buckets of t, as they get ready ]
+//   shards     [ answer pull t ]                            [ apply t ][ answer pull t+1 ]
 //
 // With staleness s > 0 (-1: 2) the pulls of the next min(s, 4) steps are under way, too, while a
 // step computes.

@@ -191,7 +191,9 @@ TEST_F(Mpirun, StaleRunsKeepToTheirBoundAndSayHowStaleTheyWere) {
     std::string line, last;
     while (std::getline(metrics, line)) last = line;
     const auto json = nlohmann::json::parse(last);
-    if (staleness > 0) EXPECT_LE(json.at("max_staleness").get<int>(), staleness);
+    if (staleness > 0) {
+      EXPECT_LE(json.at("max_staleness").get<int>(), staleness);
+    }
     EXPECT_GT(json.at("max_staleness").get<int>(), 0);
   }
 }
@@ -259,7 +261,7 @@ TEST_F(Mpirun, EncryptedAndHalfPrecisionRunsTrain) {
 }
 
 // The signal that mpirun passes on: all stop after the same step, and the run goes on as if it had
-// never been stopped, with other shards, too.
+// never been stopped, with other shards and their files elsewhere, too.
 TEST_F(Mpirun, StopsInOrderAndGoesOn) {
   Config undisturbed = Named("undisturbed");
   undisturbed.train.epochs = 6;
@@ -276,8 +278,11 @@ TEST_F(Mpirun, StopsInOrderAndGoesOn) {
   ASSERT_EQ(stopped.code, 0) << stopped.err;
   EXPECT_THAT(stopped.err, HasSubstr("stopped after step"));
   EXPECT_FALSE(fs::exists(fs::path(config.run.dir) / "result.json"));
+  const TempFolder memory("/dev/shm");
   config.ps.shards = 3;
+  config.ps.live_dir = memory.path().string();
   Finishes(3, config, {"--resume"});
+  EXPECT_TRUE(fs::exists(memory / "server-0" / "shard-2"));
   ExpectSame(undisturbed, config);
 }
 

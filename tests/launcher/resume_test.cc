@@ -86,6 +86,21 @@ TEST_F(Resume, ManyTimesWithOtherShardsAndBudgetsIsBitIdentical) {
   ExpectSame(Undisturbed(), config);
 }
 
+// On a file system of their own, as a node's local disk is: links do not reach it.
+TEST_F(Resume, WithWorkingFilesElsewhereIsBitIdentical) {
+  const TempFolder memory("/dev/shm");
+  Config config = Named("elsewhere");
+  config.ps.live_dir = (memory / "live").string();
+  config.ps.shards = 2;
+  config.train.max_steps = 30;
+  RunToTheEnd(config);
+  EXPECT_TRUE(fs::exists(memory / "live" / "shard-1"));
+  EXPECT_FALSE(fs::exists(fs::path(config.run.dir) / "live"));
+  config.train.max_steps = 0;
+  RunToTheEnd(config, /*resume=*/true);
+  ExpectSame(Undisturbed(), config);
+}
+
 TEST_F(Resume, OfAFinishedRunScoresItAgain) {
   Config config = Named("finished");
   RunToTheEnd(config);

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <fstream>
 
 #include "tests/common/temp_folder.h"
@@ -77,6 +78,34 @@ TEST_F(SlurmScriptTest, SeedsBecomeAnArrayOfRuns) {
                     HasSubstr("SEED=$SLURM_ARRAY_TASK_ID\nRUN=/shared/runs/x-seed$SEED\n"),
                     HasSubstr("OVERRIDES=(\"run.dir=$RUN\" \"seed=$SEED\")"),
                     HasSubstr("OMPI_MCA_btl_tcp_if_include=ib0")));
+}
+
+// The script runs, with commands of Slurm's that do nothing. The time limit comes near just while
+// it asks which nodes there are: no rank is started that nobody would tell to stop.
+TEST_F(SlurmScriptTest, ASignalBetweenTwoStartsIsNotLost) {
+  Config config;
+  config.run.dir = (folder_ / "run").string();
+  const auto script =
+      SlurmScript({.config_path = "a.toml", .nodes = 1}, config, "/opt/savior", folder_.path());
+  ASSERT_TRUE(script.ok()) << script.status();
+  std::ofstream(folder_ / "job.sbatch") << *script;
+  const auto command = [this](const std::string& name, const std::string& what) {
+    std::ofstream(folder_ / name) << "#!/bin/bash\n" << what << "\n";
+    std::filesystem::permissions(folder_ / name, std::filesystem::perms::owner_all);
+  };
+  command("sinfo", "kill -USR1 $JOB; echo node1 alloc");
+  command("srun", "touch srun-was-called; exit 1");
+  command("scontrol", "touch requeued");
+  command("sleep", "exit 0");
+  const Ended ended = ChildProcess({"/bin/bash", "-c",
+                                    "export JOB=$$ PATH=$PWD:$PATH SLURM_JOB_ID=1 "
+                                    "SLURM_JOB_NODELIST=node1; exec bash job.sbatch"},
+                                   folder_.path())
+                          .Wait();
+  EXPECT_EQ(ended.code, 0) << ended.err;
+  EXPECT_THAT(ended.out, HasSubstr("got USR1"));
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "srun-was-called"));
+  EXPECT_TRUE(std::filesystem::exists(folder_ / "requeued")) << ended.out;
 }
 
 TEST_F(SlurmScriptTest, BadOptionsAreNamed) {

@@ -329,6 +329,19 @@ TEST(RemoteStore, ThousandsOfTablePartsInOneCallWork) {
 
 // A network that loses, doubles, delays and reorders in both directions, with several calls in
 // flight: sums are exact.
+TEST(RemoteStore, APushOfMoreMessagesThanItsHeadersCanCountIsRefused) {
+  constexpr uint32_t kDim = 512;
+  ServedStore served({.tables = {AlignTable("t", kDim, Optimizer(OptimizerKind::kSgd, 1))}});
+  RemoteStoreOptions options = served.ClientOptions();
+  options.message_bytes = 4096;  // a message takes one row
+  const auto store = served.Connect(options);
+  const std::vector<uint64_t> keys = Keys(0, 65536);
+  const std::vector<float> grads(keys.size() * kDim);
+  const absl::Status status = PushRows(*store, 0, 0, keys, grads);
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  EXPECT_THAT(status.message(), HasSubstr("65536 messages"));
+}
+
 TEST(RemoteStore, EveryPushIsAppliedOnceWhateverTheNetworkDoes) {
   for (uint64_t seed = 0; seed < 3; ++seed) {
     SCOPED_TRACE(seed);

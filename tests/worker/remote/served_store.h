@@ -28,6 +28,7 @@ struct ServedOptions {
   uint32_t shards = 1;
   Network network = Network::kTcp;
   std::optional<StepRules> steps = std::nullopt;
+  double steps_per_minute = 1000;  // of eviction
 };
 
 class ServedStore {
@@ -40,7 +41,8 @@ class ServedStore {
                                    .shards = options.shards,
                                    .ram_budget_bytes = uint64_t{64} << 20,
                                    .folder = folder_ / "live",
-                                   .seed = options.seed});
+                                   .seed = options.seed,
+                                   .steps_per_minute = options.steps_per_minute});
     EXPECT_TRUE(local.ok()) << local.status();
     local_ = *std::move(local);
     Serve();

@@ -58,7 +58,7 @@ class StepProtocolTest : public testing::Test {
  protected:
   void Serve(uint32_t shards, const StepRules& rules) {
     served_ = std::make_unique<ServedStore>(
-        ServedOptions{.tables = Tables(), .shards = shards, .steps = rules});
+        ServedOptions{.tables = tables_, .shards = shards, .steps = rules, .steps_per_minute = 5});
   }
   std::unique_ptr<RemoteStore> Worker(uint32_t worker, size_t message_bytes = size_t{4} << 20) {
     RemoteStoreOptions options = served_->ClientOptions();
@@ -81,6 +81,7 @@ class StepProtocolTest : public testing::Test {
     return {PullRows(*stores[0], 0, all), PullRows(*stores[0], 1, all)};
   }
 
+  std::vector<TableSpec> tables_ = Tables();
   std::unique_ptr<ServedStore> served_;
 };
 
@@ -119,6 +120,29 @@ TEST_F(StepProtocolTest, SynchronousPushesAreSummedInTheOrderOfWorkers) {
   }
   EXPECT_EQ(PullRows(local.local(), 0, Keys(0, 430)), rows[0]);
   EXPECT_EQ(PullRows(local.local(), 1, Keys(0, 430)), rows[1]);
+}
+
+// A step counts as one push of a key, whoever has it; and every shard hears of every step. With a
+// share of all rows a minute it is not who decides (ps/eviction.h) that matters.
+TEST_F(StepProtocolTest, AdmissionAndEvictionDoNotDependOnShardsOrTiming) {
+  for (TableSpec& table : tables_) {
+    table.admission = {.kind = AdmissionKind::kCount, .count = 3};
+    table.eviction = {.idle_steps = 2, .max_share_per_minute = 1.0f};
+  }
+  for (const uint32_t workers : {1u, 2u, 3u}) {
+    SCOPED_TRACE(workers);
+    const std::vector<Pulled> rows = RowsAfter(1, workers, 40);
+    EXPECT_EQ(RowsAfter(1, workers, 40), rows);
+    EXPECT_EQ(RowsAfter(2, workers, 40), rows);
+    EXPECT_EQ(RowsAfter(5, workers, 40, 4096), rows);
+    const auto stats = Worker(0)->Stats(Soon());
+    ASSERT_TRUE(stats.ok()) << stats.status();
+    for (const TableStats& table : stats->tables) {
+      EXPECT_GT(table.refused, 0u);
+      EXPECT_GT(table.evicted, 0u);
+      EXPECT_GT(table.rows, 0u);
+    }
+  }
 }
 
 TEST_F(StepProtocolTest, StalenessIsBoundedWithASlowWorkerAndIsReported) {
