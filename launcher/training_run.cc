@@ -181,7 +181,8 @@ absl::Status TrainingRun::TrainLoop() {
     SAVIOR_ASSIGN_OR_RETURN(const StepFigures figures, trainer_->Step(StopAsked()));
     stopped_ = figures.stop;
     samples_ += figures.rows;
-    const double keep = trainer_->step() == 1 ? 0.0 : 0.99;
+    const bool first = trainer_->step() == start_.step + 1;  // of this process
+    const double keep = first ? 0.0 : 0.99;
     mean_.ctr = keep * mean_.ctr + (1 - keep) * figures.losses.ctr;
     mean_.ctcvr = keep * mean_.ctcvr + (1 - keep) * figures.losses.ctcvr;
     if (lead()) {
