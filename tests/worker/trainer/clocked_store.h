@@ -115,9 +115,7 @@ class ClockedStore {
     absl::Status Put(std::span<const TablePut>, Deadline) override { return absl::OkStatus(); }
     absl::Status Hint(int64_t, std::span<const TableKeys>) override { return absl::OkStatus(); }
     absl::Status CancelHints(int64_t) override { return absl::OkStatus(); }
-    absl::StatusOr<StoreStats> Stats(Deadline) override {
-      return StoreStats{};
-    }
+    absl::StatusOr<StoreStats> Stats(Deadline) override { return StoreStats{}; }
 
     // Guarded by the store's mutex.
     std::map<uint64_t, Pending> tickets;
