@@ -98,8 +98,7 @@ void Child::Signal(int signal) const {
 }
 
 void Child::Kill() const {
-  if (code_) return;
-  ::kill(pid_, SIGKILL);
+  if (!code_) ::kill(pid_, SIGKILL);  // it may not have made its session yet
   ::kill(-pid_, SIGKILL);
 }
 

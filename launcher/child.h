@@ -34,7 +34,8 @@ class Child {
 
   // To the program alone: mpirun and srun pass signals on themselves.
   void Signal(int signal) const;
-  // SIGKILL to the program and all that it started in its session's group (its ssh).
+  // SIGKILL to the program and all that it started in its session's group (its ssh); after its end
+  // to those that it has left behind.
   void Kill() const;
   // Its exit status, 128 + n if signal n ended it; nothing while it runs.
   std::optional<int> Ended();

@@ -19,7 +19,7 @@ using Json = nlohmann::json;
 
 absl::Status Differ(const std::string& field, size_t rank, const RankCard& zero,
                     const RankCard& card) {
-  return absl::FailedPreconditionError(fmt::format(
+  return absl::InvalidArgumentError(fmt::format(
       "rank 0 on {} and rank {} on {} differ in {}: start all with the same program and "
       "configuration",
       zero.host, rank, card.host, field));

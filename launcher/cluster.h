@@ -39,7 +39,7 @@ struct RankCard {
   [[nodiscard]] static absl::StatusOr<RankCard> Decode(std::string_view bytes);
 };
 
-// kFailedPrecondition if two processes differ in program, version or configuration: names the field
+// kInvalidArgument if two processes differ in program, version or configuration: names the field
 // and the two ranks. Tables are a function of the configuration.
 [[nodiscard]] absl::Status CheckCards(const std::vector<RankCard>& cards);
 

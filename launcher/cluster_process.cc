@@ -87,7 +87,9 @@ absl::StatusOr<std::vector<std::string>> ClusterProcess::Share(
   const Json json = {{"code", static_cast<int>(mine.status().code())},
                      {"text", mine.ok() ? *mine : std::string(mine.status().message())}};
   SAVIOR_ASSIGN_OR_RETURN(std::vector<std::string> all,
-                          everybody_->Allgather(json.dump(), deadline));
+                          everybody_->Allgather(
+                              // An error may quote bytes that are no text.
+                              json.dump(-1, ' ', false, Json::error_handler_t::replace), deadline));
   for (uint32_t r = 0; r < all.size(); ++r) {
     const Json said = Json::parse(all[r], nullptr, /*allow_exceptions=*/false);
     if (!said.is_object() || !said.contains("code") || !said.contains("text")) {
@@ -105,14 +107,15 @@ absl::StatusOr<std::vector<std::string>> ClusterProcess::Share(
 }
 
 absl::Status ClusterProcess::ExchangeCards(const std::string& role) {
-  RankCard mine{.host = HostName(),
-                .pid = ::getpid(),
-                .role = role,
-                .version = absl::StrCat("savior ", SAVIOR_VERSION, ", wire ", kWireVersion),
-                .config = ToToml(config_),
-                .public_key = keys_.public_key,
-                .incarnation = DrawIncarnation()};
-  SAVIOR_ASSIGN_OR_RETURN(mine.program, DigestFile("/proc/self/exe"));
+  SAVIOR_ASSIGN_OR_RETURN(const std::string program, DigestFile("/proc/self/exe"));
+  const RankCard mine{.host = HostName(),
+                      .pid = ::getpid(),
+                      .role = role,
+                      .version = absl::StrCat("savior ", SAVIOR_VERSION, ", wire ", kWireVersion),
+                      .program = program,
+                      .config = ToToml(config_),
+                      .public_key = keys_.public_key,
+                      .incarnation = DrawIncarnation()};
   SAVIOR_ASSIGN_OR_RETURN(const std::vector<std::string> all,
                           everybody_->Allgather(mine.Encode(), PhaseDeadline()));
   std::vector<std::string> keys;
@@ -237,7 +240,7 @@ absl::Status ClusterProcess::CheckFolderIsShared() {
                     "a file system that all hosts share",
                     folder.string(), placement_.hosts[0]));
   };
-  const absl::Status seen = Share(look(), PhaseDeadline()).status();
+  absl::Status seen = Share(look(), PhaseDeadline()).status();
   if (rank() == 0) SAVIOR_RETURN_IF_ERROR(RemoveAll(token));
   return seen;
 }

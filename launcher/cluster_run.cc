@@ -1,7 +1,10 @@
 #include "launcher/cluster_run.h"
 
+#include <absl/strings/str_cat.h>
+
 #include <chrono>
 #include <cstdlib>
+#include <exception>
 #include <iostream>
 #include <memory>
 #include <optional>
@@ -50,23 +53,6 @@ absl::StatusOr<EvalResult> ServeOnly(ClusterProcess* process, const RunOptions& 
   return EvalResult{};
 }
 
-// `trained`: set when the first step begins.
-absl::StatusOr<EvalResult> TakeRole(ClusterProcess* process, const Config& config,
-                                    const RunOptions& options, std::ostream& out, bool* trained) {
-  if (!IsWorker(process->role())) return ServeOnly(process, options);
-  RunOptions mine = options;
-  // All workers stop after the same step: when the coordinator says so, not when a signal comes.
-  mine.stop = &process->stop();
-  mine.before_first_step = [&options, trained] {
-    if (options.before_first_step) options.before_first_step();
-    *trained = true;
-  };
-  TrainingRun run(config, mine, process, out);
-  absl::StatusOr<EvalResult> result = run.Run();
-  if (result.ok() || absl::IsCancelled(result.status())) process->link()->ReportFinished();
-  return result;
-}
-
 // Ends the process without destructors: they may wait for those who are gone.
 [[noreturn]] void Fail(ClusterProcess* process, const absl::Status& status, bool trained) {
   const int code = ExitCodeOf(status, trained);
@@ -80,20 +66,49 @@ absl::StatusOr<EvalResult> TakeRole(ClusterProcess* process, const Config& confi
   std::_Exit(code);
 }
 
+// What work() returns, or what it throws as a status: unwinding the stack would run destructors.
+template <typename Work>
+auto Caught(const Work& work) -> decltype(work()) {
+  try {
+    return work();
+  } catch (const std::exception& e) {
+    return absl::InternalError(absl::StrCat("internal error: ", e.what()));
+  }
+}
+
+absl::StatusOr<EvalResult> TakeRole(ClusterProcess* process, const Config& config,
+                                    const RunOptions& options, std::ostream& out) {
+  if (!IsWorker(process->role())) {
+    absl::StatusOr<EvalResult> served = Caught([&] { return ServeOnly(process, options); });
+    if (!served.ok()) Fail(process, served.status(), /*trained=*/false);
+    return served;
+  }
+  bool trained = false;
+  RunOptions mine = options;
+  // All workers stop after the same step: when the coordinator says so, not when a signal comes.
+  mine.stop = &process->stop();
+  mine.before_first_step = [&options, &trained] {
+    if (options.before_first_step) options.before_first_step();
+    trained = true;
+  };
+  TrainingRun run(config, mine, process, out);
+  absl::StatusOr<EvalResult> result = Caught([&] { return run.Run(); });
+  if (!result.ok() && !absl::IsCancelled(result.status())) {
+    Fail(process, result.status(), trained);
+  }
+  process->link()->ReportFinished();
+  return result;
+}
+
 }  // namespace
 
 absl::StatusOr<EvalResult> TrainInCluster(const Config& config, const std::string& role,
                                           const RunOptions& options, std::ostream& out) {
   const auto process = std::make_unique<ClusterProcess>(config);
-  const absl::Status joined = process->Join(role);
-  if (!joined.ok()) Fail(process.get(), joined, false);
+  const absl::Status joined = Caught([&] { return process->Join(role); });
+  if (!joined.ok()) Fail(process.get(), joined, /*trained=*/false);
   const SignalWatch watch(options.stop, process->link());
-  bool trained = false;
-  absl::StatusOr<EvalResult> result = TakeRole(process.get(), config, options, out, &trained);
-  if (!result.ok() && !absl::IsCancelled(result.status())) {
-    Fail(process.get(), result.status(), trained);
-  }
-  return result;
+  return TakeRole(process.get(), config, options, out);
 }
 
 }  // namespace savior

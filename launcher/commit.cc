@@ -167,6 +167,17 @@ fs::path CommitFolder(const fs::path& commits, int64_t step) {
   return commits / fmt::format("{}{:012}", kPrefix, step);
 }
 
+absl::Status RemoveUnfinished(const fs::path& commits) {
+  std::error_code error;
+  std::vector<fs::path> parts;
+  for (auto it = fs::directory_iterator(commits, error); !error && it != fs::end(it);
+       it.increment(error)) {
+    if (it->path().string().ends_with(kPart)) parts.push_back(it->path());
+  }
+  for (const fs::path& part : parts) SAVIOR_RETURN_IF_ERROR(RemoveAll(part));
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 fs::path UnfinishedCommit(const fs::path& commits, int64_t step) {
@@ -177,9 +188,13 @@ absl::StatusOr<Commit> WriteCommit(const fs::path& commits, CommitManifest manif
                                    const std::function<absl::Status(const fs::path&)>& fill) {
   const fs::path target = CommitFolder(commits, manifest.step);
   const fs::path part = UnfinishedCommit(commits, manifest.step);
-  SAVIOR_RETURN_IF_ERROR(RemoveAll(part));
+  // First of all: they hold disk space, which may be what ended them.
+  SAVIOR_RETURN_IF_ERROR(RemoveUnfinished(commits));
   SAVIOR_RETURN_IF_ERROR(MakeWritableFolder(part));
-  SAVIOR_RETURN_IF_ERROR(Annotate(fill(part), "writing commit " + target.string()));
+  if (const absl::Status filled = fill(part); !filled.ok()) {
+    RemoveAll(part).IgnoreError();
+    return Annotate(filled, "writing commit " + target.string());
+  }
   SAVIOR_ASSIGN_OR_RETURN(manifest.files, ListFiles(part));
   SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(part / kManifest, Print(manifest)));
   // The same step again (a run resumed at its end): the state is the same, the newer replaces the
@@ -248,13 +263,6 @@ absl::Status KeepNewest(const fs::path& commits, int64_t keep) {
   for (size_t i = 0; i + static_cast<size_t>(keep) < folders.size(); ++i) {
     SAVIOR_RETURN_IF_ERROR(RemoveAll(folders[i]));
   }
-  std::error_code error;
-  std::vector<fs::path> parts;
-  for (auto it = fs::directory_iterator(commits, error); !error && it != fs::end(it);
-       it.increment(error)) {
-    if (it->path().string().ends_with(kPart)) parts.push_back(it->path());
-  }
-  for (const fs::path& part : parts) SAVIOR_RETURN_IF_ERROR(RemoveAll(part));
   return absl::OkStatus();
 }
 

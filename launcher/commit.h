@@ -54,8 +54,8 @@ struct Commit {
 std::filesystem::path UnfinishedCommit(const std::filesystem::path& commits, int64_t step);
 
 // Writes a commit. `fill` puts the files into the folder given to it; their list, sizes and digests
-// are taken here. Atomic and durable: when it returns OK the commit survives a power failure. An
-// unfinished one of a former process is replaced.
+// are taken here. Atomic and durable: when it returns OK the commit survives a power failure.
+// Unfinished ones, of any step, are deleted first; one whose `fill` fails is deleted at once.
 [[nodiscard]] absl::StatusOr<Commit> WriteCommit(
     const std::filesystem::path& commits, CommitManifest manifest,
     const std::function<absl::Status(const std::filesystem::path&)>& fill);
@@ -71,7 +71,7 @@ std::filesystem::path UnfinishedCommit(const std::filesystem::path& commits, int
 // Commit folders by ascending step, whole or not.
 std::vector<std::filesystem::path> ListCommits(const std::filesystem::path& commits);
 
-// Deletes all but the newest `keep` commits, and unfinished ones.
+// Deletes all but the newest `keep` commits.
 [[nodiscard]] absl::Status KeepNewest(const std::filesystem::path& commits, int64_t keep);
 
 }  // namespace savior

@@ -229,8 +229,9 @@ void ControlLink::Take(Verdict verdict, bool left) {
   bool is_news = false;
   {
     const std::lock_guard lock(mutex_);
-    // States only go forward: replies may overtake each other.
-    if (verdict.state > verdict_.state) {
+    // States only go forward, as replies may overtake each other; a run that has finished does not
+    // fail any more (membership.h), though its coordinator leaves before the last process does.
+    if (verdict.state > verdict_.state && verdict_.state != RunState::kFinished) {
       verdict_ = verdict;
       is_news = true;
     }

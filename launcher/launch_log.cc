@@ -23,6 +23,7 @@ void LaunchLog::Show(std::string_view who, std::string_view line, bool error) {
   terminal << whole << std::flush;
   terminal.clear();  // nobody reads any more (`| head`): the run goes on
   file_ << whole << std::flush;
+  file_.clear();  // a full disk may have room again
 }
 
 }  // namespace savior

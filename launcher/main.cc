@@ -29,10 +29,11 @@ namespace {
 std::atomic<bool> stop_requested = false;
 std::atomic<bool> training_began = false;
 
-// First signal: stop after the step. Second: die at once, as one expects.
+// First signal: stop after the step. Second: die at once, as one expects; but SIGUSR1 only ever
+// asks: batch scripts and launchers may repeat it while the commit is being written.
 void OnSignal(int signal) {
   stop_requested = true;
-  std::signal(signal, SIG_DFL);
+  if (signal != SIGUSR1) std::signal(signal, SIG_DFL);
 }
 
 int Report(const absl::Status& status) {
@@ -57,6 +58,11 @@ absl::Status RunTrain(const TrainArguments& arguments) {
   }
   SAVIOR_ASSIGN_OR_RETURN(const Config config, LoadConfig(arguments.config, arguments.overrides));
   if (StartedByMpi()) DieWithParent();
+  const bool many = MpiWorld::LaunchedByMpi();
+  if (many && (arguments.dry_run || arguments.check_encoder)) {
+    return absl::InvalidArgumentError(
+        "--dry-run and --check-encoder are for one process: run them without mpirun or srun");
+  }
   if (arguments.dry_run) return DryRun(config, std::cout);
   RunOptions options;
   options.resume = arguments.resume;
@@ -68,7 +74,7 @@ absl::Status RunTrain(const TrainArguments& arguments) {
     training_began = true;
   };
   if (arguments.check_encoder) return CheckEncoder(config, options, std::cout);
-  if (MpiWorld::LaunchedByMpi()) {
+  if (many) {
     return TrainInCluster(config, arguments.role, options, std::cout).status();
   }
   if (!arguments.role.empty()) {

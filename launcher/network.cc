@@ -56,7 +56,7 @@ std::string NamedAddress(const std::vector<Interface>& interfaces) {
   if (::getaddrinfo(HostName().c_str(), nullptr, &hints, &list) != 0) return "";
   const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> owner(list, &::freeaddrinfo);
   for (const addrinfo* a = list; a != nullptr; a = a->ai_next) {
-    const std::string address = Text(a->ai_addr);
+    std::string address = Text(a->ai_addr);
     for (const Interface& i : interfaces) {
       if (i.address == address && !i.loopback) return address;
     }

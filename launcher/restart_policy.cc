@@ -39,7 +39,7 @@ Action RestartPolicy::OnEnd(const AttemptEnd& end, SteadyClock::time_point now) 
   return {};
 }
 
-Action RestartPolicy::OnStopRequest() {
+Action RestartPolicy::OnStopRequest(bool insists) {
   switch (state_) {
     case State::kWaiting:
       return End(Outcome::kStopped);
@@ -47,6 +47,7 @@ Action RestartPolicy::OnStopRequest() {
       state_ = State::kStopping;
       return {Action::Kind::kAskToStop};
     case State::kStopping:
+      if (!insists) break;
       state_ = State::kKilling;
       return {Action::Kind::kKill};
     case State::kKilling:

@@ -51,9 +51,9 @@ class RestartPolicy {
   Action At(SteadyClock::time_point now);
   // An attempt ended: kEnd, or kNone and a start is due at start_at().
   Action OnEnd(const AttemptEnd& end, SteadyClock::time_point now);
-  // A person or the cluster wants it to stop. The first time the attempt is asked to, the second
-  // time it is killed; while waiting there is nothing to stop, so it ends.
-  Action OnStopRequest();
+  // A person or the cluster wants it to stop. The attempt is asked to, once; a second request that
+  // insists kills it; while waiting there is nothing to stop, so it ends.
+  Action OnStopRequest(bool insists = true);
 
   bool waiting() const { return state_ == State::kWaiting; }
   SteadyClock::time_point start_at() const { return start_at_; }  // while waiting

@@ -188,7 +188,9 @@ Action Supervisor::OnSignals() {
   while (const std::optional<int> signal = signals_.Next()) {
     if (*signal == SIGCHLD) continue;
     log_.Say(fmt::format("got SIG{}", sigabbrev_np(*signal)));
-    const Action action = policy_.OnStopRequest();
+    // A terminal that closes says so twice (its shell, then the system), and schedulers may, too.
+    const bool insists = *signal == SIGTERM || *signal == SIGINT;
+    const Action action = policy_.OnStopRequest(insists);
     if (action.kind != Action::Kind::kNone) return action;
   }
   return {};

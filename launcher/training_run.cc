@@ -25,7 +25,7 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-constexpr std::chrono::minutes kCommitTimeout{10};
+constexpr std::chrono::minutes kCheckpointTimeout{10};
 // For what may take as long as it takes: a dead process is found out otherwise (control.h).
 constexpr std::chrono::hours kPatience{24 * 7};
 
@@ -260,7 +260,7 @@ absl::Status TrainingRun::CommitNow() {
   // Every worker's pushes are in when all are here, and none comes before the lead is done.
   SAVIOR_RETURN_IF_ERROR(trainer_->Settle());
   const auto meet = [this] {
-    return place_.workers().Allgather("commit", DeadlineIn(kCommitTimeout)).status();
+    return place_.workers().Allgather("commit", DeadlineIn(kPatience)).status();
   };
   SAVIOR_RETURN_IF_ERROR(meet());
   if (lead()) {
@@ -279,7 +279,8 @@ absl::Status TrainingRun::CommitNow() {
 }
 
 absl::Status TrainingRun::WriteCommitFiles(const fs::path& part) {
-  SAVIOR_RETURN_IF_ERROR(store_->Checkpoint(part, trainer_->step(), DeadlineIn(kCommitTimeout)));
+  SAVIOR_RETURN_IF_ERROR(
+      store_->Checkpoint(part, trainer_->step(), DeadlineIn(kCheckpointTimeout)));
   SAVIOR_RETURN_IF_ERROR(WriteTensorFile(part / kDenseFile, trainer_->dense().Save()));
   if (content_.encoder) {
     SAVIOR_RETURN_IF_ERROR(WriteTensorFile(part / kEncoderFile, content_.encoder->Save()));

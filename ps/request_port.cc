@@ -38,12 +38,14 @@ bool RequestPort::Serve(Shard& shard) {
   Frame peer;
   Frame request;
   if (!socket_->Receive(&peer, &request)) return false;
-  MessageHeader header;
-  if (PeekHeader(std::as_const(request).bytes(), &header) && !IsDue(header)) {
-    PutBy({std::move(peer), std::move(request), header});
-    return true;
+  absl::Status read = Read(request);
+  const bool early = read.ok() && !IsDue(request_.header);
+  if (early) read = clock_->CheckAhead(request_.header.step);
+  if (early && read.ok()) {
+    PutBy({std::move(peer), std::move(request), request_.header});
+  } else {
+    Reply(std::move(peer), Answer(read, &request, false, shard));
   }
-  Reply(std::move(peer), Answer(&request, false, shard));
   return true;
 }
 
@@ -53,13 +55,18 @@ bool RequestPort::ServeWaiting(Shard& shard) {
   if (due == waiting_.end()) return false;
   Waiting waiting = std::move(*due);
   waiting_.erase(due);
-  Reply(std::move(waiting.peer), Answer(&waiting.request, true, shard));
+  const absl::Status read = Read(waiting.request);
+  Reply(std::move(waiting.peer), Answer(read, &waiting.request, true, shard));
   return true;
 }
 
+absl::Status RequestPort::Read(const Frame& request) {
+  SAVIOR_RETURN_IF_ERROR(DecodeRequest(request.bytes(), &request_));
+  return CheckHeader(request_.header, served_);
+}
+
 bool RequestPort::IsDue(const MessageHeader& header) const {
-  // What will be refused is refused at once.
-  if (!clock_.has_value() || header.incarnation != served_.incarnation) return true;
+  if (!clock_.has_value()) return true;
   if (header.type == MessageType::kPull) {
     return header.step == kAnyStep || clock_->MayPull(header.step);
   }
@@ -91,13 +98,12 @@ void RequestPort::Reply(Frame peer, Frame reply) {
   }
 }
 
-Frame RequestPort::Answer(Frame* request, bool held, Shard& shard) {
+Frame RequestPort::Answer(const absl::Status& read, Frame* request, bool held, Shard& shard) {
   // Kept beside the request, which may be moved away.
   MessageHeader header;
   const bool has_header = PeekHeader(std::as_const(*request).bytes(), &header);
   Frame reply;
-  absl::Status status = DecodeRequest(std::as_const(*request).bytes(), &request_);
-  if (status.ok()) status = Execute(request, held, shard, &reply);
+  const absl::Status status = read.ok() ? Execute(request, held, shard, &reply) : read;
   if (status.ok()) return reply;
   if (has_header && IsRequest(header.type) && IsAnswered(header.type)) {
     return ErrorReply(header, status);
@@ -107,7 +113,6 @@ Frame RequestPort::Answer(Frame* request, bool held, Shard& shard) {
 }
 
 absl::Status RequestPort::Execute(Frame* request, bool held, Shard& shard, Frame* reply) {
-  SAVIOR_RETURN_IF_ERROR(CheckHeader(request_.header, served_));
   for (const RequestSection& section : request_.sections) {
     SAVIOR_RETURN_IF_ERROR(checker_.Check(section));
   }
@@ -204,7 +209,7 @@ absl::Status RequestPort::Push(Frame* request, std::span<const WritePart> parts,
     sum_.Keep(std::move(*request));
     if (clock_->Completes(worker, step, count)) {
       absl::StatusOr<std::span<const WritePart>> sums = sum_.Sum();
-      const absl::Status status = sums.ok() ? shard.Push(step, *sums) : sums.status();
+      absl::Status status = sums.ok() ? shard.Push(step, *sums) : sums.status();
       if (!status.ok()) {
         sum_.DropLast();
         return status;

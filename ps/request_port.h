@@ -53,10 +53,12 @@ class RequestPort final : public ShardPort {
   // Puts a request by; one that is there already is the same one, sent again.
   void PutBy(Waiting request);
   void Reply(Frame peer, Frame reply);
-  // The reply, or no bytes if there is none to send. `frame` is kept where the request is a part of
-  // a sum.
-  Frame Answer(Frame* request, bool held, Shard& shard);
-  // The reply is in *reply_ if OK, unless the request gets none.
+  // Decodes a request to request_: it is whole, and for this shard of this run.
+  absl::Status Read(const Frame& request);
+  // The reply to a request that has been read (`read`: what Read said), or no bytes if there is
+  // none to send. `request` is kept where it is a part of a sum.
+  Frame Answer(const absl::Status& read, Frame* request, bool held, Shard& shard);
+  // The reply is in *reply if OK, unless the request gets none.
   absl::Status Execute(Frame* request, bool held, Shard& shard, Frame* reply);
   absl::Status Pull(Shard& shard, Frame* reply);
   absl::Status PushOrPut(Frame* request, Shard& shard, Frame* reply);

@@ -69,14 +69,21 @@ void StepClock::Push(uint32_t worker, int64_t step, uint32_t parts) {
 }
 
 bool StepClock::MayPull(int64_t step) const {
-  return rules_.staleness == kAsynchronous || step - rules_.staleness <= done_;
+  return rules_.staleness == kAsynchronous || step <= done_ + rules_.staleness;
+}
+
+absl::Status StepClock::CheckAhead(int64_t step) const {
+  const int64_t last = done_ + std::max<int64_t>(rules_.staleness, 0) + kWindow;
+  if (step <= last) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("a request of step ", step, ": all workers have done all before ", done_));
 }
 
 void StepClock::CountPull(int64_t step, bool held) {
   ++stats_.pulls;
   if (held) ++stats_.pulls_held;
   // In synchronous runs what is here is applied when the step is done.
-  const auto without = static_cast<uint64_t>(std::max<int64_t>(0, step - done_));
+  const auto without = static_cast<uint64_t>(step > done_ ? step - done_ : 0);
   stats_.max_staleness = std::max(stats_.max_staleness, without);
 }
 

@@ -44,6 +44,9 @@ class StepClock {
   void Push(uint32_t worker, int64_t step, uint32_t parts);
 
   bool MayPull(int64_t step) const;
+  // Of a request that has to wait for pushes: kFailedPrecondition if it is for a step that is more
+  // than kWindow beyond all that a worker of this run may be at.
+  [[nodiscard]] absl::Status CheckAhead(int64_t step) const;
   // A pull of `step` is served now; `held`: it had to wait.
   void CountPull(int64_t step, bool held);
 

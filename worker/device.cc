@@ -29,7 +29,7 @@ absl::StatusOr<c10::Device> PickDevice(std::string_view choice, int64_t local_ra
     return c10::Device(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(local_rank % *gpus));
   }
   if (choice == "auto") return cpu;
-  return absl::FailedPreconditionError(
+  return absl::InvalidArgumentError(
       absl::StrCat("cluster.device = \"cuda\": ", gpus.status().message()));
 }
 

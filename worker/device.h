@@ -14,7 +14,7 @@ namespace savior {
 // machine:
 //
 //   "cpu"    the CPU
-//   "cuda"   GPU `local_rank` modulo their number; kFailedPrecondition, which names the key and the
+//   "cuda"   GPU `local_rank` modulo their number; kInvalidArgument, which names the key and the
 //            reason, where this build or this machine has none
 //   "auto"   as "cuda" where that works, else the CPU
 [[nodiscard]] absl::StatusOr<c10::Device> PickDevice(std::string_view choice, int64_t local_rank);

@@ -59,7 +59,7 @@ class Trainer {
   // `log`, `store` and `allreduce` must outlive the trainer; the allreduce's ranks are the workers
   // (null: this is the only one). `training` may be empty of requests: zero steps. Computes where
   // cluster.device says (worker/device.h); `local_rank` is the worker's number on its machine.
-  // kFailedPrecondition: there is no such device; kResourceExhausted: its memory is full.
+  // kInvalidArgument: there is no such device; kResourceExhausted: its memory is full.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<Trainer>> Create(
       const Config& config, const TrainingLog* log, EmbeddingStore* store, Period training,
       Allreduce* allreduce = nullptr, int64_t local_rank = 0);

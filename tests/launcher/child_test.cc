@@ -77,5 +77,19 @@ TEST(Child, IsKilledWithAllItStarted) {
   EXPECT_FALSE(ReadAvailable((*child)->out(), bytes));
 }
 
+TEST(Child, WhatItLeftBehindIsKilledToo) {
+  auto child = Child::Start(Shell("sleep 60 & exit 5"));
+  ASSERT_TRUE(child.ok()) << child.status();
+  EXPECT_EQ(EndOf(**child), 5);
+  std::string bytes;
+  EXPECT_TRUE(ReadAvailable((*child)->out(), bytes)) << "sleep holds it";
+  (*child)->Kill();
+  const auto deadline = SteadyClock::now() + std::chrono::seconds(20);
+  while (ReadAvailable((*child)->out(), bytes) && SteadyClock::now() < deadline) {
+    ::poll(nullptr, 0, 5);
+  }
+  EXPECT_FALSE(ReadAvailable((*child)->out(), bytes));
+}
+
 }  // namespace
 }  // namespace savior

@@ -55,7 +55,7 @@ TEST(Cluster, DifferencesNameTheFieldAndTheTwoRanks) {
   other.model.id_dim = 64;
   cards[2].config = ToToml(other);
   const absl::Status config = CheckCards(cards);
-  EXPECT_TRUE(absl::IsFailedPrecondition(config));
+  EXPECT_TRUE(absl::IsInvalidArgument(config));
   EXPECT_THAT(config.message(),
               AllOf(HasSubstr("rank 0 on a and rank 2 on b"), HasSubstr("model.id_dim (32 | 64)")));
   cards = Cards({"a", "b"});

@@ -240,9 +240,14 @@ TEST(Commit, UnfinishedOnesAreIgnoredReplacedAndCleaned) {
   }
   EXPECT_EQ(NewestCommit(commits)->manifest.step, 1);
   EXPECT_EQ(ListCommits(commits).size(), 1u);
-  const Commit second = Write(commits, 2);  // where a former process left its part
-  EXPECT_FALSE(fs::exists(second.folder / "left.sst"));
-  ASSERT_TRUE(KeepNewest(commits, 5).ok());
+  const auto fill = [&commits](const fs::path& part) {
+    // Before anything is written: a full disk has room again.
+    EXPECT_FALSE(fs::exists(commits / "commit-000000000009.part"));
+    return Fill(part);
+  };
+  const auto second = WriteCommit(commits, Manifest(2), fill);  // where a former one left its part
+  ASSERT_TRUE(second.ok()) << second.status();
+  EXPECT_FALSE(fs::exists(second->folder / "left.sst"));
   EXPECT_THAT(NamesIn(commits), ElementsAre("commit-000000000001", "commit-000000000002"));
 }
 
@@ -258,6 +263,7 @@ TEST(Commit, FillThatFailsLeavesNoCommit) {
   EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
   EXPECT_THAT(status.message(), HasSubstr("commit-000000000002"));
   EXPECT_EQ(NewestCommit(commits)->manifest.step, 1);
+  EXPECT_THAT(NamesIn(commits), ElementsAre("commit-000000000001"));
 }
 
 TEST(Commit, TheSameStepAgainReplaces) {

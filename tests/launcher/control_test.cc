@@ -153,6 +153,20 @@ TEST_F(ControlTest, ACoordinatorThatIsGoneIsFoundOut) {
   EXPECT_THAT(two->WaitForEnd().text, HasSubstr("no word from the coordinator"));
 }
 
+// Who is slow to leave, longer than the coordinator waits for it, has not failed.
+TEST_F(ControlTest, ACoordinatorThatLeavesAfterTheEndIsNoFailure) {
+  Start(milliseconds(300));
+  std::atomic<int> heard = 0;
+  const auto one = Join(0), two = Join(1, &heard);
+  one->ReportFinished();
+  two->ReportFinished();
+  EXPECT_EQ(two->WaitForEnd().state, RunState::kFinished);
+  coordinator_.reset();
+  std::this_thread::sleep_for(milliseconds(600));
+  EXPECT_EQ(two->WaitForEnd().state, RunState::kFinished);
+  EXPECT_EQ(heard, static_cast<int>(RunState::kFinished));
+}
+
 // A process of a former run, and noise, are not heard.
 TEST_F(ControlTest, AnotherRunIsNotHeard) {
   Start(milliseconds(60000));

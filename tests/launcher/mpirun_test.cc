@@ -270,6 +270,8 @@ TEST_F(Mpirun, StopsInOrderAndGoesOn) {
   ChildProcess job(Job(3, config), folder_->path());
   ASSERT_TRUE(WaitForSteps(config));
   job.Signal(SIGUSR1);
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  job.Signal(SIGUSR1);  // a second one changes nothing
   const Ended stopped = job.Wait(kLimit);
   ASSERT_EQ(stopped.code, 0) << stopped.err;
   EXPECT_THAT(stopped.err, HasSubstr("stopped after step"));

@@ -118,6 +118,14 @@ TEST_F(RestartPolicyTest, ARequestAsksThenKills) {
   ExpectEnd(policy_->OnEnd({.code = 143, .newest_commit = 3}, now_), Outcome::kKilled);
 }
 
+TEST_F(RestartPolicyTest, OnlyARequestThatInsistsKills) {
+  Start();
+  EXPECT_EQ(policy_->OnStopRequest(/*insists=*/false).kind, Kind::kAskToStop);
+  EXPECT_EQ(policy_->OnStopRequest(/*insists=*/false).kind, Kind::kNone);
+  EXPECT_EQ(policy_->OnStopRequest(/*insists=*/true).kind, Kind::kKill);
+  ExpectEnd(policy_->OnEnd({.code = 143, .newest_commit = 3}, now_), Outcome::kKilled);
+}
+
 TEST_F(RestartPolicyTest, WhatEndsWhileAskedToIsNotStartedAgain) {
   struct Case {
     AttemptEnd end;

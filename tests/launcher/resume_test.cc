@@ -94,13 +94,14 @@ TEST_F(Resume, OfAFinishedRunScoresItAgain) {
   ExpectSame(Undisturbed(), config);
 }
 
-// The flag that Ctrl-C sets, before the first step and in the middle.
+// The flag that Ctrl-C sets, before the first step (which is done: workers stop after a step that
+// they have in common) and in the middle.
 TEST_F(Resume, OfARunStoppedByFlagIsBitIdentical) {
   std::atomic<bool> stop = true;
   Config config = Named("flagged");
   const absl::Status before = TrainQuietly(config, {.stop = &stop}).status();
   EXPECT_TRUE(absl::IsCancelled(before)) << before;
-  EXPECT_THAT(before.message(), AllOf(HasSubstr("after step 0"), HasSubstr("--resume")));
+  EXPECT_THAT(before.message(), AllOf(HasSubstr("after step 1 "), HasSubstr("--resume")));
   EXPECT_FALSE(fs::exists(fs::path(config.run.dir) / "result.json"));
 
   config.train.metrics_every_s = 1e-6;  // a line per step

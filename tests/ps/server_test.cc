@@ -5,6 +5,7 @@
 
 #include <cstring>
 #include <limits>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -59,10 +60,16 @@ class ServerTest : public testing::Test {
                           .folder = folder_ / "live"});
     EXPECT_TRUE(store.ok()) << store.status();
     store_ = *std::move(store);
+    ServeSteps(std::nullopt);
+  }
+
+  void ServeSteps(std::optional<StepRules> steps) {
+    server_.reset();
     auto server = Server::Start(&store_->host(), &context_,
                                 {.endpoint = "tcp://127.0.0.1:0",
                                  .incarnation = kIncarnation,
-                                 .codebook_version = kCodebookVersion});
+                                 .codebook_version = kCodebookVersion,
+                                 .steps = steps});
     EXPECT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
     auto dealer = DealerSocket::Connect(&context_, server_->endpoints()[0], {});
@@ -320,6 +327,49 @@ TEST_F(ServerTest, TenThousandMutatedFramesLeaveItServing) {
     }
   }
   EXPECT_TRUE(answered);
+}
+
+// What a clock puts by until its step has come is checked before: a damaged frame does not wait in
+// place of the whole one that follows it, nor what is refused in the end anyway.
+TEST_F(ServerTest, OnlyWhatIsWholeAndOfThisRunWaitsForItsStep) {
+  ServeSteps(StepRules{.workers = 2});
+  MessageHeader header = Header(MessageType::kPull);
+  header.step = 1;
+  const AlignedBytes pull = RequestOf(header, {{.table = 0, .keys = KeysOf(0, 3)}});
+  AlignedBytes damaged = pull;
+  damaged.span()[kMessageHeaderBytes + 20] ^= std::byte{1};
+  EXPECT_TRUE(absl::IsDataLoss(Error(damaged)));
+  MessageHeader other = Header(MessageType::kPull);
+  other.step = 1;
+  other.codebook_version = kCodebookVersion + 1;
+  EXPECT_TRUE(absl::IsFailedPrecondition(Error(RequestOf(other, {}))));
+
+  Send(pull.span());
+  for (const uint16_t worker : {uint16_t{0}, uint16_t{1}}) {
+    MessageHeader push = Header(MessageType::kPush);
+    push.worker = worker;
+    push.parts = 1;
+    push.step = 0;
+    EXPECT_EQ(Ask(RequestOf(push, {})).header.type, MessageType::kDone);
+  }
+  const Reply& rows = Receive();
+  EXPECT_EQ(rows.header.type, MessageType::kRows) << rows.error;
+  EXPECT_EQ(rows.header.sequence, header.sequence);
+}
+
+TEST_F(ServerTest, StepsThatNoWorkerCanBeAtDoNotWait) {
+  ServeSteps(StepRules{.workers = 2, .staleness = 3});
+  for (const MessageType type : {MessageType::kPull, MessageType::kCheckpoint}) {
+    for (const int64_t step : {int64_t{68}, std::numeric_limits<int64_t>::max()}) {
+      MessageHeader header = Header(type);
+      header.step = step;
+      const absl::Status error = Error(RequestOf(header, {}));
+      EXPECT_TRUE(absl::IsFailedPrecondition(error)) << step << ": " << error;
+    }
+  }
+  MessageHeader past = Header(MessageType::kPull);
+  past.step = std::numeric_limits<int64_t>::min();
+  EXPECT_EQ(Ask(RequestOf(past, {})).header.type, MessageType::kRows);
 }
 
 TEST_F(ServerTest, TheStoreGoesOnWithoutItsServer) {

@@ -301,7 +301,7 @@ at::Tensor Ranker::Attend(const StepInputs& in, const StepTensors& step,
     t.query_modal = Apply(query_modal_, modal_target);
     t.history_modal = modal_history;
   }
-  const at::Tensor out =
+  at::Tensor out =
       staging_ ? PairAttention(step.pairs, arm_.modal_attention, t) : BiTargetAttention(shape, t);
   if (!arm_.modal_attention || arm_.cross_attention) return out;
   // Only ModalTA and BehaviorTA.

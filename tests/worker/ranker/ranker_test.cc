@@ -268,6 +268,8 @@ StepInputs MakeJaggedInputs(const Config& config) {
     in.batch.history_offsets.push_back(static_cast<int32_t>(in.item_of_position.size()));
   }
   const int64_t rows = in.batch.rows(), modal = config.encoder.dim;
+  in.batch.global_requests = in.batch.requests();
+  in.batch.global_rows = rows;
   in.candidates = kCandidates;
   keys(&in.user.keys, kUsers);
   keys(&in.item.keys, kItems);
