@@ -14,7 +14,7 @@ void AddLaunch(CLI::App& app, LaunchOptions& options) {
       "Examples:\n"
       "  savior launch configs/complete_journey.toml --np 3\n"
       "  savior launch configs/complete_journey.toml --hosts node1:2,node2:2,node3:2\n"
-      "  salloc -N 3 savior launch configs/complete_journey.toml --np 2\n"
+      "  salloc -N 3 --ntasks-per-node 2 savior launch configs/complete_journey.toml --np 2\n"
       "The same command again goes on where it was stopped. Guide: docs/cluster.md");
   launch->add_option("config", options.config_path, "TOML file")->required();
   launch->add_option("overrides", options.overrides, "key=value ..., stronger than the file");

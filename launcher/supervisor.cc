@@ -75,7 +75,7 @@ struct Attempt {
   std::unique_ptr<RankLines> out, err;
   std::vector<Host> hosts;
   fs::file_time_type former_result;                     // result.json's time before it
-  bool bad_input = false;                               // srun said that a rank's exit code told so
+  bool bad_input = false;                               // srun said what no restart mends
   std::optional<SteadyClock::time_point> kill_at = {};  // when SIGTERM was not enough
 };
 
@@ -221,7 +221,11 @@ absl::Status Supervisor::TryStart() {
   const auto sink = [this, starter, raw = attempt.get()](bool error) {
     return [this, starter, raw, error](int rank, std::string_view line) {
       if (rank < 0) {
-        if (line.find("Exited with exit code 2") != line.npos) raw->bad_input = true;
+        // The second: the allocation is too small, now and at every restart.
+        for (const char* lasting :
+             {"Exited with exit code 2", "More processors requested than permitted"}) {
+          if (line.find(lasting) != line.npos) raw->bad_input = true;
+        }
         if (!line.empty()) log_.Show(starter == Starter::kSrun ? "srun" : "mpirun", line, error);
         return;
       }

@@ -184,7 +184,7 @@ absl::Status TrainingRun::TrainLoop() {
     const double keep = trainer_->step() == first_step + 1 ? 0.0 : 0.99;
     mean_.ctr = keep * mean_.ctr + (1 - keep) * figures.losses.ctr;
     mean_.ctcvr = keep * mean_.ctcvr + (1 - keep) * figures.losses.ctcvr;
-    if (lead()) {
+    if (progress) {
       const double seconds = absl::ToDoubleSeconds(absl::Now() - train_start_);
       progress->Update(trainer_->step(),
                        fmt::format("loss {:.4f} {:.4f}, {:.0f} samples/s", mean_.ctr, mean_.ctcvr,

@@ -5,6 +5,7 @@ bed_test.py --short runs what the default suite does.
 
 import os
 import signal
+import subprocess
 import sys
 import time
 import unittest
@@ -18,6 +19,10 @@ LONG = ("train.epochs=6",)
 ENDLESS = ("train.epochs=1000",)
 # Every node has a server and a worker in one process. A node's silence is noticed within 10 s.
 CLUSTER = ("cluster.interface=eth0", "cluster.lease_s=10", "cluster.allreduce_timeout_s=10")
+
+# What may be missed first when a machine falls silent.
+SILENCE = (r"not heard from for \d+\.\d s \(cluster.lease_s\)|no word from the coordinator"
+           r"|allreduce: |keys: |lost communication with a remote daemon")
 
 
 class BedTest(unittest.TestCase):
@@ -38,7 +43,7 @@ class BedTest(unittest.TestCase):
         for node in BED.nodes:
             BED.call("on", node, check=False)  # says so where it is on
             BED.call("cable", node, "up")
-            BED.call("rate", node, 0)
+        BED.links(0, 0)
 
     def start(self, *arguments, name=None, hosts="node1,node2,node3") -> Launch:
         launch = Launch(self.config, BED.work / (name or self._testMethodName), *CLUSTER, *arguments,
@@ -54,6 +59,20 @@ class BedTest(unittest.TestCase):
         if same:
             self.assertEqual(found, self.undisturbed)
         runs.wait_for_none(launch.run)
+
+    def expect_named(self, launch: Launch, words: str):
+        self.assertRegex(launch.text(), words)
+
+    def expect_no_daemons(self):
+        """Nothing of Open MPI is left on any node."""
+        def daemons():
+            return [pid for node in BED.nodes for pid in BED.processes(node)
+                    if runs.program(pid) in ("orted", "mpirun")]
+        runs.wait_until("no orted is left", lambda: not daemons(), 60)
+
+    @staticmethod
+    def on(node: int, *command: str):
+        subprocess.run([*BED.on(node), *command], env={**os.environ, **BED.environment}, check=True)
 
     # Short.
 
@@ -91,6 +110,8 @@ class BedTest(unittest.TestCase):
             runs.wait_for_commit(launch.run, step)
             ranks = runs.processes(launch.run, "train")
             os.kill(ranks[step // 100], signal.SIGKILL)
+            runs.wait_until("all ranks have ended",
+                            lambda: not set(ranks) & set(runs.processes(launch.run, "train")), 10)
         self.expect_finished(launch)
 
     def test_a_request_to_stop_commits_and_the_same_command_goes_on(self):
@@ -122,20 +143,68 @@ class BedTest(unittest.TestCase):
         launch = self.start(*LONG)
         runs.wait_for_commit(launch.run, 40)
         BED.call("cable", 2, "down")
-        time.sleep(3)
+        time.sleep(5)
         BED.call("cable", 2, "up")
         self.expect_finished(launch)
+        # It went on where it was, or said what it missed before it went on from the last commit.
+        if launch.starts() > 1:
+            self.expect_named(launch, SILENCE)
 
-    def test_a_slow_network_changes_nothing(self):
-        for node in BED.nodes:
-            BED.call("rate", node, 100)
+    def test_a_cable_that_is_out_for_longer_than_the_lease_is_named(self):
+        launch = self.start(*LONG, "cluster.restart_after_s=5")
+        runs.wait_for_commit(launch.run, 40)
+        ranks = runs.processes(launch.run, "train")
+        BED.call("cable", 2, "down")
+        # On both sides, of which neither can tell the other.
+        runs.wait_until("all ranks have ended",
+                        lambda: not set(ranks) & set(runs.processes(launch.run, "train")), 40)
+        self.expect_named(launch, SILENCE)
+        runs.wait_until("left out", lambda: "without node2: " in launch.text(), 60)
+        BED.call("cable", 2, "up")
+        self.expect_finished(launch, same=False)
+        self.expect_no_daemons()
+
+    def test_a_process_that_stands_still_for_longer_than_the_lease_is_named(self):
+        # Whoever waits for it would give up later.
+        launch = self.start(*LONG, "cluster.allreduce_timeout_s=60")
+        runs.wait_for_commit(launch.run, 40)
+        ranks = runs.processes(launch.run, "train")
+        stopped = next(pid for pid in ranks if BED.node_of(pid) == 3)
+        os.kill(stopped, signal.SIGSTOP)
+        runs.wait_until("all ranks have ended",
+                        lambda: not set(ranks) & set(runs.processes(launch.run, "train")), 40)
+        self.expect_named(launch, r"rank 2 \(server and worker on node3\): "
+                                  r"not heard from for \d+\.\d s \(cluster.lease_s\)")
+        self.expect_finished(launch)
+
+    def test_links_of_100_mbit_and_a_millisecond_change_nothing(self):
+        BED.links(100, 1)
         self.expect_finished(self.start(*LONG))
+
+    def test_an_interface_that_one_node_lacks_is_named_with_the_node(self):
+        for node in (1, 2):
+            self.on(node, "ip", "link", "add", "ib0", "type", "bridge")
+            self.addCleanup(self.on, node, "ip", "link", "del", "ib0")
+            self.on(node, "ip", "addr", "add", f"10.82.0.{node}/24", "dev", "ib0")
+            self.on(node, "ip", "link", "set", "ib0", "up")
+        launch = self.start(*LONG, "cluster.interface=ib0")
+        self.assertEqual(launch.wait(120), 2, launch.text())
+        self.expect_named(launch, r"without node3: it has no network interface ib0 "
+                                  r"\(cluster.interface\), but .*eth0")
+        runs.wait_for_none(launch.run)
+        self.assertEqual(runs.newest_commit(launch.run), -1)
+
+    def test_a_run_folder_that_is_not_shared_is_named(self):
+        launch = self.start(*LONG, "run.dir=/tmp/run")  # every node has a /tmp of its own
+        self.assertEqual(launch.wait(120), 2, launch.text())
+        self.expect_named(launch, r"savior: rank [12] \(server and worker on node[23]\): run.dir = "
+                                  r"/tmp/run: this host does not see what node1 has written there")
 
     def test_a_node_that_was_never_there_is_named(self):
         BED.call("off", 3)
         launch = self.start(*LONG)
         self.assertEqual(launch.wait(60), 2, launch.text())
-        self.assertIn("1 of 3 hosts do not answer, and there is no commit to go on from",
+        self.assertIn("1 of 3 hosts cannot be used, and there is no commit to go on from",
                       launch.text())
 
     def test_several_ranks_per_node(self):

@@ -94,6 +94,14 @@ def wait_for_commit(run: Path, step: int, limit_s: float = 120):
     wait_until(f"a commit of {run} at step {step}", lambda: newest_commit(run) >= step, limit_s)
 
 
+def program(pid: int) -> str:
+    """Its name; empty: it has ended."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
 def processes(run: Path, kind: str = "") -> list[int]:
     """Pids of what runs for `run`, in any namespace: "launch", "mpirun", "srun", "train" or all."""
     found = []

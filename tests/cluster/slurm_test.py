@@ -115,6 +115,39 @@ class SlurmTest(unittest.TestCase):
         self.assertIn("cannot go on", job.text())
         self.assertEqual(job.text().count("starting "), 1)
 
+    def test_a_launcher_in_an_allocation_trains_on_its_nodes(self):
+        run = BED.work / self._testMethodName
+        said = on_node1("salloc", f"--nodes={NODES}", "--quiet", runs.PROGRAM, "launch",
+                        self.config, f"run.dir={run}", *CLUSTER, *LONG)
+        where = ",".join(f"node{n}:1" for n in range(1, NODES + 1))
+        self.assertIn(f"starting {NODES} ranks on {where}, from the beginning", said)
+        self.assertIn("finished after 0 restarts", said)
+        self.assertIn(f"node{NODES} rank {NODES - 1} | ", said)
+        self.assertEqual(runs.result(run), self.undisturbed)
+        runs.wait_for_none(run)
+
+    def test_a_launcher_in_an_allocation_restarts_a_killed_rank(self):
+        run = BED.work / self._testMethodName
+        launch = subprocess.Popen(
+            [*BED.on(1), "salloc", f"--nodes={NODES}", "--quiet", runs.PROGRAM, "launch",
+             self.config, f"run.dir={run}", *CLUSTER, *LONG], cwd=BED.work, text=True,
+            env={**os.environ, **BED.environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        runs.wait_for_commit(run, 200)
+        os.kill(runs.processes(run, "train")[-1], 9)
+        said, _ = launch.communicate(timeout=300)
+        self.assertEqual(launch.returncode, 0, said)
+        self.assertIn("finished after 1 restart;", said)
+        self.assertEqual(runs.result(run), self.undisturbed)
+        runs.wait_for_none(run)
+
+    def test_an_allocation_that_is_too_small_is_not_tried_again(self):
+        run = BED.work / self._testMethodName
+        said = on_node1("salloc", f"--nodes={NODES}", "--ntasks-per-node=1", "--quiet",
+                        runs.PROGRAM, "launch", self.config, f"run.dir={run}", *CLUSTER, "--np", "2",
+                        check=False)
+        self.assertIn("More processors requested than permitted", said)
+        self.assertIn("cannot go on: no restart mends the error above", said)
+
     def test_an_array_trains_one_run_per_seed(self):
         job = self.submit("train.max_steps=100", nodes=1, options=("--seeds", "1,2"))
         job.wait_for("COMPLETED", 120)

@@ -141,6 +141,13 @@ TEST_F(Resume, OfARunStoppedByFlagIsBitIdentical) {
   stop = false;
   ASSERT_TRUE(TrainQuietly(config, {.resume = true, .stop = &stop}).ok());
   ExpectSame(Undisturbed(), config);
+
+  // The mean loss that is shown goes on as well: it does not start from zero.
+  std::ifstream metrics(fs::path(config.run.dir) / "metrics.jsonl");
+  std::string line;
+  while (std::getline(metrics, line)) {
+    EXPECT_GT(nlohmann::json::parse(line).at("loss_ctr").get<double>(), 0.2) << line;
+  }
 }
 
 TEST_F(Resume, FromTheCommitBeforeADamagedOneIsBitIdentical) {

@@ -7,6 +7,8 @@
 #   bed.sh off I | on I     power failure; switched on again
 #   bed.sh cable I up|down  the cable of node I
 #   bed.sh rate I MBIT      a slow cable: both ways, MBIT megabits a second; 0: as fast as it goes
+#   bed.sh delay I MS       a long cable: what node I sends arrives MS milliseconds later; 0: at
+#                           once. Takes the old cable out, so not while anything runs there
 #   bed.sh bytes I          received and sent by node I's eth0
 #   bed.sh slurm            a Slurm on the bed
 #   bed.sh slurm-node I     its daemon on node I, after `on`
@@ -25,16 +27,6 @@ bed_can() {
     die "this machine permits no namespaces"
 }
 
-slow_cable() {
-  local i=$1 mbit=$2
-  node_exec "$i" tc qdisc del dev eth0 root 2>/dev/null || true
-  ip netns exec "$SWITCH" tc qdisc del dev "port$i" root 2>/dev/null || true
-  ((mbit)) || return 0
-  local limit=(root tbf rate "${mbit}mbit" burst 64kb latency 50ms)
-  node_exec "$i" tc qdisc add dev eth0 "${limit[@]}"
-  ip netns exec "$SWITCH" tc qdisc add dev "port$i" "${limit[@]}"
-}
-
 case ${1-} in
   can) bed_can ;;
   up) bed_up ;;
@@ -43,7 +35,8 @@ case ${1-} in
   off) node_off "$2" ;;
   on) node_on "$2" ;;
   cable) ip -n "$SWITCH" link set "port$2" "$3" ;;
-  rate) slow_cable "$2" "$3" ;;
+  rate) cable_rate "$2" "$3" ;;
+  delay) cable_delay "$2" "$3" ;;
   bytes) awk '/eth0:/ { print $2, $10 }' "/proc/$(node_pid "$2")/net/dev" ;;
   slurm) slurm_up ;;
   slurm-node) slurm_node_on "$2" ;;

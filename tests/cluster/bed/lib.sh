@@ -8,6 +8,7 @@
 #   BED_PREFIX      of its namespace and links, so that beds can stand side by side (at most 8 letters)
 #   BED_NET         addresses: BED_NET.1, BED_NET.2 ...; they exist inside the namespaces only
 #   BED_NODES       how many
+#   SAVIOR_BED_CABLE  the program of cable.cc; only long cables need it
 set -euo pipefail
 
 BED=${SAVIOR_BED:?the folder of the bed}
@@ -74,18 +75,67 @@ node_on() {
   node_exec "$i" /usr/sbin/sshd -f "$BED/ssh/sshd_config" -E "$BED/node$i.sshd.log"
 }
 
-# The cable. Fixed MAC: what the others remember stays right when a node comes back. The kernel
-# tells the bridge of a new carrier up to a second late and loses frames before: so wait for it.
+# The cable: eth0 of the node at one end, a port of the bridge at the other. Fixed MAC: what the
+# others remember stays right when a node comes back. The kernel tells the bridge of a new carrier
+# up to a second late and loses frames before: so wait for it.
 plug_in() {
-  local i=$1 address
+  local i=$1 address delay
   address=$(printf '02:77:00:00:00:%02x' "$i")
-  ip -n "$SWITCH" link add "port$i" type veth peer name "end$i"
-  ip -n "$SWITCH" link set "end$i" netns "$(node_pid "$i")" name eth0
+  delay=$(setting "delay$i")
+  if ((delay)); then
+    lay_long_cable "$i" "$delay"
+  else
+    ip -n "$SWITCH" link add "port$i" type veth peer name "end$i"
+    ip -n "$SWITCH" link set "end$i" netns "$(node_pid "$i")" name eth0
+  fi
   ip -n "$SWITCH" link set "port$i" master br0 up
   node_exec "$i" ip link set eth0 address "$address"
   node_exec "$i" ip addr add "$NET.$i/24" dev eth0
   node_exec "$i" ip link set eth0 up
   retry 250 forwards "$i" || die "port$i does not forward"
+  limit_rate "$i"
+}
+unplug() {
+  local file=$BED/cable$1.daemon.pid
+  if [[ -e $file ]]; then
+    kill -9 "$(cat "$file")" 2>/dev/null || true
+    rm -f "$file"
+  fi
+  ip -n "$SWITCH" link del "port$1" 2>/dev/null || true # gone with the program or the node
+  retry 250 has_no_port "$1" || die "port$1 stays"
+}
+has_no_port() { ! ip -n "$SWITCH" link show "port$1" >/dev/null 2>&1; }
+lay_long_cable() {
+  local i=$1 delay=$2
+  [[ -x ${SAVIOR_BED_CABLE-} ]] || die "SAVIOR_BED_CABLE names no program: build bed_cable"
+  : >"$BED/cable$i.log"
+  setsid "$SAVIOR_BED_CABLE" "/proc/$(node_pid "$i")/ns/net" "/run/netns/$SWITCH" "port$i" \
+    $((delay * 1000)) </dev/null >"$BED/cable$i.log" 2>&1 &
+  echo $! >"$BED/cable$i.daemon.pid"
+  retry 250 grep -q ready "$BED/cable$i.log" || die "no cable: $(cat "$BED/cable$i.log")"
+}
+
+# What `rate` and `delay` have set; it outlives a power failure. 0: nothing.
+setting() { cat "$BED/$1.set" 2>/dev/null || echo 0; }
+cable_rate() {
+  echo "$2" >"$BED/rate$1.set"
+  limit_rate "$1"
+}
+limit_rate() {
+  local i=$1 mbit
+  mbit=$(setting "rate$i")
+  node_exec "$i" tc qdisc del dev eth0 root 2>/dev/null || true
+  ip netns exec "$SWITCH" tc qdisc del dev "port$i" root 2>/dev/null || true
+  ((mbit)) || return 0
+  local limit=(root tbf rate "${mbit}mbit" burst 64kb latency 50ms)
+  node_exec "$i" tc qdisc add dev eth0 "${limit[@]}"
+  ip netns exec "$SWITCH" tc qdisc add dev "port$i" "${limit[@]}"
+}
+cable_delay() {
+  [[ $(setting "delay$1") != "$2" ]] || return 0
+  echo "$2" >"$BED/delay$1.set"
+  unplug "$1"
+  plug_in "$1"
 }
 forwards() { ip -n "$SWITCH" -d link show "port$1" | grep -q 'state forwarding'; }
 
@@ -97,7 +147,7 @@ node_off() {
   ip -n "$SWITCH" link set "port$1" down
   kill -9 "$pid"
   retry 250 test ! -d "/proc/$pid" || die "node$1 does not die"
-  ip -n "$SWITCH" link del "port$1" 2>/dev/null || true # gone with the node, but a bit later
+  unplug "$1"
 }
 
 write_ssh_files() {
