@@ -209,7 +209,7 @@ absl::Status RequestPort::Push(Frame* request, std::span<const WritePart> parts,
     sum_.Keep(std::move(*request));
     if (clock_->Completes(worker, step, count)) {
       absl::StatusOr<std::span<const WritePart>> sums = sum_.Sum();
-      const absl::Status status = sums.ok() ? shard.Push(step, *sums) : sums.status();
+      absl::Status status = sums.ok() ? shard.Push(step, *sums) : sums.status();
       if (!status.ok()) {
         sum_.DropLast();
         return status;
