@@ -1,5 +1,6 @@
 """The bed of bed/bed.sh: several machines on this one, for one test program."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -12,13 +13,15 @@ SCRIPT = Path(__file__).resolve().parent / "bed" / "bed.sh"
 
 
 class Bed:
-    """Nodes 1 to `nodes`. `name` (at most 8 letters) and `net` differ from those of other beds."""
+    """Nodes 1 to `nodes`. `name` and `net` differ from those of other beds of this checkout."""
 
     def __init__(self, name: str, net: str, nodes: int = 3):
         self.folder = Path(os.environ["SAVIOR_BED"] + "-" + name)
         self.nodes = range(1, nodes + 1)
-        self.settings = {"SAVIOR_BED": str(self.folder), "BED_PREFIX": name, "BED_NET": net,
-                         "BED_NODES": str(nodes)}
+        # Beds of other checkouts may stand beside this one.
+        mark = hashlib.blake2s(str(self.folder).encode()).hexdigest()[:6]
+        self.settings = {"SAVIOR_BED": str(self.folder), "BED_PREFIX": f"{name}-{mark}-",
+                         "BED_NET": net, "BED_NODES": str(nodes)}
         self.environment = {**self.settings,
                             "OMPI_MCA_plm_rsh_args": f"-F {self.folder}/ssh/config"}
         self.work = self.folder / "work"  # on every node, unlike /tmp

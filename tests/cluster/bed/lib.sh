@@ -5,7 +5,8 @@
 #
 #   SAVIOR_BED      its folder: pids, keys, logs, Slurm's state. Not below /tmp, which every node has
 #                   for itself
-#   BED_PREFIX      of its namespace and links, so that beds can stand side by side (at most 8 letters)
+#   BED_PREFIX      of its switch's namespace, the one name that is the machine's: another one for
+#                   every bed, so that they can stand side by side
 #   BED_NET         addresses: BED_NET.1, BED_NET.2 ...; they exist inside the namespaces only
 #   BED_NODES       how many
 #   SAVIOR_BED_CABLE  the program of cable.cc; only long cables need it
