@@ -29,7 +29,8 @@ namespace fs = std::filesystem;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-constexpr seconds kProbeTimeout{5};
+// ssh to a machine with a lot to do takes seconds, and leaving one out that lives costs a run more.
+constexpr seconds kProbeTimeout{15};
 constexpr seconds kKillAfter{5};  // between SIGTERM and SIGKILL to mpirun
 
 // Step of the newest commit, by its name: the trainer checks what is in it. -1: none.
