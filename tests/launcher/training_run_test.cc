@@ -41,9 +41,8 @@ class TwoWorkers final : public RunPlace {
   Group& workers() override { return group_; }
   Allreduce& allreduce() override { return alone_.allreduce(); }
   absl::StatusOr<RunStart> Agree(std::optional<RunStart> mine) override { return *mine; }
-  absl::StatusOr<std::unique_ptr<RunStore>> OpenStore(const RunStart& start,
-                                                      const std::filesystem::path& live) override {
-    return alone_.OpenStore(start, live);
+  absl::StatusOr<std::unique_ptr<RunStore>> OpenStore(const RunStart& start) override {
+    return alone_.OpenStore(start);
   }
 
  private:
