@@ -153,13 +153,15 @@ struct TableStats {
   bool operator==(const TableStats&) const = default;
 };
 
-// What the shards' clocks have seen since the start (ps/step_clock.h); zeros where nobody keeps
-// one.
+// What the shards' clocks have seen since the start (ps/step_clock.h), and what serving them cost;
+// zeros where nobody keeps a clock, or serves.
 struct StepStats {
   uint64_t steps = 0;          // done by all workers, at the shard that is behind most
   uint64_t pulls = 0;          // of training steps, summed over shards
   uint64_t pulls_held = 0;     // of those, that had to wait for a push
   uint64_t max_staleness = 0;  // most steps that a pull was without a push of
+  // CPU time since their start of the servers' processes that are not also somebody else's.
+  uint64_t server_cpu_us = 0;
   bool operator==(const StepStats&) const = default;
 };
 

@@ -290,9 +290,11 @@ absl::Status ClusterProcess::Serve(const RunStart& start) {
                      .steps = StepRules{.workers = static_cast<uint32_t>(placement_.workers.size()),
                                         .staleness = config_.cluster.staleness,
                                         .first_step = start.step},
-                     .checkpoint_folder = [commits](int64_t step, uint32_t shard) {
-                       return UnfinishedCommit(commits, step) / absl::StrCat("shard-", shard);
-                     }}));
+                     .checkpoint_folder =
+                         [commits](int64_t step, uint32_t shard) {
+                           return UnfinishedCommit(commits, step) / absl::StrCat("shard-", shard);
+                         },
+                     .counts_cpu = !IsWorker(role())}));
   return absl::OkStatus();
 }
 

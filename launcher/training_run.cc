@@ -29,6 +29,8 @@ constexpr std::chrono::minutes kCheckpointTimeout{10};
 // For what may take as long as it takes: a dead process is found out otherwise (control.h).
 constexpr std::chrono::hours kPatience{24 * 7};
 
+Deadline StatsDeadline() { return DeadlineIn(std::chrono::seconds(10)); }
+
 }  // namespace
 
 absl::StatusOr<Scores> Score(const RunInputs& inputs, Group* workers, Trainer* trainer) {
@@ -171,6 +173,10 @@ absl::Status TrainingRun::TrainLoop() {
   if (options_.before_first_step) options_.before_first_step();
   train_start_ = last_metrics_ = absl::Now();
   train_cpu_start_ = last_cpu_ = ProcessCpuSeconds();
+  if (lead()) {
+    SAVIOR_ASSIGN_OR_RETURN(server_cpu_start_, ServerCpuSeconds());
+    last_server_cpu_ = server_cpu_start_;
+  }
   samples_start_ = last_samples_ = samples_;
   const int64_t first_step = trainer_->step();
   std::optional<Progress> progress;  // one for all workers
@@ -178,7 +184,12 @@ absl::Status TrainingRun::TrainLoop() {
     progress.emplace("training", trainer_->total_steps(), "steps", absl::Seconds(15), first_step);
   }
   while (trainer_->step() < trainer_->total_steps() && !stopped_) {
+    const absl::Time begin = absl::Now();
     SAVIOR_ASSIGN_OR_RETURN(const StepFigures figures, trainer_->Step(StopAsked()));
+    const double step_s = absl::ToDoubleSeconds(absl::Now() - begin);
+    step_times_.Add(figures.seconds, step_s);
+    last_step_times_.Add(figures.seconds, step_s);
+    if (options_.after_step) options_.after_step(trainer_->step() - 1, figures);
     stopped_ = figures.stop;
     samples_ += figures.rows;
     const double keep = trainer_->step() == first_step + 1 ? 0.0 : 0.99;
@@ -193,8 +204,35 @@ absl::Status TrainingRun::TrainLoop() {
     SAVIOR_RETURN_IF_ERROR(AfterStep(figures));
   }
   train_wall_s_ = absl::ToDoubleSeconds(absl::Now() - train_start_);
-  train_cpu_s_ = ProcessCpuSeconds() - train_cpu_start_;
+  SAVIOR_RETURN_IF_ERROR(GatherCosts());
   if (progress) progress->Finish(fmt::format("loss {:.4f} {:.4f}", mean_.ctr, mean_.ctcvr));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<double> TrainingRun::ServerCpuSeconds() {
+  SAVIOR_ASSIGN_OR_RETURN(const StoreStats stats, store_->store().Stats(StatsDeadline()));
+  return 1e-6 * static_cast<double>(stats.steps.server_cpu_us);
+}
+
+absl::Status TrainingRun::GatherCosts() {
+  const Json mine = {{"cpu_s", ProcessCpuSeconds() - train_cpu_start_},
+                     {"step_seconds", step_times_.ToJson()}};
+  SAVIOR_ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                          place_.workers().Allgather(mine.dump(), DeadlineIn(kPatience)));
+  if (!lead()) return absl::OkStatus();
+  SAVIOR_ASSIGN_OR_RETURN(double servers, ServerCpuSeconds());
+  servers -= server_cpu_start_;
+  train_cpu_s_ = servers;
+  Json workers = Json::array();
+  for (const std::string& bytes : all) {
+    Json worker = Json::parse(bytes, nullptr, /*allow_exceptions=*/false);
+    if (!worker.is_object() || !worker.contains("cpu_s") || !worker["cpu_s"].is_number()) {
+      return absl::DataLossError("a worker's costs do not decode");
+    }
+    train_cpu_s_ += worker["cpu_s"].get<double>();
+    workers.push_back(std::move(worker));
+  }
+  processes_ = {{"workers", std::move(workers)}, {"servers_cpu_s", servers}};
   return absl::OkStatus();
 }
 
@@ -215,8 +253,11 @@ absl::Status TrainingRun::WriteMetrics(const StepFigures& figures) {
   const absl::Time now = absl::Now();
   const double cpu = ProcessCpuSeconds();
   const auto samples = static_cast<double>(samples_ - last_samples_);
-  SAVIOR_ASSIGN_OR_RETURN(const StoreStats stats,
-                          store_->store().Stats(DeadlineIn(std::chrono::seconds(10))));
+  SAVIOR_ASSIGN_OR_RETURN(const StoreStats stats, store_->store().Stats(StatsDeadline()));
+  const double server_cpu = 1e-6 * static_cast<double>(stats.steps.server_cpu_us);
+  // The others' is known at the end only: as if all had used as much.
+  const double all_cpu =
+      (cpu - last_cpu_) * place_.workers().size() + server_cpu - last_server_cpu_;
   const auto hit_rate = [](uint64_t hits, uint64_t pulled) {
     return pulled == 0 ? 1.0 : static_cast<double>(hits) / static_cast<double>(pulled);
   };
@@ -238,7 +279,7 @@ absl::Status TrainingRun::WriteMetrics(const StepFigures& figures) {
                      {"loss_ctr", mean_.ctr},
                      {"loss_ctcvr", mean_.ctcvr},
                      {"samples_per_s", samples / absl::ToDoubleSeconds(now - last_metrics_)},
-                     {"samples_per_cpu_s", samples / (cpu - last_cpu_)},
+                     {"samples_per_cpu_s", samples / all_cpu},
                      {"rows_pulled", figures.rows_pulled},
                      {"hot_hit_rate", hit_rate(hits, pulled)},
                      {"tables", by_table},
@@ -248,9 +289,12 @@ absl::Status TrainingRun::WriteMetrics(const StepFigures& figures) {
                       {{"store_sent", stats.network.bytes_sent},
                        {"store_received", stats.network.bytes_received},
                        {"allreduce_sent", place_.allreduce().bytes_sent()}}},
-                     {"rss_bytes", RssBytes()}};
+                     {"rss_bytes", RssBytes()},
+                     {"step_seconds", last_step_times_.ToJson()}};
   last_metrics_ = now;
   last_cpu_ = cpu;
+  last_server_cpu_ = server_cpu;
+  last_step_times_ = {};
   last_samples_ = samples_;
   return folder_->AddMetrics(line);
 }
@@ -316,7 +360,8 @@ absl::Status TrainingRun::WriteResult(const Scores& scores) {
                        {"wall_s", train_wall_s_},
                        {"cpu_s", train_cpu_s_},
                        {"samples_per_cpu_s", train_cpu_s_ > 0 ? trained / train_cpu_s_ : 0.0},
-                       {"peak_rss_bytes", PeakRssBytes()}}}};
+                       {"peak_rss_bytes", PeakRssBytes()},
+                       {"processes", processes_}}}};
   SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(folder_->result(), json.dump(2) + "\n"));
   out_ << fmt::format("\n{} impressions in {:.0f} s ({:.0f} per CPU-second), result in {}\n",
                       samples_ - samples_start_, train_wall_s_,

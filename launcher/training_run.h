@@ -7,6 +7,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <ostream>
 
@@ -15,6 +16,7 @@
 #include "launcher/run_folder.h"
 #include "launcher/run_inputs.h"
 #include "launcher/run_place.h"
+#include "launcher/step_times.h"
 #include "worker/content.h"
 #include "worker/eval/evaluation.h"
 #include "worker/trainer.h"
@@ -28,6 +30,8 @@ struct RunOptions {
   // Called once there are steps to stop between and a state to commit. Before, a signal should end
   // the process at once: nothing is lost, since nothing was trained.
   std::function<void()> before_first_step = {};
+  // Called after every step, with its number: for benches.
+  std::function<void(int64_t step, const StepFigures& figures)> after_step = {};
 };
 
 struct Scores {
@@ -64,6 +68,10 @@ class TrainingRun {
   absl::Status TrainLoop();
   absl::Status AfterStep(const StepFigures& figures);
   absl::Status WriteMetrics(const StepFigures& figures);
+  // CPU time that the servers' processes have used so far.
+  absl::StatusOr<double> ServerCpuSeconds();
+  // What the steps cost every process of the run; what `processes_` and `train_cpu_s_` get.
+  absl::Status GatherCosts();
   absl::Status CommitNow();
   absl::Status WriteCommitFiles(const std::filesystem::path& part);
   absl::StatusOr<EvalResult> Finish();
@@ -88,9 +96,15 @@ class TrainingRun {
   absl::Time train_start_;
   double train_cpu_start_ = 0;
   int64_t samples_start_ = 0;  // at train_start_
-  double train_wall_s_ = 0, train_cpu_s_ = 0;
+  double server_cpu_start_ = 0;
+  double train_wall_s_ = 0;
+  double train_cpu_s_ = 0;  // of all processes
+  StepTimes step_times_;    // of this worker
+  nlohmann::ordered_json processes_;
+  // Since the last line of metrics.
   absl::Time last_metrics_;
-  double last_cpu_ = 0;
+  double last_cpu_ = 0, last_server_cpu_ = 0;
+  StepTimes last_step_times_;
   int64_t last_samples_ = 0;
   RankerLosses mean_;  // exponential means, for people
 };

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "common/process.h"
 #include "common/store_checks.h"
 #include "common/table_counters.h"
 
@@ -19,7 +20,7 @@ constexpr size_t kMaxWaiting = 65536;
 
 RequestPort::RequestPort(const ServedShard& served, std::span<const TableSpec> tables,
                          std::optional<StepRules> steps, CheckpointFolder checkpoint_folder,
-                         ShardThread* thread, Context* context,
+                         bool counts_cpu, ShardThread* thread, Context* context,
                          std::unique_ptr<RouterSocket> socket)
     : served_(served),
       tables_(tables),
@@ -27,6 +28,7 @@ RequestPort::RequestPort(const ServedShard& served, std::span<const TableSpec> t
       context_(context),
       socket_(std::move(socket)),
       checkpoint_folder_(std::move(checkpoint_folder)),
+      counts_cpu_(counts_cpu),
       sums_pushes_(steps.has_value() && steps->synchronous() && steps->workers > 1),
       sum_(tables),
       checker_(tables, served) {
@@ -260,8 +262,9 @@ absl::Status RequestPort::Stats(const Shard& shard, Frame* reply) {
     PackCounters(stats[t], writer.AddCounters(t, kTableCounters));
   }
   // As if the clock were one more table.
-  PackCounters(clock_.has_value() ? clock_->stats() : StepStats{},
-               writer.AddCounters(static_cast<uint32_t>(stats.size()), kStepCounters));
+  StepStats steps = clock_.has_value() ? clock_->stats() : StepStats{};
+  if (counts_cpu_) steps.server_cpu_us = static_cast<uint64_t>(ProcessCpuSeconds() * 1e6);
+  PackCounters(steps, writer.AddCounters(static_cast<uint32_t>(stats.size()), kStepCounters));
   writer.Finish();
   *reply = std::move(frame);
   return absl::OkStatus();

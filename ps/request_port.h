@@ -32,8 +32,9 @@ class RequestPort final : public ShardPort {
   using CheckpointFolder = std::function<std::filesystem::path(int64_t step, uint32_t shard)>;
 
   // Everything pointed to outlives the port. `thread` runs it, and keeps the shard's hints.
+  // counts_cpu: statistics include the CPU time of this process.
   RequestPort(const ServedShard& served, std::span<const TableSpec> tables,
-              std::optional<StepRules> steps, CheckpointFolder checkpoint_folder,
+              std::optional<StepRules> steps, CheckpointFolder checkpoint_folder, bool counts_cpu,
               ShardThread* thread, Context* context, std::unique_ptr<RouterSocket> socket);
 
   const std::string& endpoint() const { return socket_->endpoint(); }
@@ -81,6 +82,7 @@ class RequestPort final : public ShardPort {
   const std::unique_ptr<RouterSocket> socket_;
 
   const CheckpointFolder checkpoint_folder_;
+  const bool counts_cpu_;
   const bool sums_pushes_;  // synchronous, and more than one worker
   std::optional<StepClock> clock_;
   StepSum sum_;

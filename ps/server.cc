@@ -32,8 +32,9 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ShardHost* host, Context* 
                              .incarnation = options.incarnation,
                              .codebook_version = options.codebook_version};
     server->ports_.push_back(std::make_unique<RequestPort>(
-        served, host->tables(), options.steps, options.checkpoint_folder, &host->thread(s), context,
-        *std::move(socket)));
+        served, host->tables(), options.steps, options.checkpoint_folder,
+        // The first one speaks for the process.
+        options.counts_cpu && i == 0, &host->thread(s), context, *std::move(socket)));
     server->endpoints_.push_back(server->ports_.back()->endpoint());
   }
   for (uint32_t i = 0; i < host->count(); ++i) {

@@ -31,6 +31,8 @@ struct ServerOptions {
   std::optional<StepRules> steps = std::nullopt;
   // Where a shard's checkpoint of the commit at `step` belongs. None: checkpoints are refused.
   std::function<std::filesystem::path(int64_t step, uint32_t shard)> checkpoint_folder = nullptr;
+  // Statistics say how much CPU time this process has used: where nobody else counts it.
+  bool counts_cpu = false;
 };
 
 // Serves from Start until it is destroyed; in-process users of the shards go on beside it. A host

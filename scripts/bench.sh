@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Runs the benches of the embedding engine, one after the other, on a release build: their tables on
-# the terminal, and every figure as a line of JSON in build/bench/. About ten minutes and 12 GB of
-# RAM; leave the machine alone meanwhile. Arguments: names of benches, default all.
+# Runs the benches, one after the other, on a release build: their tables on the terminal, and every
+# figure as a line of JSON in build/bench/. About half an hour and 12 GB of RAM; leave the machine
+# alone meanwhile. Arguments: names of benches, default all.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-ALL=(bench_hot_tier bench_pull_push bench_cold bench_table_growth)
+ALL=(bench_hot_tier bench_pull_push bench_cold bench_table_growth bench_scaling
+  bench_overlap)
 (($#)) || set -- "${ALL[@]}"
 
 "$ROOT/scripts/setup.sh"

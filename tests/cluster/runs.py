@@ -61,7 +61,7 @@ def make_world(folder: Path) -> Path:
 def result(run: Path) -> dict:
     """result.json without what time and machine decide."""
     read = json.loads((run / "result.json").read_text())
-    for key in ("wall_s", "cpu_s", "samples_per_cpu_s", "peak_rss_bytes"):
+    for key in ("wall_s", "cpu_s", "samples_per_cpu_s", "peak_rss_bytes", "processes"):
         read["train"].pop(key, None)
     return read
 

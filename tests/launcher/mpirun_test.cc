@@ -250,6 +250,30 @@ TEST_F(Mpirun, AWorkerFiveTimesSlowerThanTheOthersLeavesTheBoundOfStalenessAlone
   }
 }
 
+TEST_F(Mpirun, TheResultSaysWhatEveryProcessUsed) {
+  Config config = Named("costs");
+  config.train.metrics_every_s = 0.05;
+  Finishes(3, config);
+  std::ifstream file(fs::path(config.run.dir) / "result.json");
+  const auto train = nlohmann::json::parse(file).at("train");
+  double cpu_s = train.at("processes").at("servers_cpu_s");
+  EXPECT_GT(cpu_s, 0);
+  ASSERT_EQ(train.at("processes").at("workers").size(), 2u);
+  for (const auto& worker : train.at("processes").at("workers")) {
+    cpu_s += worker.at("cpu_s").get<double>();
+    EXPECT_GT(worker.at("step_seconds").at("steps"), 0);
+    EXPECT_GT(worker.at("step_seconds").at("compute").at("mean"), 0.0);
+  }
+  EXPECT_NEAR(train.at("cpu_s"), cpu_s, 1e-9);
+  std::ifstream metrics(fs::path(config.run.dir) / "metrics.jsonl");
+  std::string line;
+  ASSERT_TRUE(std::getline(metrics, line));
+  EXPECT_GT(nlohmann::json::parse(line).at("step_seconds").at("step").at("p99"), 0.0);
+  // A process alone has no servers to pay for.
+  std::ifstream alone(fs::path(Alone().run.dir) / "result.json");
+  EXPECT_EQ(nlohmann::json::parse(alone).at("train").at("processes").at("servers_cpu_s"), 0.0);
+}
+
 TEST_F(Mpirun, EncryptedAndHalfPrecisionRunsTrain) {
   Config curve = Named("curve");
   curve.security.curve = "always";

@@ -88,7 +88,7 @@ inline std::string ResultOf(const Config& config) {
   const auto text = ReadFile(std::filesystem::path(config.run.dir) / "result.json");
   if (!text.ok()) return std::string(text.status().message());
   auto json = nlohmann::ordered_json::parse(*text);
-  for (const char* key : {"wall_s", "cpu_s", "samples_per_cpu_s", "peak_rss_bytes"}) {
+  for (const char* key : {"wall_s", "cpu_s", "samples_per_cpu_s", "peak_rss_bytes", "processes"}) {
     json.at("train").erase(key);
   }
   return json.dump(1);
