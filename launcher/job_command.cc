@@ -75,9 +75,10 @@ std::vector<std::string> SrunCommand(const Job& job) {
   for (const Host& host : job.hosts) names.push_back(host.name);
   for (const std::string& word :
        {std::string("srun"), std::string("--mpi=pmix"), std::string("--kill-on-bad-exit=1"),
-        std::string("--label"), std::string("--input=none"), "--chdir=" + job.folder,
-        std::string("--distribution=block"), fmt::format("--nodes={}", names.size()),
-        fmt::format("--ntasks={}", job.ranks),
+        // Slurm may hold on to the step of a node that has died, and its CPUs, for ever.
+        std::string("--overlap"), std::string("--label"), std::string("--input=none"),
+        "--chdir=" + job.folder, std::string("--distribution=block"),
+        fmt::format("--nodes={}", names.size()), fmt::format("--ntasks={}", job.ranks),
         fmt::format("--ntasks-per-node={}", job.hosts.empty() ? 1 : job.hosts.front().ranks),
         fmt::format("--nodelist={}", fmt::join(names, ","))}) {
     argv.push_back(word);

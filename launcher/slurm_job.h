@@ -75,7 +75,7 @@ while [[ -z $asked ]]; do
   say "starting $TASKS_PER_NODE ranks on each of: ${nodes[*]:-no node}, from step $commit"
   if ((${#nodes[@]})); then
     list=$(printf '%s,' "${nodes[@]}")
-    srun --mpi=pmix --kill-on-bad-exit=1 --label --input=none --distribution=block \
+    srun --mpi=pmix --kill-on-bad-exit=1 --overlap --label --input=none --distribution=block \
       --nodes=${#nodes[@]} --nodelist="${list%,}" --ntasks-per-node="$TASKS_PER_NODE" \
       --ntasks=$((TASKS_PER_NODE * ${#nodes[@]})) \
       "$SAVIOR" train "$CONFIG" "${OVERRIDES[@]}" --resume 2> >(tee "$RUN/srun.err" >&2) &

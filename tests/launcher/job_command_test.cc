@@ -131,7 +131,7 @@ TEST(JobCommand, Srun) {
   const std::string text = Text(SrunCommand(job));
   EXPECT_THAT(text, StartsWith("env OMPI_MCA_pml=ob1"));
   EXPECT_THAT(text, AllOf(HasSubstr("OMPI_MCA_btl_tcp_if_include=eth1"),
-                          HasSubstr(" srun --mpi=pmix --kill-on-bad-exit=1"),
+                          HasSubstr(" srun --mpi=pmix --kill-on-bad-exit=1 --overlap"),
                           HasSubstr("--nodes=2 --ntasks=4 --ntasks-per-node=2 --nodelist=a,c "
                                     "savior train")));
 }

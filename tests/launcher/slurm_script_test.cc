@@ -63,9 +63,9 @@ TEST_F(SlurmScriptTest, HasWhatOutlivesNodesAndTimeLimits) {
       Script({.config_path = "a.toml", .nodes = 1}),
       AllOf(HasSubstr("#SBATCH --requeue\n"), HasSubstr("#SBATCH --no-kill\n"),
             HasSubstr("#SBATCH --open-mode=append\n"), HasSubstr("#SBATCH --signal=B:USR1@120\n"),
-            HasSubstr("srun --mpi=pmix --kill-on-bad-exit=1"), HasSubstr("scontrol requeue"),
-            Not(HasSubstr("--gpus-per-node")), Not(HasSubstr("--time")),
-            Not(HasSubstr("--partition")), Not(HasSubstr("--array")),
+            HasSubstr("srun --mpi=pmix --kill-on-bad-exit=1 --overlap"),
+            HasSubstr("scontrol requeue"), Not(HasSubstr("--gpus-per-node")),
+            Not(HasSubstr("--time")), Not(HasSubstr("--partition")), Not(HasSubstr("--array")),
             Not(HasSubstr("if_include"))));
 }
 
