@@ -69,7 +69,7 @@ Json ToJson(const Observations& observations, const Json& steps) {
 absl::Status Work(const Config& config, ClusterProcess* process) {
   if (!IsWorker(process->role())) {
     SAVIOR_ASSIGN_OR_RETURN(const RunStart start, process->Agree(std::nullopt));
-    SAVIOR_RETURN_IF_ERROR(process->OpenStore(start, {}).status());
+    SAVIOR_RETURN_IF_ERROR(process->OpenStore(start).status());
     process->link()->WaitForEnd();
     return absl::OkStatus();
   }
