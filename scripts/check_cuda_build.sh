@@ -13,9 +13,10 @@ cd "$ROOT"
 cmake --preset cuda >/dev/null
 cmake --build build/cuda -j 2 --target device_test nccl_allreduce_test
 for program in device_test nccl_allreduce_test; do
+  # Not piped into grep -q, which may end before readelf has written all.
+  needed=$(readelf -d "build/cuda/tests/worker/device/$program")
   for library in libtorch_cuda.so libc10_cuda.so libnccl.so.2; do
-    readelf -d "build/cuda/tests/worker/device/$program" | grep -qF "[$library]" ||
-      die "$program was linked without $library"
+    [[ $needed == *"[$library]"* ]] || die "$program was linked without $library"
   done
 done
 echo "compiled and linked against libtorch_cuda.so and libnccl.so.2"
