@@ -160,11 +160,12 @@ class SlurmTest(unittest.TestCase):
         job = self.submit(*LONG)
         runs.wait_for_commit(job.run, 200)
         BED.call("off", 3)  # node1 has the batch script
+        # The tests after this one need it, whatever becomes of this one.
+        self.addCleanup(BED.call, "slurm-node", 3)
+        self.addCleanup(BED.call, "on", 3)
         job.wait_for("COMPLETED", 400)
         self.assertRegex(job.text(), r"starting 1 ranks on each of: node1 node2, from step \d{3}")
         runs.wait_for_none(job.run)
-        BED.call("on", 3)
-        BED.call("slurm-node", 3)
 
 
 def main() -> int:
