@@ -10,14 +10,15 @@
 #include <cstdlib>
 #include <iostream>
 #include <nlohmann/json.hpp>
-#include <random>
 #include <utility>
 
 #include "common/files.h"
 #include "common/message.h"
+#include "common/unique_number.h"
 #include "launcher/commit.h"
 #include "launcher/exit_code.h"
 #include "launcher/network.h"
+#include "ps/restore.h"
 #include "worker/device.h"
 #include "worker/remote_store.h"
 #include "worker/tables.h"
@@ -28,19 +29,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
-
-// For what may take as long as it takes: a dead process is found out by the control channel.
-constexpr std::chrono::hours kPatience{24 * 7};
-
-std::chrono::milliseconds Milliseconds(double seconds) {
-  return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1e3));
-}
-
-// Two runs that follow each other must not have the same one: not from the seed.
-uint64_t DrawIncarnation() {
-  std::random_device device;
-  return uint64_t{device()} << 32 | device();
-}
 
 ValueDtype WireDtype(const std::string& name) {
   if (name == "bfloat16") return ValueDtype::kBfloat16;
@@ -115,7 +103,7 @@ absl::Status ClusterProcess::ExchangeCards(const std::string& role) {
                       .program = program,
                       .config = ToToml(config_),
                       .public_key = keys_.public_key,
-                      .incarnation = DrawIncarnation()};
+                      .incarnation = DrawUniqueNumber()};
   SAVIOR_ASSIGN_OR_RETURN(const std::vector<std::string> all,
                           everybody_->Allgather(mine.Encode(), PhaseDeadline()));
   std::vector<std::string> keys;
@@ -268,17 +256,12 @@ absl::StatusOr<RunStart> ClusterProcess::Agree(std::optional<RunStart> mine) {
 absl::Status ClusterProcess::Serve(const RunStart& start) {
   const auto server = static_cast<uint32_t>(std::ranges::find(placement_.servers, rank()) -
                                             placement_.servers.begin());
-  SAVIOR_ASSIGN_OR_RETURN(
-      host_,
-      ShardHost::Open({.tables = ModelTables(config_),
-                       .shards = placement_.shards,
-                       .first = placement_.FirstShard(server),
-                       .count = placement_.ShardCount(server),
-                       .ram_budget_bytes = static_cast<uint64_t>(config_.ps.ram_budget_mb) << 20,
-                       .folder = LiveFolder(config_) / absl::StrCat("server-", server),
-                       .seed = static_cast<uint64_t>(config_.seed),
-                       .steps_per_minute = static_cast<double>(config_.ps.steps_per_minute),
-                       .restore_from = start.restore_from}));
+  ShardHostOptions options = HostOptions(
+      config_, LiveFolder(config_) / absl::StrCat("server-", server), start.restore_from);
+  options.shards = placement_.shards;
+  options.first = placement_.FirstShard(server);
+  options.count = placement_.ShardCount(server);
+  SAVIOR_ASSIGN_OR_RETURN(host_, ShardHost::Open(std::move(options)));
   SAVIOR_ASSIGN_OR_RETURN(const std::string endpoint, BindTo(1));
   const fs::path commits = fs::path(config_.run.dir) / "commits";
   SAVIOR_ASSIGN_OR_RETURN(
@@ -292,7 +275,7 @@ absl::Status ClusterProcess::Serve(const RunStart& start) {
                                         .first_step = start.step},
                      .checkpoint_folder =
                          [commits](int64_t step, uint32_t shard) {
-                           return UnfinishedCommit(commits, step) / absl::StrCat("shard-", shard);
+                           return UnfinishedCommit(commits, step) / ShardFolder(shard);
                          },
                      .counts_cpu = !IsWorker(role())}));
   return absl::OkStatus();

@@ -96,7 +96,7 @@ void Coordinator::Hear(const std::string& bytes, std::string* reply) {
     const std::string error = json.at("error");
     if (rank >= membership_.size()) return;
     membership_.Alive(rank, SteadyClock::now());
-    if (json.at("stop").get<bool>()) membership_.AskToStop(rank);
+    if (json.at("stop").get<bool>()) membership_.AskToStop();
     if (json.at("finished").get<bool>()) membership_.Finished(rank);
     if (!error.empty()) membership_.Failed(rank, error, json.at("code"));
     const bool left = json.at("left");

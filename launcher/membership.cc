@@ -15,7 +15,7 @@ Membership::Membership(std::vector<std::string> names, const std::vector<uint32_
 
 void Membership::Alive(uint32_t rank, Deadline now) { members_[rank].heard = now; }
 
-void Membership::AskToStop(uint32_t) {
+void Membership::AskToStop() {
   if (verdict_.state == RunState::kRunning) verdict_.state = RunState::kStopping;
 }
 

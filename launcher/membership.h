@@ -34,7 +34,8 @@ class Membership {
 
   // Rank `rank` is alive.
   void Alive(uint32_t rank, Deadline now);
-  void AskToStop(uint32_t rank);
+  // Somebody was asked to stop.
+  void AskToStop();
   void Finished(uint32_t rank);
   // text: what it says of itself, or, of another one, beginning with that one's name.
   void Failed(uint32_t rank, const std::string& text, int exit_code);

@@ -2,6 +2,7 @@
 // and at the tables. One process alone, or many (launcher/cluster_run.h).
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -14,6 +15,9 @@
 #include "worker/group.h"
 
 namespace savior {
+
+// For what may take as long as it takes: a dead process is found out otherwise (control.h).
+inline constexpr std::chrono::hours kPatience{24 * 7};
 
 // From what a run starts: what its first worker, the lead, has found in the run's folder.
 struct RunStart {

@@ -30,18 +30,22 @@ std::filesystem::path LiveFolder(const Config& config) {
   return std::filesystem::path(config.run.dir) / "live";
 }
 
+ShardHostOptions HostOptions(const Config& config, const std::filesystem::path& folder,
+                             const std::filesystem::path& restore_from) {
+  return {.tables = ModelTables(config),
+          .shards = static_cast<uint32_t>(config.ps.shards),
+          .ram_budget_bytes = static_cast<uint64_t>(config.ps.ram_budget_mb) << 20,
+          .folder = folder,
+          .seed = static_cast<uint64_t>(config.seed),
+          .steps_per_minute = static_cast<double>(config.ps.steps_per_minute),
+          .restore_from = restore_from};
+}
+
 absl::StatusOr<std::unique_ptr<RunStore>> OpenLocalStore(
     const Config& config, const std::filesystem::path& live,
     const std::filesystem::path& restore_from) {
-  SAVIOR_ASSIGN_OR_RETURN(
-      std::unique_ptr<LocalStore> store,
-      LocalStore::Open({.tables = ModelTables(config),
-                        .shards = static_cast<uint32_t>(config.ps.shards),
-                        .ram_budget_bytes = static_cast<uint64_t>(config.ps.ram_budget_mb) << 20,
-                        .folder = live,
-                        .seed = static_cast<uint64_t>(config.seed),
-                        .steps_per_minute = static_cast<double>(config.ps.steps_per_minute),
-                        .restore_from = restore_from}));
+  SAVIOR_ASSIGN_OR_RETURN(std::unique_ptr<LocalStore> store,
+                          LocalStore::Open(HostOptions(config, live, restore_from)));
   return std::make_unique<LocalRunStore>(std::move(store));
 }
 

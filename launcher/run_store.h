@@ -9,6 +9,7 @@
 #include "common/config.h"
 #include "common/status.h"
 #include "common/store.h"
+#include "ps/shard_host.h"
 
 namespace savior {
 
@@ -26,6 +27,11 @@ class RunStore {
 
 // Where a run's processes keep their shards' working files: ps.live_dir, or live/ in run.dir.
 std::filesystem::path LiveFolder(const Config& config);
+
+// All shards in this process, of `config`'s tables, RAM and clock. folder: of the live databases;
+// restore_from: a commit's folder, or empty.
+ShardHostOptions HostOptions(const Config& config, const std::filesystem::path& folder,
+                             const std::filesystem::path& restore_from);
 
 // Shards in this process, in folder `live`. restore_from: a commit's folder, or empty.
 [[nodiscard]] absl::StatusOr<std::unique_ptr<RunStore>> OpenLocalStore(

@@ -26,8 +26,6 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 constexpr std::chrono::minutes kCheckpointTimeout{10};
-// For what may take as long as it takes: a dead process is found out otherwise (control.h).
-constexpr std::chrono::hours kPatience{24 * 7};
 
 Deadline StatsDeadline() { return DeadlineIn(std::chrono::seconds(10)); }
 

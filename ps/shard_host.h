@@ -40,7 +40,6 @@ class ShardHost {
   // is in use, or the commit is of another configuration. Errors of restoring: ps/restore.h.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<ShardHost>> Open(ShardHostOptions options);
 
-  const ShardHostOptions& options() const { return options_; }
   const std::vector<TableSpec>& tables() const { return options_.tables; }
   uint32_t shards() const { return options_.shards; }
   uint32_t first() const { return options_.first; }

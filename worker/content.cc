@@ -180,7 +180,7 @@ absl::Status PublishContent(const TrainingLog& log, const Content& content, cons
   const std::vector<float> rows = ContentRows(log, content, config);
   const std::vector<uint64_t> keys = ContentKeys(log);
   const size_t width = store.tables()[kContentTable].dim;
-  const auto timeout = std::chrono::milliseconds(static_cast<int64_t>(config.ps.timeout_s * 1e3));
+  const auto timeout = Milliseconds(config.ps.timeout_s);
   for (size_t begin = 0; begin < keys.size(); begin += kContentsPerPut) {
     const size_t count = std::min(kContentsPerPut, keys.size() - begin);
     const TablePut put = {kContentTable, std::span(keys).subspan(begin, count),

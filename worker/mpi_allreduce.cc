@@ -71,7 +71,6 @@ void MpiAllreduce::Start(std::span<float> values) {
 absl::Status MpiAllreduce::Finish(Deadline deadline) {
   position_ = range_ = 0;
   if (size() == 1) return absl::OkStatus();
-  const auto start = SteadyClock::now();
   std::unique_lock lock(mutex_);
   const auto ended = [this] { return open_ == 0 || !failed_.ok(); };
   if (!ended()) {
@@ -84,13 +83,12 @@ absl::Status MpiAllreduce::Finish(Deadline deadline) {
     }
     waiting_ = false;
   }
-  waited_s_ += std::chrono::duration<double>(SteadyClock::now() - start).count();
   return failed_;
 }
 
-MpiAllreduceFigures MpiAllreduce::figures() const {
+uint64_t MpiAllreduce::bytes_sent() const {
   const std::lock_guard lock(mutex_);
-  return {bytes_sent_, waited_s_};
+  return bytes_sent_;
 }
 
 std::unique_ptr<MpiBucket> MpiAllreduce::MakeBucket(const Piece& piece) {

@@ -25,11 +25,6 @@ struct MpiAllreduceOptions {
   size_t bucket_bytes = size_t{1} << 20;  // longer ranges go in pieces of this many bytes; >= 4
 };
 
-struct MpiAllreduceFigures {
-  uint64_t bytes_sent = 0;  // to other workers
-  double waited_s = 0;      // in Finish
-};
-
 // Single-threaded, as Allreduce says. A thread of its own moves the bytes: it polls, with sleeps
 // that grow to 1 ms (0.2 ms while somebody waits), and sleeps for good when there is nothing to do.
 //
@@ -54,8 +49,7 @@ class MpiAllreduce final : public Allreduce {
   // kFailedPrecondition: workers started different lengths. After an error the spans are free.
   absl::Status Finish(Deadline deadline) override;
 
-  uint64_t bytes_sent() const override { return figures().bytes_sent; }
-  MpiAllreduceFigures figures() const;
+  uint64_t bytes_sent() const override;
 
  private:
   struct Piece {
@@ -82,7 +76,6 @@ class MpiAllreduce final : public Allreduce {
   // The caller's.
   size_t position_ = 0, range_ = 0;  // of the next Start since the last Finish
   std::vector<size_t> lengths_;      // of the ranges, as they were the last time
-  double waited_s_ = 0;
 
   // The thread's.
   std::deque<std::unique_ptr<MpiBucket>> buckets_;  // under way, in order

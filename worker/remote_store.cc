@@ -4,12 +4,12 @@
 
 #include <algorithm>
 #include <limits>
-#include <random>
 #include <utility>
 
 #include "common/routing.h"
 #include "common/sequence.h"
 #include "common/store_checks.h"
+#include "common/unique_number.h"
 
 namespace savior {
 namespace {
@@ -19,13 +19,6 @@ constexpr int64_t kNoCancel = std::numeric_limits<int64_t>::max();
 constexpr std::chrono::milliseconds kAgainWhenFull{50};
 constexpr size_t kLeastMessageBytes = 4096;
 constexpr size_t kMaxShards = kBuckets;
-
-// Names a client's sequence numbers. Two that are equal would be taken for one, so this is the one
-// number that must not follow from a seed.
-uint64_t DrawClient() {
-  std::random_device device;
-  return uint64_t{device()} << 32 | device();
-}
 
 std::string NameOf(MessageType type) {
   switch (type) {
@@ -88,7 +81,7 @@ RemoteStore::RemoteStore(Context* context, RemoteStoreOptions options)
             .dtype = options_.wire_dtype,
             .clocked = options_.clocked,
             .message_bytes = options_.message_bytes},
-      client_(DrawClient()),
+      client_(DrawUniqueNumber()),
       cancel_from_(kNoCancel) {}
 
 RemoteStore::~RemoteStore() = default;

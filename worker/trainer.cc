@@ -34,10 +34,6 @@ BatchOptions TrainingBatches(const Config& config, Period training, int64_t epoc
   return options;
 }
 
-Deadline DeadlineInSeconds(double seconds) {
-  return DeadlineIn(std::chrono::milliseconds(static_cast<int64_t>(seconds * 1e3)));
-}
-
 // Adds the time of its life.
 class Stopwatch {
  public:
@@ -133,7 +129,7 @@ void Trainer::DropAhead() {
   ahead_.clear();
 }
 
-Deadline Trainer::NextDeadline() const { return DeadlineInSeconds(config_.ps.timeout_s); }
+Deadline Trainer::NextDeadline() const { return DeadlineIn(Milliseconds(config_.ps.timeout_s)); }
 
 absl::StatusOr<StepInputs> Trainer::Load(int64_t step) {
   const int64_t epoch = step / steps_per_epoch_;
@@ -245,7 +241,7 @@ absl::Status Trainer::Sum(StepFigures* figures) {
   const Stopwatch watch(&figures->seconds.allreduce_wait);
   summing_ = false;
   SAVIOR_RETURN_IF_ERROR(
-      Annotate(allreduce_->Finish(DeadlineInSeconds(config_.cluster.allreduce_timeout_s)),
+      Annotate(allreduce_->Finish(DeadlineIn(Milliseconds(config_.cluster.allreduce_timeout_s))),
                absl::StrCat("step ", step_ - 1)));
   figures->losses = {totals_[0], totals_[1]};
   figures->stop = totals_[2] > 0;

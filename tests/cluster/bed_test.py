@@ -133,10 +133,7 @@ class BedTest(unittest.TestCase):
     def test_a_killed_mpirun_leaves_no_rank_on_any_node(self):
         launch = self.start(*LONG)
         runs.wait_for_commit(launch.run, 20)
-        ranks = runs.processes(launch.run, "train")
-        os.kill(runs.processes(launch.run, "mpirun")[0], signal.SIGKILL)
-        runs.wait_until("all ranks have ended",
-                        lambda: not set(ranks) & set(runs.processes(launch.run, "train")), 10)
+        runs.kill_mpirun(launch.run)
         self.expect_finished(launch)
 
     def test_a_cable_that_is_out_for_a_moment_changes_nothing(self):

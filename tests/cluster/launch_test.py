@@ -80,10 +80,7 @@ class LaunchTest(unittest.TestCase):
     def test_a_killed_mpirun_takes_its_ranks_along_and_is_restarted(self):
         launch = self.start(*LONG)
         runs.wait_for_commit(launch.run, 20)
-        ranks = runs.processes(launch.run, "train")
-        os.kill(runs.processes(launch.run, "mpirun")[0], signal.SIGKILL)
-        runs.wait_until("ranks have ended",
-                        lambda: not set(ranks) & set(runs.processes(launch.run, "train")), 10)
+        runs.kill_mpirun(launch.run)
         self.expect_undisturbed(launch)
 
     def test_a_killed_launcher_leaves_nothing_behind(self):

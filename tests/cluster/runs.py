@@ -94,6 +94,13 @@ def wait_for_commit(run: Path, step: int, limit_s: float = 120):
     wait_until(f"a commit of {run} at step {step}", lambda: newest_commit(run) >= step, limit_s)
 
 
+def kill_mpirun(run: Path):
+    """By SIGKILL, and waits until its ranks have ended, too."""
+    ranks = processes(run, "train")
+    os.kill(processes(run, "mpirun")[0], signal.SIGKILL)
+    wait_until("all ranks have ended", lambda: not set(ranks) & set(processes(run, "train")), 10)
+
+
 def program(pid: int) -> str:
     """Its name; empty: it has ended."""
     try:

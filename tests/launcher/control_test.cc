@@ -54,7 +54,7 @@ TEST(Membership, WhatAProcessSaysOfAnotherIsThatOnes) {
 
 TEST(Membership, TheFirstFailureIsTheRuns) {
   Membership members = Three();
-  members.AskToStop(0);
+  members.AskToStop();
   EXPECT_EQ(members.verdict().state, RunState::kStopping);
   members.Failed(2, "disk full", 7);
   members.Failed(1, "no answer from rank 2", 1);

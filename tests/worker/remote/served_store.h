@@ -13,6 +13,7 @@
 
 #include "common/transport.h"
 #include "ps/local_store.h"
+#include "ps/restore.h"
 #include "ps/server.h"
 #include "tests/common/temp_folder.h"
 #include "tests/ps/store_testing.h"
@@ -57,7 +58,7 @@ class ServedStore {
                           .codebook_version = kCodebookVersion,
                           .steps = options_.steps,
                           .checkpoint_folder = [this](int64_t step, uint32_t shard) {
-                            return Checkpoint(step) / ("shard-" + std::to_string(shard));
+                            return Checkpoint(step) / ShardFolder(shard);
                           }};
     if (options_.network == Network::kCurve) {
       options.security.keys = server_keys_;
