@@ -19,7 +19,6 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 constexpr int kFormat = 1;
-constexpr const char* kManifest = "manifest.json";
 constexpr const char* kPrefix = "commit-";
 constexpr const char* kPart = ".part";
 
@@ -106,26 +105,16 @@ std::string Print(const CommitManifest& m) {
             {"shards", m.shards}};
   j["tables"] = Json::array();
   for (const TableSpec& table : m.tables) j["tables"].push_back(TableToJson(table));
-  j["files"] = Json::array();
-  for (const CommitFile& f : m.files)
-    j["files"].push_back({{"path", f.path}, {"bytes", f.bytes}, {"xxh3", f.xxh3}});
-  j["xxh3"] = DigestBytes(j.dump());
-  return j.dump(1) + "\n";
+  return SealManifest(std::move(j), m.files);
 }
 
 absl::StatusOr<CommitManifest> ParseManifest(const fs::path& path, const std::string& text) {
+  SAVIOR_ASSIGN_OR_RETURN(SealedManifest sealed, UnsealManifest(path, text));
   const auto damaged = [&path](const std::string& what) {
     return absl::DataLossError(fmt::format("{}: {}", path.string(), what));
   };
   try {
-    Json j = Json::parse(text);
-    // Byte for byte: another spelling of the same values ("1E-8" for "1e-8") is a flipped byte too.
-    if (j.dump(1) + "\n" != text) return damaged("not as it was written");
-    const std::string expected = j.at("xxh3").get<std::string>();
-    j.erase("xxh3");
-    if (const std::string found = DigestBytes(j.dump()); found != expected) {
-      return damaged(fmt::format("digest {}, expected {}", found, expected));
-    }
+    const Json& j = sealed.fields;
     if (j.at("format").get<int>() != kFormat) {
       return damaged(fmt::format("format {}: written by another version of savior",
                                  j.at("format").get<int>()));
@@ -136,31 +125,11 @@ absl::StatusOr<CommitManifest> ParseManifest(const fs::path& path, const std::st
     m.log_fingerprint = j.at("log_fingerprint").get<std::string>();
     m.shards = j.at("shards").get<uint32_t>();
     for (const Json& table : j.at("tables")) m.tables.push_back(TableFromJson(table));
-    for (const Json& f : j.at("files")) {
-      m.files.push_back({f.at("path").get<std::string>(), f.at("bytes").get<uint64_t>(),
-                         f.at("xxh3").get<std::string>()});
-    }
+    m.files = std::move(sealed.files);
     return m;
   } catch (const Json::exception& e) {
     return damaged(fmt::format("not a commit manifest: {}", e.what()));
   }
-}
-
-absl::StatusOr<std::vector<CommitFile>> ListFiles(const fs::path& folder) {
-  std::vector<CommitFile> files;
-  std::error_code error;
-  for (auto it = fs::recursive_directory_iterator(folder, error); !error && it != fs::end(it);
-       it.increment(error)) {
-    if (!it->is_regular_file(error) || error) continue;
-    CommitFile& file = files.emplace_back();
-    file.path = fs::relative(it->path(), folder, error).string();
-    file.bytes = it->file_size(error);
-    if (error) break;
-    SAVIOR_ASSIGN_OR_RETURN(file.xxh3, DigestFile(it->path()));
-  }
-  if (error) return absl::UnavailableError(fmt::format("{}: {}", folder.string(), error.message()));
-  std::ranges::sort(files, {}, &CommitFile::path);
-  return files;
 }
 
 fs::path CommitFolder(const fs::path& commits, int64_t step) {
@@ -196,7 +165,7 @@ absl::StatusOr<Commit> WriteCommit(const fs::path& commits, CommitManifest manif
     return Annotate(filled, "writing commit " + target.string());
   }
   SAVIOR_ASSIGN_OR_RETURN(manifest.files, ListFiles(part));
-  SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(part / kManifest, Print(manifest)));
+  SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(part / kManifestFile, Print(manifest)));
   // The same step again (a run resumed at its end): the state is the same, the newer replaces the
   // older.
   SAVIOR_RETURN_IF_ERROR(RemoveAll(target));
@@ -205,29 +174,15 @@ absl::StatusOr<Commit> WriteCommit(const fs::path& commits, CommitManifest manif
 }
 
 absl::StatusOr<Commit> OpenCommit(const fs::path& folder, bool digests) {
-  const fs::path path = folder / kManifest;
+  const fs::path path = folder / kManifestFile;
   std::error_code error;
   if (!fs::exists(path, error)) {
     return absl::NotFoundError(
-        fmt::format("{}: no commit here ({} is missing)", folder.string(), kManifest));
+        fmt::format("{}: no commit here ({} is missing)", folder.string(), kManifestFile));
   }
   SAVIOR_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
   SAVIOR_ASSIGN_OR_RETURN(CommitManifest manifest, ParseManifest(path, text));
-  for (const CommitFile& file : manifest.files) {
-    const fs::path at = folder / file.path;
-    const uintmax_t bytes = fs::file_size(at, error);
-    if (error || bytes != file.bytes) {
-      return absl::DataLossError(fmt::format("{}: {}, expected {} bytes", at.string(),
-                                             error ? "missing" : fmt::format("{} bytes", bytes),
-                                             file.bytes));
-    }
-    if (!digests) continue;
-    SAVIOR_ASSIGN_OR_RETURN(const std::string found, DigestFile(at));
-    if (found != file.xxh3) {
-      return absl::DataLossError(
-          fmt::format("{}: digest {}, expected {}", at.string(), found, file.xxh3));
-    }
-  }
+  SAVIOR_RETURN_IF_ERROR(CheckFiles(folder, manifest.files, digests));
   return Commit{folder, std::move(manifest)};
 }
 

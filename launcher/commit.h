@@ -19,6 +19,7 @@
 #include <string>
 #include <vector>
 
+#include "common/sealed_folder.h"
 #include "common/status.h"
 #include "common/store.h"
 
@@ -29,19 +30,13 @@ inline constexpr const char* kDenseFile = "dense.safetensors";
 inline constexpr const char* kEncoderFile = "encoder.safetensors";
 inline constexpr const char* kCodebookFile = "codebook.safetensors";
 
-struct CommitFile {
-  std::string path;  // relative to the commit
-  uint64_t bytes = 0;
-  std::string xxh3;  // 32 hex digits
-};
-
 struct CommitManifest {
   int64_t step = 0;             // steps done: the next one to do
   int64_t samples = 0;          // impressions trained on so far
   std::string log_fingerprint;  // of the training log; resuming on another one is refused
   uint32_t shards = 0;
   std::vector<TableSpec> tables;
-  std::vector<CommitFile> files;
+  std::vector<SealedFile> files;
 };
 
 // A commit on disk whose manifest is valid.

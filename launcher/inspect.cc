@@ -72,7 +72,7 @@ void PrintCommit(const Commit& commit, std::ostream& out) {
   }
   uint64_t total = 0;
   out << fmt::format("\n{:<40} {:>12}\n", "file", "bytes");
-  for (const CommitFile& file : m.files) {
+  for (const SealedFile& file : m.files) {
     out << fmt::format("{:<40} {:>12}\n", file.path, file.bytes);
     total += file.bytes;
   }

@@ -13,6 +13,7 @@
 #include "common/routing.h"
 #include "common/store_checks.h"
 #include "ps/restore.h"
+#include "ps/row_slice.h"
 
 namespace savior {
 namespace {
@@ -274,12 +275,28 @@ absl::Status LocalStore::Checkpoint(const fs::path& folder, Deadline deadline) {
 
 absl::Status LocalStore::ForEachRow(uint32_t table, RowVisitor visit, Deadline deadline) {
   SAVIOR_RETURN_IF_ERROR(CheckTable(tables(), table));
-  for (uint32_t s = 0; s < host_->shards(); ++s) {
-    SAVIOR_RETURN_IF_ERROR(RunOn({&s, 1}, deadline, [&](uint32_t, Shard& shard, const Call&) {
-      return shard.ForEachRow(table, visit);
+  std::vector<RowSlice> slices(host_->shards(), RowSlice(table));
+  std::vector<uint32_t> empty(host_->shards());  // and not ended
+  std::iota(empty.begin(), empty.end(), 0);
+  while (true) {
+    SAVIOR_RETURN_IF_ERROR(RunOn(empty, deadline, [&](uint32_t s, Shard& shard, const Call&) {
+      return slices[s].Fill(&shard);
     }));
+    empty.clear();
+    // Shards are few: the least of their first keys is found by looking at each.
+    while (empty.empty()) {
+      RowSlice* first = nullptr;
+      for (RowSlice& slice : slices) {
+        if (!slice.empty() && (first == nullptr || slice.key() < first->key())) first = &slice;
+      }
+      if (first == nullptr) return absl::OkStatus();
+      SAVIOR_RETURN_IF_ERROR(visit(first->row()));
+      first->Pop();
+      if (first->empty() && !first->ended()) {
+        empty.push_back(static_cast<uint32_t>(first - slices.data()));
+      }
+    }
   }
-  return absl::OkStatus();
 }
 
 }  // namespace savior

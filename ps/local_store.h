@@ -52,9 +52,8 @@ class LocalStore final : public EmbeddingStore {
   // pushes or puts meanwhile: then it is one consistent cut.
   [[nodiscard]] absl::Status Checkpoint(const std::filesystem::path& folder, Deadline deadline);
 
-  // Calls `visit` for all rows of a table, on a shard's thread, one shard after the other, keys
-  // ascending within a shard. An error of `visit` ends the call and is returned. `visit` must not
-  // call this store.
+  // Calls `visit` for all rows of a table, on this thread, keys ascending over all shards. An error
+  // of `visit` ends the call and is returned. Rows pushed meanwhile may be seen or not.
   [[nodiscard]] absl::Status ForEachRow(uint32_t table, RowVisitor visit, Deadline deadline);
 
   // The shards, for who serves them to others (ps/server.h).

@@ -187,15 +187,18 @@ absl::Status Shard::CancelHints(int64_t from_step) {
   return absl::OkStatus();
 }
 
-absl::Status Shard::ForEachRow(uint32_t table, RowVisitor visit) {
+absl::StatusOr<std::optional<uint64_t>> Shard::VisitRows(uint32_t table, uint64_t from,
+                                                         uint64_t rows, RowVisitor visit) {
   SAVIOR_RETURN_IF_ERROR(Quiesce());
   // The visitor's own errors are not the shard's.
   absl::Status visitor;
-  const absl::Status status = tables_[table]->ForEachRow([&](const StoredRow& row) {
-    visitor = visit(row);
-    return visitor;
-  });
-  return visitor.ok() ? Remember(status, false) : visitor;
+  absl::StatusOr<std::optional<uint64_t>> next =
+      tables_[table]->VisitRows(from, rows, [&](const StoredRow& row) {
+        visitor = visit(row);
+        return visitor;
+      });
+  if (next.ok()) return next;
+  return visitor.ok() ? Remember(next.status(), false) : visitor;
 }
 
 absl::Status Shard::Checkpoint(const std::filesystem::path& folder) {

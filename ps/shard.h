@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -63,7 +64,9 @@ class Shard {
   // Takes in all results of the second thread, waiting for them: what hints asked for is in RAM.
   [[nodiscard]] absl::Status Quiesce();
 
-  [[nodiscard]] absl::Status ForEachRow(uint32_t table, RowVisitor visit);
+  // As Table::VisitRows. An error of `visit` is returned, and is not the shard's.
+  [[nodiscard]] absl::StatusOr<std::optional<uint64_t>> VisitRows(uint32_t table, uint64_t from,
+                                                                  uint64_t rows, RowVisitor visit);
 
   // Writes all rows as they are now to a database in `folder`, which must not exist; its parent
   // must.

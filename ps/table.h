@@ -34,14 +34,14 @@
 #include "ps/cold_store.h"
 #include "ps/cold_thread.h"
 #include "ps/hot_tier.h"
-#include "ps/initial_row.h"
+#include "common/initial_row.h"
 #include "ps/ram_budget.h"
 #include "ps/row.h"
 #include "ps/table_rules.h"
 
 namespace savior {
 
-// A row as ForEachRow shows it; valid during the call.
+// A row as VisitRows shows it; valid during the call.
 struct StoredRow {
   uint64_t key = 0;
   std::span<const float> weights;  // [dim]
@@ -99,8 +99,11 @@ class Table {
   // Writes all dirty rows and the rules' state to the cold store; the rows stay, clean. No job is
   // under way.
   [[nodiscard]] absl::Status WriteBack();
-  // All rows that are not forgotten, keys ascending. Writes back first.
-  [[nodiscard]] absl::Status ForEachRow(RowVisitor visit);
+  // Visits the rows that are not forgotten, from key `from` on, keys ascending, looking at about
+  // `rows` of them at most. Returns the key at which to go on, nothing at the end. Writes back
+  // first.
+  [[nodiscard]] absl::StatusOr<std::optional<uint64_t>> VisitRows(uint64_t from, uint64_t rows,
+                                                                  RowVisitor visit);
 
   // Evicts down to the limit.
   [[nodiscard]] absl::Status SetLimit(uint64_t limit_bytes);

@@ -87,9 +87,13 @@ absl::Status Table::WriteBack() {
   return rules_.Save(cold_);
 }
 
-absl::Status Table::ForEachRow(RowVisitor visit) {
+absl::StatusOr<std::optional<uint64_t>> Table::VisitRows(uint64_t from, uint64_t rows,
+                                                         RowVisitor visit) {
   SAVIOR_RETURN_IF_ERROR(WriteBack());
-  return cold_->Scan(number_, [&](uint64_t key, std::string_view stored) {
+  uint64_t seen = 0, last = 0;
+  const auto show = [&](uint64_t key, std::string_view stored) {
+    ++seen;
+    last = key;
     const RowRef row = Staged(0);
     SAVIOR_RETURN_IF_ERROR(
         Annotate(layout_.Decode(stored, row), absl::StrCat("table ", spec_.name, ", key ", key)));
@@ -99,7 +103,10 @@ absl::Status Table::ForEachRow(RowVisitor visit) {
                   .state = {row.state, layout_.state_floats()},
                   .updates = row.head.updates,
                   .last_step = row.head.last_step});
-  });
+  };
+  SAVIOR_RETURN_IF_ERROR(cold_->Scan(number_, show, from, rows));
+  if (seen < rows || last == UINT64_MAX) return std::nullopt;
+  return last + 1;
 }
 
 absl::Status Table::LoadRules() {

@@ -101,7 +101,7 @@ TEST(Commit, OpensAsItWasWritten) {
   EXPECT_EQ(manifest.shards, 2u);
   EXPECT_EQ(manifest.tables, Manifest(42).tables);
   std::vector<std::string> paths;
-  for (const CommitFile& file : manifest.files) paths.push_back(file.path);
+  for (const SealedFile& file : manifest.files) paths.push_back(file.path);
   EXPECT_THAT(paths, ElementsAre("dense.safetensors", "resolved.toml", "shard-0/1.sst",
                                  "shard-1/deeper/2.sst"));
   EXPECT_EQ(manifest.files[3].bytes, 5000u);
@@ -134,7 +134,7 @@ TEST(Commit, WithoutRulesOpensWithTheirDefaults) {
 TEST(Commit, AFlippedByteInAnyFileIsDamageThatNamesTheFile) {
   const TempFolder folder;
   const Commit commit = Write(folder / "commits", 1);
-  for (const CommitFile& file : commit.manifest.files) {
+  for (const SealedFile& file : commit.manifest.files) {
     const fs::path path = commit.folder / file.path;
     const std::string bytes = BytesOf(path);
     for (const size_t at : {size_t{0}, bytes.size() / 2, bytes.size() - 1}) {
@@ -154,7 +154,7 @@ TEST(Commit, AFlippedByteInAnyFileIsDamageThatNamesTheFile) {
 TEST(Commit, ALongerShorterOrMissingFileIsSeenWithoutDigests) {
   const TempFolder folder;
   const Commit commit = Write(folder / "commits", 1);
-  for (const CommitFile& file : commit.manifest.files) {
+  for (const SealedFile& file : commit.manifest.files) {
     const fs::path path = commit.folder / file.path;
     const std::string bytes = BytesOf(path);
     std::vector<std::string> torn = {bytes + "x"};

@@ -112,28 +112,22 @@ TEST_F(LocalStoreTest, AStoppedStoreIsUnavailable) {
 class BusyShard {
  public:
   explicit BusyShard(LocalStore* store) {
-    thread_ = std::thread([this, store] {
-      const absl::Status status = store->ForEachRow(
-          0,
-          [this](const StoredRow&) {
-            busy_ = true;
-            while (!go_) std::this_thread::yield();
-            return absl::OkStatus();
-          },
-          Soon());
-      EXPECT_TRUE(status.ok()) << status;
+    store->host().thread(0).Post([this](Shard&) {
+      busy_ = true;
+      while (!go_) std::this_thread::yield();
+      ended_ = true;
     });
     while (!busy_) std::this_thread::yield();
   }
   ~BusyShard() {
     go_ = true;
-    thread_.join();
+    while (!ended_) std::this_thread::yield();
   }
 
  private:
   std::atomic<bool> busy_{false};
   std::atomic<bool> go_{false};
-  std::thread thread_;
+  std::atomic<bool> ended_{false};
 };
 
 TEST_F(LocalStoreTest, ATimedOutCallNeverTouchesItsSpansAgain) {

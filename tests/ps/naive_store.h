@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "common/store.h"
-#include "ps/initial_row.h"
+#include "common/initial_row.h"
 #include "ps/optimizer.h"
 #include "ps/rounding.h"
 #include "ps/row.h"

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "common/half.h"
-#include "ps/initial_row.h"
+#include "common/initial_row.h"
 #include "ps/table_spec.h"
 #include "tests/ps/store_testing.h"
 

@@ -38,7 +38,8 @@ TEST(Shard, AVisitorsErrorIsNotTheShards) {
   const WritePart push{.table = 0, .selection = {keys, positions}, .values = rows.data()};
   ASSERT_TRUE(shard->Push(1, {&push, 1}).ok());
   EXPECT_TRUE(absl::IsDataLoss(
-      shard->ForEachRow(0, [](const StoredRow&) { return absl::DataLossError("mine"); })));
+      shard->VisitRows(0, 0, 100, [](const StoredRow&) { return absl::DataLossError("mine"); })
+          .status()));
   EXPECT_TRUE(shard->Pull(0, {keys, positions}, rows.data(), nullptr).ok());
 }
 

@@ -225,15 +225,18 @@ TEST_F(TableTest, VisitsAllRowsByKeyWithTheirCounters) {
   Push(7, Keys(0, 40), -1);
   Push(9, {3}, -1);
   uint64_t next = 0;
-  const absl::Status status = table_->ForEachRow([&](const StoredRow& row) {
+  const auto visit = [&](const StoredRow& row) {
     EXPECT_EQ(row.key, next++);
     EXPECT_EQ(row.weights[0], row.key == 3 ? 2 : 1);
     EXPECT_EQ(row.updates, row.key == 3 ? 2u : 1u);
     EXPECT_EQ(row.last_step, row.key == 3 ? 9 : 7);
     EXPECT_TRUE(row.state.empty());
     return absl::OkStatus();
-  });
-  EXPECT_TRUE(status.ok()) << status;
+  };
+  EXPECT_EQ(*table_->VisitRows(0, 15, visit), 15u);
+  EXPECT_EQ(next, 15u);
+  EXPECT_EQ(*table_->VisitRows(15, 25, visit), 40u);
+  EXPECT_EQ(*table_->VisitRows(40, 25, visit), std::nullopt);
   EXPECT_EQ(next, 40u);
 }
 

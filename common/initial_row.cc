@@ -1,4 +1,4 @@
-#include "ps/initial_row.h"
+#include "common/initial_row.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,0 +1,46 @@
+// A folder whose manifest names every other file with size and digest, and the manifest its own: a
+// commit, a serving bundle. A flipped byte anywhere is found, and the file named.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "common/status.h"
+
+namespace savior {
+
+inline constexpr const char* kManifestFile = "manifest.json";
+
+struct SealedFile {
+  std::string path;  // relative to the folder
+  uint64_t bytes = 0;
+  std::string xxh3;  // XXH3-128, 32 hex digits
+};
+
+// All files below `folder`, by path. Reads every byte of them.
+[[nodiscard]] absl::StatusOr<std::vector<SealedFile>> ListFiles(
+    const std::filesystem::path& folder);
+
+// The text of a manifest: `fields`, then `files`, then the digest of both. `fields` has neither
+// "files" nor "xxh3".
+std::string SealManifest(nlohmann::ordered_json fields, std::span<const SealedFile> files);
+
+struct SealedManifest {
+  nlohmann::ordered_json fields;  // "files" and "xxh3" are taken out
+  std::vector<SealedFile> files;
+  std::string xxh3;  // the manifest's own
+};
+// kDataLoss: not what SealManifest wrote, byte for byte (`path` is named).
+[[nodiscard]] absl::StatusOr<SealedManifest> UnsealManifest(const std::filesystem::path& path,
+                                                            const std::string& text);
+
+// Whether all `files` are below `folder` with their sizes and, with `digests`, their bytes.
+// kDataLoss names file, expected and found.
+[[nodiscard]] absl::Status CheckFiles(const std::filesystem::path& folder,
+                                      std::span<const SealedFile> files, bool digests);
+
+}  // namespace savior
