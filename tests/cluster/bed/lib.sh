@@ -103,9 +103,15 @@ unplug() {
     rm -f "$file"
   fi
   ip -n "$SWITCH" link del "port$1" 2>/dev/null || true # gone with the program or the node
-  retry 250 has_no_port "$1" || die "port$1 stays"
+  # A long cable's two ends go one after the other.
+  retry 250 has_no_cable "$1" || die "the cable of node$1 stays"
 }
-has_no_port() { ! ip -n "$SWITCH" link show "port$1" >/dev/null 2>&1; }
+has_no_cable() {
+  local pid
+  ! ip -n "$SWITCH" link show "port$1" >/dev/null 2>&1 || return 1
+  pid=$(node_pid "$1")
+  [[ ! -d /proc/$pid ]] || ! grep -q 'eth0:' "/proc/$pid/net/dev" 2>/dev/null
+}
 lay_long_cable() {
   local i=$1 delay=$2
   [[ -x ${SAVIOR_BED_CABLE-} ]] || die "SAVIOR_BED_CABLE names no program: build bed_cable"
