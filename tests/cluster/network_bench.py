@@ -14,6 +14,7 @@ SAVIOR_PROGRAM, SAVIOR_BED and SAVIOR_BED_CABLE as tests/cluster/CMakeLists.txt 
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 
 import runs
@@ -47,7 +48,7 @@ def measure(config: Path, precision: str, options: argparse.Namespace) -> dict:
                     ",".join(f"node{node}" for node in BED.nodes), on=BED.on(1),
                     env=BED.environment)
     metrics = launch.run / "metrics.jsonl"
-    lines, seen = 0, []  # (line of metrics.jsonl, bytes sent by all nodes)
+    lines, seen = 0, []  # (line of metrics.jsonl, when it came, bytes sent by all nodes)
 
     def ended():
         nonlocal lines
@@ -55,7 +56,7 @@ def measure(config: Path, precision: str, options: argparse.Namespace) -> dict:
         if text.count("\n") > lines:
             now = sent_by_all()
             lines = text.count("\n")
-            seen.append((json.loads(text.splitlines()[lines - 1]), now))
+            seen.append((json.loads(text.splitlines()[lines - 1]), time.monotonic(), now))
         return launch.process.poll() is not None
 
     try:
@@ -63,7 +64,8 @@ def measure(config: Path, precision: str, options: argparse.Namespace) -> dict:
         assert launch.process.returncode == 0, launch.text()
     finally:
         launch.end()
-    (first, bytes_before), (last, bytes_after) = seen[0], seen[-1]
+    assert len(seen) > 1, f"{options.steps} steps are too few to be seen twice: --steps"
+    (first, began, bytes_before), (last, ended_at, bytes_after) = seen[0], seen[-1]
     samples = last["samples"] - first["samples"]
     own = {key: last["net_bytes"][key] - first["net_bytes"][key] for key in last["net_bytes"]}
     nodes = len(BED.nodes)
@@ -73,7 +75,7 @@ def measure(config: Path, precision: str, options: argparse.Namespace) -> dict:
     return {"precision": precision, "steps": last["step"] - first["step"], "samples": samples,
             "network": (bytes_after - bytes_before) / samples,
             "rows": rows / samples, "dense": own["allreduce_sent"] * nodes / samples,
-            "samples_per_s": samples / (last["time"] - first["time"]),
+            "samples_per_s": samples / (ended_at - began),
             "auc": 100 * result["eval"]["ctr"]["all"]["auc"]}
 
 
