@@ -60,8 +60,6 @@ absl::Status Sync(const fs::path& path, int flags) {
   return absl::OkStatus();
 }
 
-absl::Status SyncFolder(const fs::path& folder) { return Sync(folder, O_DIRECTORY); }
-
 // The folder that holds `path`'s name; "." for a bare name.
 fs::path ParentOf(const fs::path& path) {
   const fs::path parent = path.parent_path();
@@ -134,6 +132,8 @@ absl::Status SystemError(int error, const std::string& what) {
       return absl::FailedPreconditionError(message);
   }
 }
+
+absl::Status SyncFolder(const fs::path& folder) { return Sync(folder, O_DIRECTORY); }
 
 absl::StatusOr<std::string> ReadFile(const fs::path& path) {
   std::string bytes;

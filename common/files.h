@@ -28,6 +28,9 @@ absl::Status SystemError(int error, const std::string& what);
 [[nodiscard]] absl::Status PublishFolder(const std::filesystem::path& folder,
                                          const std::filesystem::path& target);
 
+// fsync of a folder: names made, changed or deleted in it are durable.
+[[nodiscard]] absl::Status SyncFolder(const std::filesystem::path& folder);
+
 // mkdir -p, with a probe that it can be written to. kFailedPrecondition names the folder if not.
 [[nodiscard]] absl::Status MakeWritableFolder(const std::filesystem::path& folder);
 
