@@ -22,6 +22,8 @@
 
 namespace savior {
 
+inline constexpr int64_t kSimilarityTiers = 16;  // the ranker's bins
+
 struct AttentionShape {
   int64_t modal = 0;      // length of m; 0: no modal scores, out = [ sum p_b h ] only
   int64_t behaviour = 0;  // length of h

@@ -22,13 +22,12 @@
 #include "worker/arm.h"
 #include "worker/dense_weights.h"
 #include "worker/device_staging.h"
+#include "worker/model/attention_kernel.h"
 #include "worker/model/pair_attention.h"
 #include "worker/model/step_tensors.h"
 #include "worker/step_inputs.h"
 
 namespace savior {
-
-inline constexpr int64_t kSimilarityTiers = 16;
 
 // Gradients of the rows pulled, in the order of the Lookup's keys; empty where the table is not
 // used.

@@ -1,0 +1,130 @@
+#include "serving/graph_plan.h"
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+namespace savior {
+namespace {
+
+class Planner {
+ public:
+  explicit Planner(const Graph& graph) : graph_(graph), made_by_(graph.values().size(), nullptr) {
+    for (const GraphNode& node : graph.nodes()) made_by_[node.output] = &node;
+  }
+
+  GraphPlan Plan() {
+    GraphPlan plan;
+    plan.values = graph_.values();
+    plan.input_values = graph_.inputs();
+    plan.output_values = graph_.outputs();
+    for (const size_t input : graph_.inputs()) plan.inputs.push_back(graph_.value(input));
+    for (const size_t output : graph_.outputs()) {
+      plan.output_names.push_back(graph_.value(output).name);
+      needed_.insert(output);
+    }
+    // Backwards, so that a node knows whether anybody reads it.
+    for (size_t i = graph_.nodes().size(); i-- > 0;) {
+      const GraphNode& node = graph_.nodes()[i];
+      if (!needed_.contains(node.output)) continue;
+      PlanStep step{.node = node, .linear = std::nullopt};
+      if (node.op == GraphOp::kLinear) {
+        step.linear = PlanLinear(node);
+        NeedSourcesOf(*step.linear);
+      } else {
+        needed_.insert(node.inputs.begin(), node.inputs.end());
+        for (const std::string& name : node.weights) plan.weights[name] = graph_.weight(name);
+      }
+      plan.steps.push_back(std::move(step));
+    }
+    std::ranges::reverse(plan.steps);
+    return plan;
+  }
+
+ private:
+  // Where the columns of `value` lie, looking through concats and slices.
+  std::vector<Columns> Resolve(size_t value) const {
+    const GraphNode* const node = made_by_[value];
+    if (node != nullptr && node->op == GraphOp::kConcat) {
+      std::vector<Columns> all;
+      for (const size_t part : node->inputs) {
+        const std::vector<Columns> of_part = Resolve(part);
+        all.insert(all.end(), of_part.begin(), of_part.end());
+      }
+      return all;
+    }
+    if (node != nullptr && node->op == GraphOp::kSlice) {
+      const std::vector<Columns> base = Resolve(node->inputs[0]);
+      if (base.size() == 1) {
+        return {{base[0].value, base[0].begin + node->begin, node->end - node->begin}};
+      }
+    }
+    return {{value, 0, graph_.value(value).width}};
+  }
+
+  bool OneRow(size_t value) const { return graph_.value(value).rows == Rows::kOne; }
+
+  // If `x` is all of a product of one row and a value that is all of another of `parts`: that row
+  // and the other part.
+  std::optional<std::pair<size_t, size_t>> ScaledPart(const Columns& x,
+                                                      const std::vector<Columns>& parts) const {
+    const GraphNode* const node = made_by_[x.value];
+    if (node == nullptr || node->op != GraphOp::kMultiply || x.width != WidthOf(x.value)) return {};
+    size_t scale = node->inputs[0], of = node->inputs[1];
+    if (!OneRow(scale)) std::swap(scale, of);
+    if (!OneRow(scale) || OneRow(of)) return {};
+    for (size_t i = 0; i < parts.size(); ++i) {
+      if (parts[i].value == of && parts[i].width == WidthOf(of)) return {{scale, i}};
+    }
+    return {};
+  }
+
+  int64_t WidthOf(size_t value) const { return graph_.value(value).width; }
+
+  LinearPlan PlanLinear(const GraphNode& node) const {
+    const HostTensor& weight = graph_.weight(node.weights[0]);
+    LinearPlan plan;
+    plan.outputs = weight.shape[0];
+    plan.bias = node.weights.size() > 1 ? graph_.weight(node.weights[1]).data
+                                        : std::vector<float>(static_cast<size_t>(plan.outputs));
+    const bool many = !OneRow(node.output);
+    const std::vector<Columns> parts = Resolve(node.inputs[0]);
+    std::vector<size_t> term_of(parts.size());
+    std::vector<std::pair<size_t, LinearPlan::Scaled>> scaled;  // beside which part
+    int64_t begin = 0;
+    for (size_t i = 0; i < parts.size(); ++i) {
+      PackedWeight packed(weight, begin, parts[i].width);
+      begin += parts[i].width;
+      if (many && OneRow(parts[i].value)) {
+        plan.once.push_back({parts[i], std::move(packed)});
+      } else if (const auto found = ScaledPart(parts[i], parts); found.has_value()) {
+        scaled.push_back({found->second, {.scale = found->first, .weight = std::move(packed)}});
+      } else {
+        term_of[i] = plan.terms.size();
+        plan.terms.push_back({parts[i], std::move(packed)});
+      }
+    }
+    for (auto& [part, term] : scaled) {
+      term.term = term_of[part];
+      plan.scaled.push_back(std::move(term));
+    }
+    return plan;
+  }
+
+  void NeedSourcesOf(const LinearPlan& linear) {
+    for (const auto* terms : {&linear.once, &linear.terms}) {
+      for (const LinearPlan::Term& term : *terms) needed_.insert(term.x.value);
+    }
+    for (const LinearPlan::Scaled& scaled : linear.scaled) needed_.insert(scaled.scale);
+  }
+
+  const Graph& graph_;
+  std::vector<const GraphNode*> made_by_;  // null: an input
+  std::set<size_t> needed_;
+};
+
+}  // namespace
+
+GraphPlan PlanOf(const Graph& graph) { return Planner(graph).Plan(); }
+
+}  // namespace savior

@@ -1,0 +1,56 @@
+// What GraphRunner does of a graph, and in which form: worked out once, from the graph alone.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "serving/graph.h"
+#include "serving/packed_product.h"
+
+namespace savior {
+
+// Columns [begin, begin + width) of a value.
+struct Columns {
+  size_t value = 0;
+  int64_t begin = 0, width = 0;
+};
+
+// A layer over columns that lie in several values (a concat is never made for it).
+struct LinearPlan {
+  struct Term {
+    Columns x;
+    PackedWeight weight;
+  };
+  // u * x beside x: `weight`, scaled by the row `scale`, is added to that of terms[term].
+  struct Scaled {
+    size_t term = 0;
+    size_t scale = 0;  // a value of one row
+    PackedWeight weight;
+  };
+  int64_t outputs = 0;
+  std::vector<float> bias;  // [outputs], zeros if the layer has none
+  std::vector<Term> once;   // terms of one row in a layer of many: added to the bias
+  std::vector<Term> terms;
+  std::vector<Scaled> scaled;
+};
+
+struct PlanStep {
+  GraphNode node;
+  std::optional<LinearPlan> linear;  // of kLinear
+};
+
+struct GraphPlan {
+  std::vector<GraphValue> values;  // the graph's
+  std::vector<GraphValue> inputs;
+  std::vector<size_t> input_values, output_values;
+  std::vector<std::string> output_names;
+  std::vector<PlanStep> steps;                // only what an output depends on
+  std::map<std::string, HostTensor> weights;  // of the attention
+};
+
+GraphPlan PlanOf(const Graph& graph);
+
+}  // namespace savior
