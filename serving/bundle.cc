@@ -36,7 +36,8 @@ Json ToJson(const BundleManifest& m) {
   if (m.base) j["base"] = {{"step", m.base->step}, {"digest", m.base->digest}};
   j["tables"] = Json::array();
   for (const BundleManifest::Table& t : m.tables) {
-    j["tables"].push_back({{"name", t.name}, {"rows", t.rows}, {"gone", t.gone}});
+    j["tables"].push_back(
+        {{"name", t.name}, {"rows", t.rows}, {"gone", t.gone}, {"total", t.total}});
   }
   return j;
 }
@@ -64,7 +65,7 @@ absl::StatusOr<BundleManifest> FromJson(const fs::path& path, const Json& j) {
     m.metrics = j.at("metrics");
     for (const Json& t : j.at("tables")) {
       m.tables.push_back({t.at("name").get<std::string>(), t.at("rows").get<uint64_t>(),
-                          t.at("gone").get<uint64_t>()});
+                          t.at("gone").get<uint64_t>(), t.at("total").get<uint64_t>()});
     }
     return m;
   } catch (const Json::exception& e) {

@@ -58,8 +58,9 @@ struct BundleManifest {
   nlohmann::ordered_json metrics = {};  // what the run's result says, if it is of this step
   struct Table {
     std::string name;
-    uint64_t rows = 0;
-    uint64_t gone = 0;
+    uint64_t rows = 0;   // in this bundle's file
+    uint64_t gone = 0;   // likewise
+    uint64_t total = 0;  // of the whole chain
   };
   std::vector<Table> tables = {};
   std::vector<SealedFile> files = {};

@@ -131,7 +131,8 @@ class TableChain {
 class TableWriter {
  public:
   struct Counts {
-    uint64_t rows = 0, gone = 0;
+    uint64_t rows = 0, gone = 0;  // written
+    uint64_t total = 0;           // added: rows of the full table
   };
 
   // `base`: null for a full table; else only what differs from it is written. It outlives the

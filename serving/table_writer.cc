@@ -158,6 +158,7 @@ absl::Status TableWriter::Add(uint64_t key, std::span<const std::byte> record) {
                     path_.string(), key, last_key_.value_or(0), record.size(), record_bytes_));
   }
   last_key_ = key;
+  ++counts_.total;
   if (base_ != nullptr) {
     SAVIOR_ASSIGN_OR_RETURN(const bool same, PassBase(key, record));
     if (same) return absl::OkStatus();

@@ -1,8 +1,8 @@
 #include "worker/step_inputs.h"
 
-#include <cmath>
 #include <utility>
 
+#include "worker/numerics.h"
 #include "worker/unique_keys.h"
 
 namespace savior {
@@ -20,11 +20,6 @@ std::vector<std::vector<uint64_t>> KeysOf(const std::vector<CategoricalFeature>&
       of.push_back(FeatureKey(feature.name, value));
   }
   return keys;
-}
-
-// Compresses counts, ages and whatever numeric features come along; odd, monotone, about [-3, 3].
-float Squash(double x) {
-  return static_cast<float>(std::copysign(std::log1p(std::abs(x)), x) * 0.25);
 }
 
 }  // namespace
@@ -50,8 +45,8 @@ StepAssembler::StepAssembler(const TrainingLog* log, const Config& config)
       item_feature_keys_(KeysOf(log->schema().item_features)),
       context_keys_(KeysOf(log->schema().context_features)),
       content_key_(ContentKeys(*log)) {
-  num_numerics_ = 4 + static_cast<int64_t>(log->schema().item_numerics.size() +
-                                           log->schema().context_numerics.size());
+  num_numerics_ = kOwnNumerics + static_cast<int64_t>(log->schema().item_numerics.size() +
+                                                      log->schema().context_numerics.size());
 }
 
 absl::StatusOr<StepInputs> StepAssembler::Assemble(Batch batch, EmbeddingStore& store,
@@ -115,16 +110,15 @@ void StepAssembler::AssembleNumerics(StepInputs& in) const {
   in.numerics.reserve(b.items.size() * static_cast<size_t>(num_numerics_));
   for (size_t r = 0; r < b.users.size(); ++r) {
     const int32_t begin = b.history_offsets[r], end = b.history_offsets[r + 1];
-    const double since =
-        end > begin ? b.timestamps[r] - b.history_times[static_cast<size_t>(end) - 1] : 0;
+    CandidateFacts facts{.now = b.timestamps[r], .history = end - begin};
+    if (end > begin) facts.last_history = b.history_times[static_cast<size_t>(end) - 1];
     for (auto n = static_cast<size_t>(b.row_offsets[r]);
          n < static_cast<size_t>(b.row_offsets[r + 1]); ++n) {
       const auto item = static_cast<size_t>(b.items[n]);
-      in.numerics.push_back(
-          Squash(static_cast<double>(b.timestamps[r] - log_->listed_at()[item]) / 86400.0));
-      in.numerics.push_back(Squash(b.prior_counts[n]));
-      in.numerics.push_back(Squash(end - begin));
-      in.numerics.push_back(Squash(since / 3600.0));
+      facts.listed_at = log_->listed_at()[item];
+      facts.prior_count = b.prior_counts[n];
+      in.numerics.resize(in.numerics.size() + kOwnNumerics);
+      WriteOwnNumerics(facts, in.numerics.data() + in.numerics.size() - kOwnNumerics);
       for (size_t f = 0; f < log_->schema().item_numerics.size(); ++f) {
         in.numerics.push_back(Squash(log_->item_numeric(f)[item]));
       }

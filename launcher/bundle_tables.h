@@ -1,0 +1,47 @@
+// A commit's tables, and the log's catalogue, as the sorted files of a bundle.
+#pragma once
+
+#include <filesystem>
+#include <vector>
+
+#include "common/status.h"
+#include "launcher/inspected_commit.h"
+#include "serving/bundle.h"
+#include "worker/data/training_log.h"
+
+namespace savior {
+
+// Writes tables into `folder`/tables. Single-threaded; memory: a few MiB besides the catalogue's
+// counts (4 bytes per item).
+class BundleTables {
+ public:
+  // `base`: null for full tables, else what these are the difference from. All outlive it.
+  BundleTables(InspectedCommit* commit, const TrainingLog* log, Precision precision,
+               const BundleChain* base, std::filesystem::path folder);
+
+  // All tables that the arm uses, and the catalogue; for a full bundle z~, too. Their counts.
+  [[nodiscard]] absl::StatusOr<std::vector<BundleManifest::Table>> Write();
+
+ private:
+  absl::StatusOr<std::unique_ptr<TableWriter>> Create(const std::string& name,
+                                                      std::vector<Column> columns);
+  absl::Status Finish(const std::string& name, TableWriter* writer);
+  absl::Status WriteRows(uint32_t table);
+  absl::Status WriteContent();
+  absl::Status WriteItems();
+  absl::Status WriteAlignedTable();
+
+  InspectedCommit& commit_;
+  const TrainingLog& log_;
+  const Precision precision_;
+  const BundleChain* const base_;
+  const std::filesystem::path folder_;
+  TableChain base_table_;  // of the writer at work
+  std::vector<BundleManifest::Table> tables_;
+};
+
+// HugeCTR HPS's layout, of the full tables in `folder`/tables: `folder`/hps/<table>.model/key
+// (int64) and /emb_vector (float32, the rows in the keys' order); all little-endian.
+[[nodiscard]] absl::Status WriteHps(const std::filesystem::path& folder, const Config& config);
+
+}  // namespace savior

@@ -1,0 +1,48 @@
+// z~ of a content from its parts (worker/model/ranker.h, MBA block), in plain C++:
+//
+//   z~ = z + FusionMLP([A_1[c_1]; ...; A_L[c_L]; shrunk vector of the content's own])
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "common/config.h"
+#include "common/status.h"
+#include "common/tensor_file.h"
+#include "serving/row_codec.h"
+#include "serving/table_file.h"
+#include "worker/model/dense.h"
+
+namespace savior {
+
+// Columns of the content_vector table beside its rows: how often a row was updated.
+inline constexpr const char* kUpdatesColumn = "updates";
+
+// Immutable, thread-safe; a content's z~ does not depend on the others computed with it.
+class Aligner {
+ public:
+  // `ranker`: dense weights. kDataLoss: a weight is missing or of another shape; a table has other
+  // columns.
+  [[nodiscard]] static absl::StatusOr<Aligner> Of(const Config& config, const TensorFile& ranker,
+                                                  TableChain align, TableChain content_vector);
+
+  // z [dim], codes [levels] -> aligned [dim]. key: the content's, none for one that is not in the
+  // catalogue. Arms without alignment: aligned = z.
+  void Align(std::span<const float> z, std::span<const uint16_t> codes, std::optional<uint64_t> key,
+             std::span<float> aligned) const;
+
+ private:
+  Aligner() = default;
+
+  bool on_ = false, codes_ = false, own_ = false, shrinks_ = false;
+  double shrinkage_ = 0;
+  size_t dim_ = 0, levels_ = 0;
+  Mlp fusion_;
+  TableChain align_, content_vector_;
+  RowDecoder align_row_, vector_row_;
+  size_t updates_ = 0;  // column
+};
+
+}  // namespace savior

@@ -1,0 +1,201 @@
+#include "serving/bundle_scorer.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <utility>
+#include <vector>
+
+#include "serving/bundle_model.h"
+#include "serving/graph_runner.h"
+#include "serving/ranker_graph.h"
+#include "serving/request_facts.h"
+#include "worker/numerics.h"
+
+namespace savior {
+namespace {
+
+ModelCard CardOf(const Bundle& bundle, const BundleModel& model) {
+  const auto names = [](const std::vector<CategoricalFeature>& features) {
+    std::vector<std::string> all;
+    for (const CategoricalFeature& feature : features) all.push_back(feature.name);
+    return all;
+  };
+  const LogSchema& schema = model.schema();
+  ModelCard card{.version = bundle.version(),
+                 .step = bundle.manifest.step,
+                 .codebook_version = bundle.manifest.codebook_version,
+                 .item_features = names(schema.item_features),
+                 .item_numerics = schema.item_numerics,
+                 .context_features = names(schema.context_features),
+                 .context_numerics = schema.context_numerics,
+                 .modalities = {},
+                 .items = static_cast<int64_t>(model.items())};
+  for (const Modality& m : schema.modalities) card.modalities.push_back({m.name, m.dim});
+  return card;
+}
+
+// The matrices that a graph takes, filled for one request. Each has as many rows as the graph says.
+class Inputs {
+ public:
+  Inputs(const std::vector<GraphValue>& wanted, int64_t history, int64_t candidates)
+      : wanted_(wanted), matrices_(wanted.size()) {
+    for (size_t i = 0; i < wanted.size(); ++i) {
+      const int64_t rows = wanted[i].rows == Rows::kOne       ? 1
+                           : wanted[i].rows == Rows::kHistory ? history
+                                                              : candidates;
+      matrices_[i].resize(static_cast<size_t>(rows * wanted[i].width));
+    }
+  }
+
+  // Row `row` of input `name`; empty if the graph does not take it.
+  std::span<float> Row(std::string_view name, size_t row) {
+    for (size_t i = 0; i < wanted_.size(); ++i) {
+      if (wanted_[i].name != name) continue;
+      const auto width = static_cast<size_t>(wanted_[i].width);
+      return std::span(matrices_[i]).subspan(row * width, width);
+    }
+    return {};
+  }
+
+  GraphRequest Request(int64_t history, int64_t candidates) const {
+    GraphRequest request{.history = history, .candidates = candidates};
+    request.inputs.assign(matrices_.begin(), matrices_.end());
+    return request;
+  }
+
+ private:
+  const std::vector<GraphValue>& wanted_;
+  std::vector<std::vector<float>> matrices_;
+};
+
+class BundleScorer final : public Scorer {
+ public:
+  BundleScorer(ModelCard card, std::unique_ptr<BundleModel> model, const Graph& graph)
+      : card_(std::move(card)), model_(std::move(model)), runner_(graph) {}
+
+  const ModelCard& card() const override { return card_; }
+
+  absl::StatusOr<RankScores> Rank(const RankRequest& request) const override {
+    const RequestFacts facts(*model_, request);
+    SAVIOR_RETURN_IF_ERROR(facts.Check());
+    const std::vector<PastBehaviour> history = facts.History();
+    SAVIOR_ASSIGN_OR_RETURN(const std::vector<CandidateInput> candidates, facts.Candidates());
+    const auto t = static_cast<int64_t>(history.size());
+    const auto c = static_cast<int64_t>(candidates.size());
+    Inputs inputs(runner_.inputs(), t, c);
+    if (const auto user = inputs.Row("user", 0); !user.empty()) {
+      model_->UserRow(request.user, user);
+    }
+    for (size_t p = 0; p < history.size(); ++p) FillHistory(history[p], p, &inputs);
+    for (size_t n = 0; n < candidates.size(); ++n) {
+      FillCandidate(candidates[n], n, &inputs);
+      FillNumerics(request, candidates[n], history, n, &inputs);
+    }
+    SAVIOR_ASSIGN_OR_RETURN(auto scores, runner_.Run(inputs.Request(t, c)));
+    RankScores answer{.p_ctr = std::move(scores[0]),
+                      .p_cvr = std::move(scores[1]),
+                      .p_ctcvr = std::move(scores[2])};
+    for (const float p : answer.p_ctr) {
+      if (!std::isfinite(p)) return absl::InternalError("a score is not finite");
+    }
+    return answer;
+  }
+
+ private:
+  void FillFeatures(std::span<const int32_t> codes, size_t first, std::span<float> row) const {
+    const auto dim = static_cast<size_t>(model_->config().model.feature_dim);
+    for (size_t f = 0; f < codes.size() && !row.empty(); ++f) {
+      std::ranges::copy(model_->FeatureRow(first + f, codes[f]), row.begin() + f * dim);
+    }
+  }
+
+  // z and z~ of a content, to those of the two that the graph takes.
+  void FillContent(std::optional<uint64_t> key, const ColdContent* cold, std::span<float> z,
+                   std::span<float> aligned) const {
+    if (!model_->has_content() || (z.empty() && aligned.empty())) return;
+    const auto dim = static_cast<size_t>(model_->config().encoder.dim);
+    std::vector<float> both(2 * dim);
+    const std::span<float> own_z = std::span(both).first(dim), own = std::span(both).last(dim);
+    if (cold != nullptr) {
+      std::ranges::copy(cold->z, own_z.begin());
+      std::ranges::copy(cold->aligned, own.begin());
+    } else if (key) {
+      model_->Content(*key, own_z, own);
+    }
+    if (!z.empty()) std::ranges::copy(own_z, z.begin());
+    if (!aligned.empty()) std::ranges::copy(own, aligned.begin());
+  }
+
+  void FillHistory(const PastBehaviour& past, size_t row, Inputs* inputs) const {
+    model_->ItemRow(past.item, inputs->Row("history_item", row));
+    const std::optional<CatalogueItem> item = model_->FindItem(past.item);
+    FillContent(item ? item->content : std::nullopt, nullptr, inputs->Row("history_content", row),
+                inputs->Row("history_aligned", row));
+    const std::span<float> features = inputs->Row("history_features", row);
+    const std::vector<int32_t> unknown(model_->schema().item_features.size());
+    FillFeatures(item ? item->features : std::span<const int32_t>(unknown), 0, features);
+  }
+
+  void FillCandidate(const CandidateInput& candidate, size_t row, Inputs* inputs) const {
+    model_->ItemRow(candidate.item, inputs->Row("item", row));
+    const ColdContent* const cold = candidate.cold ? &*candidate.cold : nullptr;
+    FillContent(candidate.content, cold, inputs->Row("content", row), inputs->Row("aligned", row));
+    FillFeatures(candidate.features, 0, inputs->Row("features", row));
+    FillFeatures(candidate.context, model_->schema().item_features.size(),
+                 inputs->Row("context", row));
+    if (const std::span<float> codes = inputs->Row("codes", row); !codes.empty()) {
+      if (cold != nullptr) {
+        model_->CodeRows(cold->codes, codes);
+      } else if (candidate.content) {
+        if (const auto own = model_->Codes(*candidate.content)) model_->CodeRows(*own, codes);
+      }
+    }
+  }
+
+  static void FillNumerics(const RankRequest& request, const CandidateInput& candidate,
+                           const std::vector<PastBehaviour>& history, size_t row, Inputs* inputs) {
+    const std::span<float> numerics = inputs->Row("numerics", row);
+    WriteOwnNumerics({.now = request.timestamp,
+                      .listed_at = candidate.listed_at,
+                      .prior_count = candidate.prior_count,
+                      .history = static_cast<int64_t>(history.size()),
+                      .last_history = history.empty() ? 0 : history.back().timestamp},
+                     numerics.data());
+    std::ranges::transform(candidate.numerics, numerics.begin() + kOwnNumerics,
+                           [](float x) { return Squash(x); });
+  }
+
+  const ModelCard card_;
+  const std::unique_ptr<BundleModel> model_;
+  const GraphRunner runner_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<const Scorer>> ScorerOf(const BundleChain& chain) {
+  SAVIOR_ASSIGN_OR_RETURN(std::unique_ptr<BundleModel> model,
+                          BundleModel::Load(chain, std::filesystem::temp_directory_path()));
+  const LogSchema& schema = model->schema();
+  const RankerSizes sizes = {
+      .features = static_cast<int64_t>(schema.item_features.size()),
+      .context = static_cast<int64_t>(schema.context_features.size()),
+      .numerics = kOwnNumerics + static_cast<int64_t>(schema.item_numerics.size() +
+                                                      schema.context_numerics.size())};
+  absl::StatusOr<Graph> graph = RankerGraph(model->config(), sizes, model->ranker());
+  if (!graph.ok()) {
+    return Annotate(graph.status(), (chain.newest().folder / kBundleRanker).string());
+  }
+  ModelCard card = CardOf(chain.newest(), *model);
+  return std::make_shared<BundleScorer>(std::move(card), std::move(model), *graph);
+}
+
+absl::StatusOr<std::shared_ptr<const Scorer>> LoadScorer(const std::filesystem::path& dir,
+                                                         const std::string& version, bool digests) {
+  SAVIOR_ASSIGN_OR_RETURN(const BundleChain chain, OpenChain(dir, version, digests));
+  return ScorerOf(chain);
+}
+
+}  // namespace savior
