@@ -22,17 +22,19 @@ class Planner {
     for (const size_t output : graph_.outputs()) {
       plan.output_names.push_back(graph_.value(output).name);
       needed_.insert(output);
+      whole_.insert(output);
     }
     // Backwards, so that a node knows whether anybody reads it.
     for (size_t i = graph_.nodes().size(); i-- > 0;) {
       const GraphNode& node = graph_.nodes()[i];
       if (!needed_.contains(node.output)) continue;
-      PlanStep step{.node = node, .linear = std::nullopt};
+      PlanStep step{.node = node, .whole = whole_.contains(node.output)};
       if (node.op == GraphOp::kLinear) {
         step.linear = PlanLinear(node);
         NeedSourcesOf(*step.linear);
       } else {
         needed_.insert(node.inputs.begin(), node.inputs.end());
+        whole_.insert(node.inputs.begin(), node.inputs.end());
         for (const std::string& name : node.weights) plan.weights[name] = graph_.weight(name);
       }
       plan.steps.push_back(std::move(step));
@@ -81,6 +83,27 @@ class Planner {
 
   int64_t WidthOf(size_t value) const { return graph_.value(value).width; }
 
+  bool IsAttention(size_t value) const {
+    return made_by_[value] != nullptr && made_by_[value]->op == GraphOp::kBiTargetAttention;
+  }
+
+  // The columns `x` of an attention's output, by the sums that they belong to. `begin`: of the
+  // columns in `weight`.
+  void AddAttentionTerms(const Columns& x, const HostTensor& weight, int64_t begin,
+                         LinearPlan* plan) const {
+    const bool modal = made_by_[x.value]->inputs.size() > 4;
+    const int64_t half = modal ? WidthOf(x.value) / 2 : WidthOf(x.value);
+    for (const bool second : {false, true}) {
+      const int64_t from = std::max(x.begin, second ? half : 0);
+      const int64_t until = std::min(x.begin + x.width, second ? 2 * half : half);
+      if (from >= until) continue;
+      plan->attention.push_back({.x = {x.value, from, until - from},
+                                 .second = second || !modal,
+                                 .begin = from - (second ? half : 0),
+                                 .weight = {weight, begin + from - x.begin, until - from}});
+    }
+  }
+
   LinearPlan PlanLinear(const GraphNode& node) const {
     const HostTensor& weight = graph_.weight(node.weights[0]);
     LinearPlan plan;
@@ -93,6 +116,11 @@ class Planner {
     std::vector<std::pair<size_t, LinearPlan::Scaled>> scaled;  // beside which part
     int64_t begin = 0;
     for (size_t i = 0; i < parts.size(); ++i) {
+      if (IsAttention(parts[i].value)) {
+        AddAttentionTerms(parts[i], weight, begin, &plan);
+        begin += parts[i].width;
+        continue;
+      }
       PackedWeight packed(weight, begin, parts[i].width);
       begin += parts[i].width;
       if (many && OneRow(parts[i].value)) {
@@ -115,12 +143,14 @@ class Planner {
     for (const auto* terms : {&linear.once, &linear.terms}) {
       for (const LinearPlan::Term& term : *terms) needed_.insert(term.x.value);
     }
+    for (const LinearPlan::AttentionTerm& term : linear.attention) needed_.insert(term.x.value);
     for (const LinearPlan::Scaled& scaled : linear.scaled) needed_.insert(scaled.scale);
   }
 
   const Graph& graph_;
   std::vector<const GraphNode*> made_by_;  // null: an input
-  std::set<size_t> needed_;
+  std::set<size_t> needed_;                // by anybody
+  std::set<size_t> whole_;                 // by others than layers
 };
 
 }  // namespace

@@ -24,6 +24,14 @@ struct LinearPlan {
     Columns x;
     PackedWeight weight;
   };
+  // Columns of one of an attention's weighted sums: p [C, T] times `columns` of its values [T,
+  // modal + behaviour].
+  struct AttentionTerm {
+    Columns x;          // where they lie in the attention's output
+    bool second;        // the second half of the output: p_b, else p_m
+    int64_t begin = 0;  // the first column of the values
+    PackedWeight weight;
+  };
   // u * x beside x: `weight`, scaled by the row `scale`, is added to that of terms[term].
   struct Scaled {
     size_t term = 0;
@@ -33,13 +41,16 @@ struct LinearPlan {
   int64_t outputs = 0;
   std::vector<float> bias;  // [outputs], zeros if the layer has none
   std::vector<Term> once;   // terms of one row in a layer of many: added to the bias
+  std::vector<AttentionTerm> attention;
   std::vector<Term> terms;
   std::vector<Scaled> scaled;
 };
 
 struct PlanStep {
   GraphNode node;
-  std::optional<LinearPlan> linear;  // of kLinear
+  std::optional<LinearPlan> linear = {};  // of kLinear
+  // Of kBiTargetAttention: others than layers read its output. (Layers may do with its weights.)
+  bool whole = false;
 };
 
 struct GraphPlan {

@@ -8,27 +8,45 @@
 #include <utility>
 
 #include "serving/graph_plan.h"
-#include "worker/model/attention_kernel.h"
+#include "serving/packed_product.h"
+#include "serving/request_attention.h"
 
 namespace savior {
 namespace {
 
-// Memory of one run, handed out in pieces; keeps what it once had.
+// Memory of one run, handed out in pieces that stay where they are; keeps what it once had.
 class Scratch {
  public:
-  void Reserve(size_t size) {
-    if (size > memory_.size()) memory_.resize(size);
-    used_ = 0;
+  // Everything handed out is free again.
+  void Reset() {
+    if (blocks_.size() > 1) {
+      // The next run finds all that this one needed in one block.
+      blocks_.clear();
+      blocks_.push_back(std::make_unique_for_overwrite<float[]>(taken_));
+      size_ = taken_;
+    }
+    used_ = taken_ = 0;
   }
-  float* Take(int64_t size) {
-    float* const piece = memory_.data() + used_;
-    used_ += static_cast<size_t>(size);
+  float* Take(int64_t count) {
+    const size_t size = static_cast<size_t>(count + kPanel - 1) / kPanel * kPanel;
+    if (blocks_.empty() || used_ + size > size_) {
+      size_ = std::max(size, kBlock);
+      blocks_.push_back(std::make_unique_for_overwrite<float[]>(size_));
+      used_ = 0;
+    }
+    float* const piece = blocks_.back().get() + used_;
+    used_ += size;
+    taken_ += size;
     return piece;
   }
 
  private:
-  std::vector<float> memory_;
-  size_t used_ = 0;
+  static constexpr size_t kBlock = size_t{1} << 16;
+
+  std::vector<std::unique_ptr<float[]>> blocks_;
+  size_t size_ = 0;   // of the last block
+  size_t used_ = 0;   // of it
+  size_t taken_ = 0;  // of all blocks
 };
 
 int64_t RowsOf(Rows rows, const GraphRequest& request) {
@@ -60,31 +78,16 @@ absl::Status Check(const std::vector<GraphValue>& inputs, const GraphRequest& re
   return absl::OkStatus();
 }
 
-// What a step takes of the scratch, its output included.
-int64_t ScratchOf(const GraphPlan& plan, const PlanStep& step, const GraphRequest& request) {
-  const GraphValue& out = plan.values[step.node.output];
-  int64_t size = RowsOf(out.rows, request) * out.width;
-  if (step.node.op == GraphOp::kBiTargetAttention) {
-    const int64_t sets = step.node.inputs.size() > 4 ? 2 : 1;
-    size += request.candidates * request.history * sets;
-  }
-  if (step.linear.has_value()) {
-    size += step.linear->outputs;
-    for (const LinearPlan::Scaled& scaled : step.linear->scaled) {
-      size += static_cast<int64_t>(scaled.weight.values.size());
-    }
-  }
-  return size;
-}
-
 // One run of a plan.
 class OneRun {
  public:
   OneRun(const GraphPlan& plan, const GraphRequest& request, Scratch* scratch)
-      : plan_(plan), request_(request), scratch_(*scratch), values_(plan.values.size(), nullptr) {
-    int64_t size = 0;
-    for (const PlanStep& step : plan.steps) size += ScratchOf(plan, step, request);
-    scratch_.Reserve(static_cast<size_t>(size));
+      : plan_(plan),
+        request_(request),
+        scratch_(*scratch),
+        values_(plan.values.size(), nullptr),
+        attentions_(plan.values.size()) {
+    scratch_.Reset();
     for (size_t i = 0; i < plan.input_values.size(); ++i) {
       values_[plan.input_values[i]] = request.inputs[i].data();
     }
@@ -92,8 +95,12 @@ class OneRun {
 
   void Compute() {
     for (const PlanStep& step : plan_.steps) {
-      const GraphValue& out = plan_.values[step.node.output];
-      float* const y = scratch_.Take(rows(step.node.output) * out.width);
+      if (step.node.op == GraphOp::kBiTargetAttention) {
+        Attend(step.node);
+        if (step.whole) WholeAttention(step.node.output);
+        continue;
+      }
+      float* const y = scratch_.Take(size(step.node.output));
       Compute(step, y);
       values_[step.node.output] = y;
     }
@@ -102,6 +109,13 @@ class OneRun {
   const float* value(size_t index) const { return values_[index]; }
 
  private:
+  // What an attention's output is made of.
+  struct Attention {
+    const float* weights[2] = {};   // p_m, p_b [C, PaddedPositions(T)]; no p_m without modal scores
+    const float* values = nullptr;  // [T, stride]
+    int64_t width = 0, stride = 0;
+  };
+
   int64_t rows(size_t value) const { return RowsOf(plan_.values[value].rows, request_); }
   int64_t width(size_t value) const { return plan_.values[value].width; }
   int64_t size(size_t value) const { return rows(value) * width(value); }
@@ -133,19 +147,38 @@ class OneRun {
       case GraphOp::kSigmoid:
         for (int64_t i = 0; i < size(node.output); ++i) y[i] = 1.0f / (1.0f + std::exp(-x[i]));
         break;
-      case GraphOp::kBiTargetAttention:
-        Attention(node, y);
-        break;
       case GraphOp::kSimilarityTiers:
-        SimilarityTiers(Shape(), width(node.inputs[0]), x, values_[node.inputs[1]],
-                        width(node.output), y);
+        PositionTiers(request_.candidates, request_.history, width(node.inputs[0]), x,
+                      PackHistory(node.inputs[1]), width(node.output),
+                      scratch_.Take(2 * PaddedPositions(request_.history) + 1), y);
         break;
+      case GraphOp::kBiTargetAttention:
+        break;  // Attend's
     }
   }
 
   ProductTerm TermOf(const LinearPlan::Term& term) const {
-    return {values_[term.x.value] + term.x.begin, width(term.x.value), term.x.width,
-            term.weight.values.data()};
+    return PackedTerm(values_[term.x.value] + term.x.begin, width(term.x.value), term.x.width,
+                      term.weight.values.data());
+  }
+
+  // (p V) W as p (V W) where that is less work: V W is made once per request. Not a question of C,
+  // so that a score does not depend on how many are ranked.
+  ProductTerm TermOf(const LinearPlan::AttentionTerm& term, int64_t outputs) {
+    const Attention& attention = attentions_[term.x.value];
+    const int64_t positions = request_.history, columns = term.x.width;
+    if (positions * outputs > positions * columns + columns * outputs) {
+      return PackedTerm(WholeAttention(term.x.value) + term.x.begin, width(term.x.value), columns,
+                        term.weight.values.data());
+    }
+    const int64_t stride = PanelsOf(outputs) * kPanel;
+    float* const product = scratch_.Take(positions * stride);
+    if (stride != outputs) std::fill_n(product, positions * stride, 0.0f);
+    const ProductTerm values = PackedTerm(attention.values + term.begin, attention.stride, columns,
+                                          term.weight.values.data());
+    SumProducts({&values, 1}, nullptr, positions, outputs, stride, product);
+    return RowMajorTerm(attention.weights[term.second], PaddedPositions(positions), positions,
+                        product, stride);
   }
 
   void Linear(const LinearPlan& plan, int64_t n, float* y) {
@@ -154,7 +187,7 @@ class OneRun {
     if (!plan.once.empty()) {
       for (const LinearPlan::Term& term : plan.once) terms.push_back(TermOf(term));
       float* const sum = scratch_.Take(plan.outputs);
-      SumProducts(terms, bias, 1, plan.outputs, sum);
+      SumProducts(terms, bias, 1, plan.outputs, plan.outputs, sum);
       bias = sum;
       terms.clear();
     }
@@ -163,12 +196,14 @@ class OneRun {
       ProductTerm& term = terms[scaled.term];
       term.weight = AddScaled(term.weight, scaled.weight, values_[scaled.scale]);
     }
-    SumProducts(terms, bias, n, plan.outputs, y);
+    for (const LinearPlan::AttentionTerm& term : plan.attention) {
+      terms.push_back(TermOf(term, plan.outputs));
+    }
+    SumProducts(terms, bias, n, plan.outputs, plan.outputs, y);
   }
 
   // `to` + `from` diag(scale).
   const float* AddScaled(const float* to, const PackedWeight& from, const float* scale) {
-    constexpr int64_t kPanel = PackedWeight::kPanel;
     const auto size = static_cast<int64_t>(from.values.size());
     float* const sum = scratch_.Take(size);
     for (int64_t begin = 0; begin < size; begin += from.width * kPanel) {
@@ -204,38 +239,81 @@ class OneRun {
     }
   }
 
-  AttentionShape Shape() const {
-    AttentionShape shape;
-    shape.row_offsets = {0, static_cast<int32_t>(request_.candidates)};
-    shape.history_offsets = {0, static_cast<int32_t>(request_.history)};
-    return shape;
+  // Rows of the history in panels of positions.
+  const float* PackHistory(size_t value) {
+    float* const panels = scratch_.Take(PaddedPositions(request_.history) * width(value));
+    PackPanels(values_[value], request_.history, width(value), 0, width(value), panels);
+    return panels;
   }
 
-  void Attention(const GraphNode& node, float* y) {
-    AttentionShape shape = Shape();
-    shape.behaviour = width(node.inputs[0]);
-    shape.hidden = width(node.inputs[2]);
-    AttentionInputs in;
-    in.query = values_[node.inputs[0]];
-    in.history = values_[node.inputs[1]];
-    in.query_hidden = values_[node.inputs[2]];
-    in.history_hidden = values_[node.inputs[3]];
-    in.product = plan_.weights.at(node.weights[0]).data.data();
-    in.score = plan_.weights.at(node.weights[1]).data.data();
-    int64_t sets = 1;
+  // Everything but the weighted sums.
+  void Attend(const GraphNode& node) {
+    const int64_t candidates = request_.candidates, positions = request_.history;
+    const int64_t padded = PaddedPositions(positions);
+    const auto x = [&](size_t i) { return values_[node.inputs[i]]; };
+    Attention& attention = attentions_[node.output];
+    float* const by_behaviour = scratch_.Take(candidates * padded);
+    DinInputs in{.candidates = candidates,
+                 .positions = positions,
+                 .behaviour = width(node.inputs[0]),
+                 .hidden = width(node.inputs[2]),
+                 .query = x(0),
+                 .query_hidden = x(2),
+                 .product = plan_.weights.at(node.weights[0]).data.data(),
+                 .score = plan_.weights.at(node.weights[1]).data.data(),
+                 .history = PackHistory(node.inputs[1]),
+                 .history_hidden = PackHistory(node.inputs[3])};
+    DinScores(in, scratch_.Take(in.hidden * in.behaviour), by_behaviour);
+    SoftmaxPositions(candidates, positions, by_behaviour);
+    attention.weights[1] = by_behaviour;
+
+    std::vector<size_t> sides = {node.inputs[1]};
     if (node.inputs.size() > 4) {
-      shape.modal = width(node.inputs[4]);
-      in.query_modal = values_[node.inputs[4]];
-      in.history_modal = values_[node.inputs[5]];
-      sets = 2;
+      const int64_t modal = width(node.inputs[4]);
+      float* const by_modal = scratch_.Take(candidates * padded);
+      const ProductTerm term = PackedTerm(x(4), modal, modal, PackHistory(node.inputs[5]));
+      SumProducts({&term, 1}, nullptr, candidates, positions, padded, by_modal);
+      SoftmaxPositions(candidates, positions, by_modal);
+      attention.weights[0] = by_modal;
+      sides = {node.inputs[5], node.inputs[1]};
     }
-    AttentionForward(shape, in, y, scratch_.Take(request_.candidates * request_.history * sets));
+    for (const size_t side : sides) attention.width += width(side);
+    attention.stride = PanelsOf(attention.width) * kPanel;
+    float* const values = scratch_.Take(positions * attention.stride);
+    std::fill_n(values, positions * attention.stride, 0.0f);
+    int64_t column = 0;
+    for (const size_t side : sides) {
+      for (int64_t t = 0; t < positions; ++t) {
+        std::copy_n(values_[side] + t * width(side), width(side),
+                    values + t * attention.stride + column);
+      }
+      column += width(side);
+    }
+    attention.values = values;
+  }
+
+  // The attention's output, made when it is first asked for.
+  const float* WholeAttention(size_t value) {
+    if (values_[value] != nullptr) return values_[value];
+    const Attention& attention = attentions_[value];
+    float* const out = scratch_.Take(size(value));
+    float* to = out;
+    for (const float* const weights : attention.weights) {
+      if (weights == nullptr) continue;
+      const ProductTerm term = RowMajorTerm(weights, PaddedPositions(request_.history),
+                                            request_.history, attention.values, attention.stride);
+      SumProducts({&term, 1}, nullptr, request_.candidates, attention.width, width(value), to);
+      to += attention.width;
+    }
+    values_[value] = out;
+    return out;
   }
 
   const GraphPlan& plan_;
   const GraphRequest& request_;
   Scratch& scratch_;
   std::vector<const float*> values_;  // of each value that is there
+  std::vector<Attention> attentions_;
 };
 
 }  // namespace

@@ -10,31 +10,43 @@
 #include <vector>
 
 #include "common/tensor_file.h"
+#include "serving/panel.h"
 
 namespace savior {
 
-// Columns [begin, begin + width) of a weight [outputs, inputs]. Immutable.
+// Columns [begin, begin + width) of a matrix [outputs, inputs], in panels of outputs: `to`
+// [PanelsOf(outputs), width, kPanel], zeros beyond the last output.
+void PackPanels(const float* matrix, int64_t outputs, int64_t inputs, int64_t begin, int64_t width,
+                float* to);
+
+// The same of a weight. Immutable.
 struct PackedWeight {
-  static constexpr int64_t kPanel = 16;  // outputs that are computed together
-
-  PackedWeight(const HostTensor& weight, int64_t begin, int64_t width);
-
-  static int64_t Panels(int64_t outputs) { return (outputs + kPanel - 1) / kPanel; }
+  PackedWeight(const HostTensor& weight, int64_t begin, int64_t columns);
 
   int64_t width = 0;
-  std::vector<float> values;  // [Panels(outputs), width, kPanel]; zeros beyond the last output
+  std::vector<float> values;
 };
 
+// x [rows, width] times a matrix [width, outputs] in panels.
 struct ProductTerm {
-  const float* x = nullptr;  // [rows, width], rows `stride` apart
-  int64_t stride = 0;
+  const float* x = nullptr;
+  int64_t stride = 0;  // from row to row of x
   int64_t width = 0;
-  const float* weight = nullptr;  // as PackedWeight::values
+  // Element (k, o) is at weight[(o / kPanel) * panel_stride + k * row_stride + o % kPanel]; whole
+  // panels are read.
+  const float* weight = nullptr;
+  int64_t row_stride = 0, panel_stride = 0;
 };
 
-// y [rows, outputs] = bias [outputs] + sum over terms of x W^T. `bias` null: zeros. Reentrant, on
-// the calling thread.
+// A term whose matrix is as PackPanels makes it.
+ProductTerm PackedTerm(const float* x, int64_t stride, int64_t width, const float* packed);
+// A term whose matrix is row-major, `row_stride` (a multiple of kPanel) from row to row.
+ProductTerm RowMajorTerm(const float* x, int64_t stride, int64_t width, const float* matrix,
+                         int64_t row_stride);
+
+// y [rows, outputs], rows `y_stride` apart, = bias [outputs] + sum of terms. `bias` null: zeros.
+// Reentrant, on the calling thread.
 void SumProducts(std::span<const ProductTerm> terms, const float* bias, int64_t rows,
-                 int64_t outputs, float* y);
+                 int64_t outputs, int64_t y_stride, float* y);
 
 }  // namespace savior

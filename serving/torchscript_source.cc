@@ -120,7 +120,7 @@ class Source {
     Let(out + "_hits",
         absl::Substitute("torch.unsqueeze($0, 2) == torch.arange($1, device=$0.device)",
                          out + "_bin", bins));
-    Let(out, absl::Substitute("torch.log1p(torch.sum($0, [1]).to(torch.float32))", out + "_hits"));
+    Let(out, absl::Substitute("torch.log1p(torch.sum($0, [1]).float())", out + "_hits"));
   }
 
   const Graph& graph_;

@@ -4,7 +4,9 @@
 #include <absl/strings/str_replace.h>
 #include <torch/script.h>
 
+#include <exception>
 #include <sstream>
+#include <utility>
 
 namespace savior {
 
@@ -29,6 +31,8 @@ absl::StatusOr<std::string> TorchScriptModule(const Graph& graph,
   } catch (const c10::Error& error) {
     return absl::InvalidArgumentError(
         absl::StrCat("writing TorchScript: ", error.what_without_backtrace()));
+  } catch (const std::exception& error) {  // the compiler's reports are not c10's
+    return absl::InvalidArgumentError(absl::StrCat("writing TorchScript: ", error.what()));
   }
 }
 

@@ -1,0 +1,182 @@
+#include "serving/request_attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace savior {
+namespace {
+
+// kUnits hidden units of one panel of positions: added to `scores` after the relu.
+template <int kUnits>
+SAVIOR_INLINE void AddUnits(const DinInputs& in, const float* a, const float* mixed, int64_t unit,
+                            int64_t panel, Panel* scores) {
+  Panel sums[kUnits];
+  const float* const b = in.history_hidden + (panel * in.hidden + unit) * kPanel;
+  for (int u = 0; u < kUnits; ++u) sums[u] = LoadPanel(b + u * kPanel) + a[unit + u];
+  const float* const h = in.history + panel * in.behaviour * kPanel;
+  const float* const rows = mixed + unit * in.behaviour;
+  for (int64_t d = 0; d < in.behaviour; ++d) {
+    const Panel position = LoadPanel(h + d * kPanel);
+#pragma GCC unroll 16
+    for (int u = 0; u < kUnits; ++u) sums[u] += position * rows[u * in.behaviour + d];
+  }
+  for (int u = 0; u < kUnits; ++u) {
+    const Panel zero = {};
+    *scores += (sums[u] > zero ? sums[u] : zero) * in.score[unit + u];
+  }
+}
+
+// kMost: as many units as the registers hold.
+template <int kMost>
+SAVIOR_INLINE void Din(const DinInputs& in, float* mixed, float* scores) {
+  const int64_t panels = PanelsOf(in.positions);
+  for (int64_t n = 0; n < in.candidates; ++n) {
+    const float* const q = in.query + n * in.behaviour;
+    for (int64_t u = 0; u < in.hidden; ++u) {
+      for (int64_t d = 0; d < in.behaviour; ++d) {
+        mixed[u * in.behaviour + d] = in.product[u * in.behaviour + d] * q[d];
+      }
+    }
+    const float* const a = in.query_hidden + n * in.hidden;
+    for (int64_t panel = 0; panel < panels; ++panel, scores += kPanel) {
+      Panel sum = {};
+      int64_t unit = 0;
+      for (; unit + kMost <= in.hidden; unit += kMost) {
+        AddUnits<kMost>(in, a, mixed, unit, panel, &sum);
+      }
+      for (; unit < in.hidden; ++unit) AddUnits<1>(in, a, mixed, unit, panel, &sum);
+      StorePanel(scores, sum);
+    }
+  }
+}
+
+void DinBaseline(const DinInputs& in, float* mixed, float* scores) { Din<2>(in, mixed, scores); }
+SAVIOR_AVX2 void DinAvx2(const DinInputs& in, float* mixed, float* scores) {
+  Din<4>(in, mixed, scores);
+}
+SAVIOR_AVX512 void DinAvx512(const DinInputs& in, float* mixed, float* scores) {
+  Din<16>(in, mixed, scores);
+}
+
+// e^x for x <= 0, as 2^n e^r with |r| <= ln 2 / 2 (Cephes' polynomial); below e^-87: about that.
+SAVIOR_INLINE Panel Exp(Panel x) {
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  const Panel least = Panel{} - 87.0f;
+  x = x > least ? x : least;
+  const Panel n = (x * 1.44269504088896341f + kRound) - kRound;
+  const Panel r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  Panel y = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  y = y * r + 8.3334519073e-3f;
+  y = y * r + 4.1665795894e-2f;
+  y = y * r + 1.6666665459e-1f;
+  y = y * r + 5.0000001201e-1f;
+  y = y * (r * r) + r + 1.0f;
+  const IntPanel power = (__builtin_convertvector(n, IntPanel) + 127) << 23;
+  Panel scale;
+  std::memcpy(&scale, &power, sizeof(scale));
+  return y * scale;
+}
+
+SAVIOR_INLINE void Softmax(int64_t rows, int64_t positions, float* scores) {
+  const int64_t padded = PaddedPositions(positions);
+  for (int64_t row = 0; row < rows; ++row, scores += padded) {
+    for (int64_t t = positions; t < padded; ++t) scores[t] = std::numeric_limits<float>::lowest();
+    Panel most = LoadPanel(scores);
+    for (int64_t t = kPanel; t < padded; t += kPanel) {
+      const Panel x = LoadPanel(scores + t);
+      most = x > most ? x : most;
+    }
+    float top = most[0];
+    for (int64_t lane = 1; lane < kPanel; ++lane) top = std::max(top, most[lane]);
+    Panel sums = {};
+    for (int64_t t = 0; t < padded; t += kPanel) {
+      const Panel p = Exp(LoadPanel(scores + t) - top);
+      sums += p;  // e^-87 of what is beyond the last position is nothing beside the top's 1
+      StorePanel(scores + t, p);
+    }
+    float sum = 0.0f;
+    for (int64_t lane = 0; lane < kPanel; ++lane) sum += sums[lane];
+    const float scale = 1.0f / sum;
+    for (int64_t t = 0; t < padded; t += kPanel)
+      StorePanel(scores + t, LoadPanel(scores + t) * scale);
+  }
+}
+
+void SoftmaxBaseline(int64_t rows, int64_t positions, float* scores) {
+  Softmax(rows, positions, scores);
+}
+SAVIOR_AVX2 void SoftmaxAvx2(int64_t rows, int64_t positions, float* scores) {
+  Softmax(rows, positions, scores);
+}
+SAVIOR_AVX512 void SoftmaxAvx512(int64_t rows, int64_t positions, float* scores) {
+  Softmax(rows, positions, scores);
+}
+
+// Cosines of one candidate with all positions, summed up in the order of the reference: sixteen
+// partial sums over d % 16, then those one after the other.
+SAVIOR_INLINE void Cosines(int64_t positions, int64_t dim, const float* q, const float* history,
+                           float* cosines) {
+  constexpr int64_t kSums = 16;
+  for (int64_t panel = 0; panel < PanelsOf(positions); ++panel) {
+    const float* const m = history + panel * dim * kPanel;
+    Panel sums[kSums] = {};
+    int64_t d = 0;
+    for (; d + kSums <= dim; d += kSums) {
+#pragma GCC unroll 16
+      for (int64_t j = 0; j < kSums; ++j) sums[j] += LoadPanel(m + (d + j) * kPanel) * q[d + j];
+    }
+    for (int64_t j = 0; d < dim; ++d, ++j) sums[j] += LoadPanel(m + d * kPanel) * q[d];
+    Panel total = {};
+    for (int64_t j = 0; j < kSums; ++j) total += sums[j];
+    StorePanel(cosines + panel * kPanel, total);
+  }
+}
+
+void CosinesBaseline(int64_t positions, int64_t dim, const float* q, const float* history,
+                     float* cosines) {
+  Cosines(positions, dim, q, history, cosines);
+}
+SAVIOR_AVX2 void CosinesAvx2(int64_t positions, int64_t dim, const float* q, const float* history,
+                             float* cosines) {
+  Cosines(positions, dim, q, history, cosines);
+}
+SAVIOR_AVX512 void CosinesAvx512(int64_t positions, int64_t dim, const float* q,
+                                 const float* history, float* cosines) {
+  Cosines(positions, dim, q, history, cosines);
+}
+
+}  // namespace
+
+void DinScores(const DinInputs& in, float* scratch, float* scores) {
+  static auto* const kernel = ForThisMachine(DinBaseline, DinAvx2, DinAvx512);
+  kernel(in, scratch, scores);
+}
+
+void SoftmaxPositions(int64_t rows, int64_t positions, float* scores) {
+  static auto* const kernel = ForThisMachine(SoftmaxBaseline, SoftmaxAvx2, SoftmaxAvx512);
+  if (positions > 0) kernel(rows, positions, scores);
+}
+
+void PositionTiers(int64_t candidates, int64_t positions, int64_t dim, const float* query,
+                   const float* history, int64_t bins, float* scratch, float* tiers) {
+  static auto* const cosines_of = ForThisMachine(CosinesBaseline, CosinesAvx2, CosinesAvx512);
+  float* const cosines = scratch;
+  // A tier is log(1 + count), and counts are few.
+  float* const log1p = scratch + PaddedPositions(positions);
+  for (int64_t count = 0; count <= positions; ++count) {
+    log1p[count] = std::log1p(static_cast<float>(count));
+  }
+  const float half = 0.5f * static_cast<float>(bins);
+  std::fill_n(tiers, candidates * bins, 0.0f);
+  for (int64_t n = 0; n < candidates; ++n, tiers += bins) {
+    cosines_of(positions, dim, query + n * dim, history, cosines);
+    for (int64_t t = 0; t < positions; ++t) {
+      const auto bin = static_cast<int64_t>((cosines[t] + 1.0f) * half);
+      tiers[std::clamp<int64_t>(bin, 0, bins - 1)] += 1.0f;
+    }
+    for (int64_t b = 0; b < bins; ++b) tiers[b] = log1p[static_cast<int64_t>(tiers[b])];
+  }
+}
+
+}  // namespace savior
