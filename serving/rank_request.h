@@ -27,16 +27,16 @@ struct Candidate {
   std::optional<uint64_t> item = {};
   // Raw vectors by modality ("text"), any length but zero; they override the catalogue's.
   std::map<std::string, std::vector<float>> vectors = {};
-  std::optional<int64_t> listed_at = {};     // unix seconds; unknown: the time of the request
-  std::optional<int64_t> prior_count = {};   // behaviours with it so far; unknown: 0
+  std::optional<int64_t> listed_at = {};    // unix seconds; unknown: the time of the request
+  std::optional<int64_t> prior_count = {};  // behaviours with it so far; unknown: 0
   // By the schema's names: "feat_*" of the item and "ctx_*" of the impression.
   std::map<std::string, std::string> features = {};
   std::map<std::string, double> numerics = {};  // "num_*" of both
 };
 
 struct RankRequest {
-  std::optional<uint64_t> user = {};  // none, or one that is not known: a new user
-  int64_t timestamp = 0;              // unix seconds
+  std::optional<uint64_t> user = {};        // none, or one that is not known: a new user
+  int64_t timestamp = 0;                    // unix seconds
   std::vector<PastBehaviour> history = {};  // any order
   std::vector<Candidate> candidates = {};
   // Of all candidates that do not say otherwise: "ctx_*" and "num_*".

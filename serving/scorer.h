@@ -13,13 +13,13 @@ namespace savior {
 
 // What a scorer's model takes, for metadata and for checking requests.
 struct ModelCard {
-  std::string version;                         // of the bundle: its step, 12 digits
+  std::string version;  // of the bundle: its step, 12 digits
   int64_t step = 0;
-  std::string codebook_version;                // digest of the codebook; "" without one
-  std::vector<std::string> item_features;      // "feat_*"
-  std::vector<std::string> item_numerics;      // "num_*"
-  std::vector<std::string> context_features;   // "ctx_*"
-  std::vector<std::string> context_numerics;   // "num_*"
+  std::string codebook_version;               // digest of the codebook; "" without one
+  std::vector<std::string> item_features;     // "feat_*"
+  std::vector<std::string> item_numerics;     // "num_*"
+  std::vector<std::string> context_features;  // "ctx_*"
+  std::vector<std::string> context_numerics;  // "num_*"
   struct Modality {
     std::string name;
     int64_t dim = 0;
