@@ -72,6 +72,10 @@ Connection::~Connection() {
 }
 
 bool Connection::Wait(short events) {
+  // A client that writes head and body apart may wait for our word that the head arrived, which the
+  // system would keep back for 40 ms.
+  const int on = 1;
+  if (events == POLLIN) ::setsockopt(fd_, IPPROTO_TCP, TCP_QUICKACK, &on, sizeof(on));
   while (true) {
     pollfd wait{.fd = fd_, .events = events, .revents = 0};
     const int left = MillisecondsLeft(deadline_);

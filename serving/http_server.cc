@@ -26,8 +26,6 @@ namespace {
 
 constexpr int64_t kMostHeadBytes = 64 << 10;
 constexpr std::chrono::milliseconds kLook = std::chrono::milliseconds(50);
-// When others wait for its thread, a connection may be silent for this long.
-constexpr std::chrono::seconds kIdleInACrowd = std::chrono::seconds(1);
 constexpr const char* kBusy =
     "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
     "Connection: close\r\nContent-Length: 50\r\n\r\n"
@@ -37,8 +35,21 @@ constexpr const char* kBusy =
 struct Exchange {
   Connection& connection;
   SteadyClock::time_point begin = {};
+  httplib::Request* request = nullptr;  // null until its head is read
   HttpHead head = {};
   bool unread = false;  // part of the request was not read: nothing after it makes sense
+
+  // For the same reason this answer is the connection's last, which it must say.
+  void LeaveUnread(httplib::Response& response) {
+    unread = true;
+    if (request == nullptr) {
+      response.set_header("Connection", "close");
+      return;
+    }
+    // cpp-httplib answers a client that wants to close as we want it.
+    request->headers.erase("Connection");
+    request->headers.emplace("Connection", "close");
+  }
 };
 // cpp-httplib hands nothing of ours through to handlers. A request's handlers run on the thread
 // that called process_request.
@@ -91,10 +102,11 @@ HttpHead HeadOf(const httplib::Request& request) {
   return head;
 }
 
-bool HasBody(const HttpHead& head) {
+bool MayHaveBody(const HttpHead& head) {
   const auto length = head.headers.find("content-length");
-  return head.headers.contains("transfer-encoding") ||
-         (length != head.headers.end() && length->second != "0");
+  if (length != head.headers.end() && length->second == "0") return false;
+  return length != head.headers.end() || head.headers.contains("transfer-encoding") ||
+         (head.method != "GET" && head.method != "HEAD");
 }
 
 }  // namespace
@@ -158,7 +170,7 @@ class ScoringServer::Impl {
   using Server = httplib::Server;
 
   // Of requests, in the order in which they are called.
-  void Begin(const httplib::Request& request);
+  void Begin(httplib::Request& request);
   Server::HandlerResponse AnswerHead(const httplib::Request& request, httplib::Response& response);
   int AnswerExpect(const httplib::Request& request, httplib::Response& response);
   void AnswerPost(httplib::Response& response, const httplib::ContentReader& read);
@@ -216,7 +228,7 @@ void ScoringServer::Impl::SetHandlers() {
       [](const httplib::Request&, httplib::Response& answer, const std::exception_ptr&) {
         LOG(ERROR) << "serving: an exception in a handler";
         Fill(ErrorAnswer(500, "internal error; the server's log says more"), answer);
-        exchange->unread = true;
+        exchange->LeaveUnread(answer);
       });
   parser_.set_logger([this](const httplib::Request&, const httplib::Response& answer) {
     const std::chrono::duration<double> took = SteadyClock::now() - exchange->begin;
@@ -225,18 +237,23 @@ void ScoringServer::Impl::SetHandlers() {
   });
 }
 
-void ScoringServer::Impl::Begin(const httplib::Request& request) {
+void ScoringServer::Impl::Begin(httplib::Request& request) {
+  exchange->request = &request;
   exchange->head = HeadOf(request);
   exchange->begin = SteadyClock::now();
   // Twice the body, for the sizes of its chunks; the body itself is counted as it is unpacked.
   exchange->connection.SetBudget(2 * service_.options().max_body_bytes + kMostHeadBytes);
+  // Whatever the type is called, the body is ours to read: of forms, cpp-httplib would parse it.
+  request.headers.erase("Content-Type");
+  // Answers are small and wanted soon: not packed.
+  request.headers.erase("Accept-Encoding");
 }
 
 httplib::Server::HandlerResponse ScoringServer::Impl::AnswerHead(const httplib::Request&,
                                                                  httplib::Response& response) {
   const auto answer = service_.HandleHead(exchange->head);
   if (!answer.has_value()) return Server::HandlerResponse::Unhandled;
-  exchange->unread = HasBody(exchange->head);
+  if (MayHaveBody(exchange->head)) exchange->LeaveUnread(response);
   Fill(*answer, response);
   exchange->connection.SetDeadline(DeadlineIn(Milliseconds(options_.answer_timeout_s)));
   return Server::HandlerResponse::Handled;
@@ -265,7 +282,7 @@ void ScoringServer::Impl::AnswerPost(httplib::Response& response,
     exchange->connection.SetDeadline(DeadlineIn(Milliseconds(options_.answer_timeout_s)));
     return;
   }
-  exchange->unread = true;
+  exchange->LeaveUnread(response);
   if (too_large || exchange->connection.over_budget()) {
     Fill(ErrorAnswer(413, fmt::format("the body: this server takes {} bytes", most)), response);
   } else if (too_late) {
@@ -280,7 +297,7 @@ void ScoringServer::Impl::AnswerPost(httplib::Response& response,
 // Of answers >= 400: those that cpp-httplib makes by itself have no body yet.
 httplib::Server::HandlerResponse ScoringServer::Impl::AnswerError(httplib::Response& response) {
   if (!response.body.empty()) return Server::HandlerResponse::Handled;
-  exchange->unread = true;
+  exchange->LeaveUnread(response);
   if (exchange->connection.over_budget()) response.status = 431;
   if (exchange->connection.too_late()) response.status = 408;
   Fill(ErrorAnswer(response.status,
@@ -349,7 +366,7 @@ bool ScoringServer::Impl::AwaitRequest(Connection& connection) {
     if (connection.Readable(kLook)) return true;
     const auto now = SteadyClock::now();
     if (Stopping(now) || now - begin > Milliseconds(options_.idle_timeout_s)) return false;
-    if (waiting_ > 0 && now - begin > kIdleInACrowd) return false;
+    if (waiting_ > 0 && now - begin > Milliseconds(options_.crowded_idle_s)) return false;
   }
 }
 
@@ -363,13 +380,8 @@ bool ScoringServer::Impl::ServeRequest(Connection& connection) {
   Stream stream(connection);
   const bool last = stopping_ || waiting_ > 0;
   bool closed = false;
-  const bool ok = parser_.process_request(stream, last, closed, [this](httplib::Request& request) {
-    Begin(request);
-    // Whatever the type is called, the body is ours to read: of forms, cpp-httplib would parse it.
-    request.headers.erase("Content-Type");
-    // Answers are small and wanted soon: not packed.
-    request.headers.erase("Accept-Encoding");
-  });
+  const bool ok = parser_.process_request(stream, last, closed,
+                                          [this](httplib::Request& request) { Begin(request); });
   exchange = nullptr;
   connection.SetDeadline(DeadlineIn(Milliseconds(options_.answer_timeout_s)));
   if (!connection.Flush() || !ok) return false;

@@ -21,11 +21,12 @@ struct HttpServerOptions {
   double request_timeout_s = 10;  // for a request to come in, from its first byte to its last
   double answer_timeout_s = 10;   // for an answer to go out
   double idle_timeout_s = 60;     // between the requests of a connection
+  double crowded_idle_s = 1;      // the same, while others wait for its thread
   // Stop's patience with connections that are between two requests: one that comes in this time
   // is answered, and told that it was the last.
   double drain_s = 1;
-  std::string tls_certificate, tls_key;  // PEM files; both or none
-  std::string token_file;                // holds the bearer token; "": none is asked for
+  std::string tls_certificate = {}, tls_key = {};  // PEM files; both or none
+  std::string token_file = {};                     // holds the bearer token; "": none is asked for
   // Without this, an address that others can reach takes TLS or a token.
   bool insecure = false;
   ServiceOptions service = {};  // `token` is overridden by token_file

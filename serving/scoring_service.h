@@ -32,11 +32,11 @@ namespace savior {
 struct ServiceOptions {
   RankLimits limits = {};
   int64_t max_body_bytes = 8 << 20;
-  int64_t max_concurrent = 32;  // requests that are scored at the same time
-  std::string token;            // "": none is asked for. The health endpoints never ask
-  std::string server_version;   // in GET /v2
+  int64_t max_concurrent = 32;      // requests that are scored at the same time
+  std::string token = {};           // "": none is asked for. The health endpoints never ask
+  std::string server_version = {};  // in GET /v2
   // Unix seconds: the time of a request that names none. Not set: the system's clock.
-  std::function<int64_t()> now;
+  std::function<int64_t()> now = {};
 };
 
 struct HttpHead {
