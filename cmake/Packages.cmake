@@ -14,6 +14,15 @@ find_package(CLI11 REQUIRED)
 find_library(ROCKSDB_LIBRARY rocksdb REQUIRED)
 find_library(XXHASH_LIBRARY xxhash REQUIRED)
 find_library(ZMQ_LIBRARY zmq REQUIRED)
+# Its CMake package asks for what the parts that we do not use stand on.
+find_library(PROMETHEUS_LIBRARY prometheus-cpp-core REQUIRED)
+find_package(OpenSSL REQUIRED)
+
+# Debian builds cpp-httplib as a library, with these; they change its classes' layout.
+find_library(HTTPLIB_LIBRARY cpp-httplib REQUIRED)
+add_library(httplib INTERFACE)
+target_compile_definitions(httplib INTERFACE CPPHTTPLIB_OPENSSL_SUPPORT CPPHTTPLIB_ZLIB_SUPPORT CPPHTTPLIB_BROTLI_SUPPORT)
+target_link_libraries(httplib INTERFACE ${HTTPLIB_LIBRARY} OpenSSL::SSL)
 
 # MPI by its C API only: FindMPI wants an enabled language, and links the C++ bindings (removed from the standard) with
 # it.

@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <utility>
 #include <vector>
@@ -18,7 +18,6 @@
 #include "serving/torchscript_writer.h"
 #include "serving/triton.h"
 #include "worker/data/log_schema.h"
-#include "worker/numerics.h"
 
 namespace savior {
 namespace {
@@ -38,45 +37,34 @@ absl::Status WriteRanker(const fs::path& folder, const TensorFile& dense) {
   return WriteTensorFile(folder / kBundleRanker, weights);
 }
 
-absl::Status WriteGraphs(const fs::path& folder, const Config& config, const LogSchema& schema,
-                         int64_t step, const TensorFile& dense) {
-  const RankerSizes sizes = {
-      .features = static_cast<int64_t>(schema.item_features.size()),
-      .context = static_cast<int64_t>(schema.context_features.size()),
-      .numerics = kOwnNumerics + static_cast<int64_t>(schema.item_numerics.size() +
-                                                      schema.context_numerics.size())};
-  SAVIOR_ASSIGN_OR_RETURN(const Graph graph, RankerGraph(config, sizes, dense));
+// The graph as ONNX and TorchScript; for Triton, too.
+absl::Status WriteGraphs(const fs::path& folder, const Graph& graph,
+                         const std::map<std::string, std::string>& metadata) {
   SAVIOR_ASSIGN_OR_RETURN(
       const std::string onnx,
-      OnnxModel(graph, {.producer_version = SAVIOR_VERSION,
-                        .metadata = {{"step", std::to_string(step)}, {"arm", config.model.arm}}}));
+      OnnxModel(graph, {.producer_version = SAVIOR_VERSION, .metadata = metadata}));
   SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(folder / kBundleOnnx, onnx));
-  return WriteTorchScript(graph, folder / kBundleTorchScript);
+  SAVIOR_ASSIGN_OR_RETURN(const std::string module, TorchScriptModule(graph, metadata));
+  return WriteFileAtomically(folder / kBundleTorchScript, module);
 }
 
-absl::Status WriteTriton(const fs::path& folder, const Config& config, const LogSchema& schema,
-                         const TensorFile& dense) {
-  const RankerSizes sizes = {
-      .features = static_cast<int64_t>(schema.item_features.size()),
-      .context = static_cast<int64_t>(schema.context_features.size()),
-      .numerics = kOwnNumerics + static_cast<int64_t>(schema.item_numerics.size() +
-                                                      schema.context_numerics.size())};
-  SAVIOR_ASSIGN_OR_RETURN(const Graph graph, RankerGraph(config, sizes, dense));
+absl::Status WriteTriton(const fs::path& folder, const Graph& graph) {
   const fs::path model = folder / "triton" / kModelName;
   SAVIOR_RETURN_IF_ERROR(MakeWritableFolder(model / "1"));
   std::error_code error;
   fs::create_hard_link(folder / kBundleOnnx, model / "1" / "model.onnx", error);
   if (error) return SystemError(error.value(), "linking " + (model / "1/model.onnx").string());
-  return WriteFileAtomically(model / "config.pbtxt", TritonConfig(graph, kModelName));
+  SAVIOR_ASSIGN_OR_RETURN(const std::string text, TritonConfig(graph, {.name = kModelName}));
+  return WriteFileAtomically(model / "config.pbtxt", text);
 }
 
 // Copies what is there; its digest is its version.
-absl::StatusOr<std::string> CopyVersioned(const fs::path& from, const fs::path& to) {
+absl::Status CopyVersioned(const fs::path& from, const fs::path& to, std::string* version) {
   std::error_code error;
-  if (!fs::exists(from, error)) return std::string();
+  if (!fs::exists(from, error)) return absl::OkStatus();
   SAVIOR_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(from));
-  SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(to, bytes));
-  return DigestBytes(bytes);
+  *version = DigestBytes(bytes);
+  return WriteFileAtomically(to, bytes);
 }
 
 // What the run's result says of this very step; null: nothing.
@@ -99,30 +87,19 @@ class Exporter {
       : options_(options), commit_(*commit), inputs_(inputs) {}
 
   absl::StatusOr<Bundle> Run() {
-    SAVIOR_RETURN_IF_ERROR(OpenBase());
-    const fs::path& from = commit_.commit().folder;
-    SAVIOR_ASSIGN_OR_RETURN(dense_, ReadTensorFile(from / kDenseFile));
-    // The versions of encoder and codebook are known before the manifest is written only if they
-    // are read twice; they are small.
-    SAVIOR_ASSIGN_OR_RETURN(manifest_.encoder_version, VersionOf(from / kEncoderFile));
-    SAVIOR_ASSIGN_OR_RETURN(manifest_.codebook_version, VersionOf(from / kCodebookFile));
-    manifest_.step = commit_.commit().manifest.step;
-    manifest_.commit = fs::absolute(from).string();
-    manifest_.metrics = MetricsOf(commit_.commit());
-    return WriteBundle(options_.out, &manifest_,
-                       [this](const fs::path& part) { return Fill(part); });
+    BundleManifest manifest;
+    manifest.step = commit_.commit().manifest.step;
+    manifest.precision = options_.precision;
+    manifest.commit = fs::absolute(commit_.commit().folder).lexically_normal().string();
+    manifest.metrics = MetricsOf(commit_.commit());
+    if (options_.since) SAVIOR_RETURN_IF_ERROR(OpenBase(&manifest));
+    return WriteBundle(
+        options_.out, std::move(manifest),
+        [this](const fs::path& part, BundleManifest* whole) { return Fill(part, whole); });
   }
 
  private:
-  static absl::StatusOr<std::string> VersionOf(const fs::path& path) {
-    std::error_code error;
-    if (!fs::exists(path, error)) return std::string();
-    return DigestFile(path);
-  }
-
-  absl::Status OpenBase() {
-    manifest_.precision = options_.precision;
-    if (!options_.since) return absl::OkStatus();
+  absl::Status OpenBase(BundleManifest* manifest) {
     if (options_.hps || options_.triton) {
       return absl::InvalidArgumentError(
           "--since: HPS and Triton read whole tables and models: export a full bundle for them");
@@ -130,35 +107,38 @@ class Exporter {
     SAVIOR_ASSIGN_OR_RETURN(
         base_, OpenChain(options_.out, BundleName(*options_.since), /*digests=*/false));
     const Bundle& newest = base_->newest();
-    if (newest.manifest.step >= commit_.commit().manifest.step) {
+    if (newest.manifest.step >= manifest->step) {
       return absl::FailedPreconditionError(
-          fmt::format("--since {}: the commit is of step {}: there is nothing since",
-                      *options_.since, commit_.commit().manifest.step));
+          fmt::format("--since {}: the newest commit is of step {}: there is nothing since",
+                      *options_.since, manifest->step));
     }
-    manifest_.base = {newest.manifest.step, newest.digest};
-    manifest_.sequence = newest.manifest.sequence + 1;
-    manifest_.precision = newest.manifest.precision;
+    manifest->base = {newest.manifest.step, newest.digest};
+    manifest->sequence = newest.manifest.sequence + 1;
+    manifest->precision = newest.manifest.precision;
     return absl::OkStatus();
   }
 
-  absl::Status Fill(const fs::path& part) {
+  absl::Status Fill(const fs::path& part, BundleManifest* manifest) {
     const fs::path& from = commit_.commit().folder;
     const LogSchema& schema = inputs_.log->schema();
     const Config& config = commit_.config();
     SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(part / kResolvedFile, ToToml(config)));
     SAVIOR_RETURN_IF_ERROR(
         WriteFileAtomically(part / kBundleSchema, SchemaToJson(schema).dump(1) + "\n"));
-    for (const char* file : {kEncoderFile, kCodebookFile}) {
-      SAVIOR_RETURN_IF_ERROR(CopyVersioned(from / file, part / file).status());
-    }
-    SAVIOR_RETURN_IF_ERROR(WriteRanker(part, dense_));
-    SAVIOR_RETURN_IF_ERROR(WriteGraphs(part, config, schema, manifest_.step, dense_));
-    BundleTables tables(&commit_, inputs_.log.get(), manifest_.precision,
+    SAVIOR_RETURN_IF_ERROR(
+        CopyVersioned(from / kEncoderFile, part / kEncoderFile, &manifest->encoder_version));
+    SAVIOR_RETURN_IF_ERROR(
+        CopyVersioned(from / kCodebookFile, part / kCodebookFile, &manifest->codebook_version));
+    SAVIOR_ASSIGN_OR_RETURN(const TensorFile dense, ReadTensorFile(from / kDenseFile));
+    SAVIOR_RETURN_IF_ERROR(WriteRanker(part, dense));
+    SAVIOR_ASSIGN_OR_RETURN(const Graph graph, RankerGraph(config, SizesOf(schema), dense));
+    SAVIOR_RETURN_IF_ERROR(WriteGraphs(
+        part, graph, {{"step", std::to_string(manifest->step)}, {"arm", config.model.arm}}));
+    BundleTables tables(&commit_, inputs_.log.get(), manifest->precision,
                         base_ ? &*base_ : nullptr, part);
-    SAVIOR_ASSIGN_OR_RETURN(manifest_.tables, tables.Write());
+    SAVIOR_ASSIGN_OR_RETURN(manifest->tables, tables.Write());
     if (options_.hps) SAVIOR_RETURN_IF_ERROR(WriteHps(part, config));
-    if (options_.triton) SAVIOR_RETURN_IF_ERROR(WriteTriton(part, config, schema, dense_));
-    UseThreads(config);
+    if (options_.triton) SAVIOR_RETURN_IF_ERROR(WriteTriton(part, graph));
     SAVIOR_ASSIGN_OR_RETURN(const std::vector<GoldenRequest> golden,
                             GoldenRequests(commit_, inputs_, options_.golden));
     return WriteFileAtomically(part / kBundleGolden, GoldenJson(golden));
@@ -168,8 +148,6 @@ class Exporter {
   InspectedCommit& commit_;
   const RunInputs& inputs_;
   std::optional<BundleChain> base_;
-  TensorFile dense_;
-  BundleManifest manifest_;
 };
 
 }  // namespace
@@ -186,6 +164,7 @@ absl::StatusOr<Bundle> ExportBundle(const ExportOptions& options) {
                     found.folder.string(), found.manifest.log_fingerprint,
                     commit->config().data.raw, inputs.log->fingerprint()));
   }
+  UseThreads(commit->config());
   return Exporter(options, commit.get(), inputs).Run();
 }
 

@@ -82,9 +82,9 @@ absl::StatusOr<std::vector<BundleManifest::Table>> BundleTables::Write() {
     SAVIOR_RETURN_IF_ERROR(WriteRows(table));
   }
   SAVIOR_RETURN_IF_ERROR(WriteItems());
-  if (HasContent(commit_.config())) {
-    SAVIOR_RETURN_IF_ERROR(WriteContent());
-    if (base_ == nullptr) SAVIOR_RETURN_IF_ERROR(WriteAlignedTable());
+  if (HasContent(commit_.config())) SAVIOR_RETURN_IF_ERROR(WriteContent());
+  if (base_ == nullptr) {
+    SAVIOR_RETURN_IF_ERROR(WriteDerivedTables(folder_, commit_.config(), precision_, &tables_));
   }
   return std::move(tables_);
 }
@@ -165,23 +165,24 @@ absl::Status BundleTables::WriteItems() {
   return Finish(kItemsTable, writer.get());
 }
 
-absl::Status BundleTables::WriteAlignedTable() {
-  const Config& config = commit_.config();
-  const auto chain = [this](const char* name) -> absl::StatusOr<TableChain> {
-    SAVIOR_ASSIGN_OR_RETURN(auto file, TableFile::Open(folder_ / TableFileName(name)));
+absl::Status WriteDerivedTables(const fs::path& folder, const Config& config, Precision precision,
+                                std::vector<BundleManifest::Table>* tables) {
+  if (!HasContent(config)) return absl::OkStatus();
+  const auto chain = [&folder](const char* name) -> absl::StatusOr<TableChain> {
+    SAVIOR_ASSIGN_OR_RETURN(auto file, TableFile::Open(folder / TableFileName(name)));
     return TableChain::Of({std::move(file)});
   };
-  SAVIOR_ASSIGN_OR_RETURN(const TensorFile ranker, ReadTensorFile(folder_ / kBundleRanker));
+  SAVIOR_ASSIGN_OR_RETURN(const TensorFile ranker, ReadTensorFile(folder / kBundleRanker));
   SAVIOR_ASSIGN_OR_RETURN(TableChain align, chain("align"));
   SAVIOR_ASSIGN_OR_RETURN(TableChain vectors, chain("content_vector"));
   SAVIOR_ASSIGN_OR_RETURN(const TableChain content, chain("content"));
   SAVIOR_ASSIGN_OR_RETURN(const Aligner aligner,
                           Aligner::Of(config, ranker, std::move(align), std::move(vectors)));
-  SAVIOR_RETURN_IF_ERROR(WriteAligned(folder_ / TableFileName(kAlignedTable), config, aligner,
-                                      content, precision_));
+  SAVIOR_RETURN_IF_ERROR(
+      WriteAligned(folder / TableFileName(kAlignedTable), config, aligner, content, precision));
   SAVIOR_ASSIGN_OR_RETURN(const TableChain aligned, chain(kAlignedTable));
   const uint64_t rows = aligned.files()[0]->rows();
-  tables_.push_back({kAlignedTable, rows, 0, rows});
+  tables->push_back({kAlignedTable, rows, 0, rows});
   return absl::OkStatus();
 }
 

@@ -29,7 +29,6 @@ class BundleTables {
   absl::Status WriteRows(uint32_t table);
   absl::Status WriteContent();
   absl::Status WriteItems();
-  absl::Status WriteAlignedTable();
 
   InspectedCommit& commit_;
   const TrainingLog& log_;
@@ -39,6 +38,12 @@ class BundleTables {
   TableChain base_table_;  // of the writer at work
   std::vector<BundleManifest::Table> tables_;
 };
+
+// What of a full bundle follows from the rest, which is in `folder`: z~, if the arm has content. Adds
+// to `tables`.
+[[nodiscard]] absl::Status WriteDerivedTables(const std::filesystem::path& folder,
+                                              const Config& config, Precision precision,
+                                              std::vector<BundleManifest::Table>* tables);
 
 // HugeCTR HPS's layout, of the full tables in `folder`/tables: `folder`/hps/<table>.model/key
 // (int64) and /emb_vector (float32, the rows in the keys' order); all little-endian.

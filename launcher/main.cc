@@ -14,11 +14,13 @@
 #include "common/process.h"
 #include "launcher/cluster_run.h"
 #include "launcher/exit_code.h"
+#include "launcher/export_command.h"
 #include "launcher/generate_command.h"
 #include "launcher/inspect.h"
 #include "launcher/launch_command.h"
 #include "launcher/orphan.h"
 #include "launcher/run_commands.h"
+#include "launcher/serve_command.h"
 #include "worker/data/generate.h"
 #include "worker/data/prepare.h"
 #include "worker/mpi_world.h"
@@ -162,11 +164,15 @@ int Main(int argc, char** argv) {
   int64_t memory_mb = 1024;
   GenerateOptions generate;
   InspectArguments inspect;
+  ExportArguments export_bundle;
+  ServeArguments serve;
   AddPrepare(app, prepare, memory_mb);
   AddTrain(app, train);
   AddLaunch(app, launch);
   AddSlurm(app, slurm);
   AddEvaluate(app, evaluate);
+  AddExport(app, export_bundle);
+  AddServe(app, serve);
   AddInspect(app, inspect);
   AddGenerate(app, generate);
   try {
@@ -181,6 +187,12 @@ int Main(int argc, char** argv) {
   if (app.got_subcommand("evaluate")) {
     return Report(
         EvaluateRun(evaluate.run, evaluate.commit, evaluate.overrides, std::cout).status());
+  }
+  if (app.got_subcommand("export")) return Report(RunExport(export_bundle, std::cout));
+  if (app.got_subcommand("serve")) {
+    std::signal(SIGINT, OnSignal);
+    std::signal(SIGTERM, OnSignal);
+    return Report(RunServe(serve, stop_requested, std::cout));
   }
   if (app.got_subcommand("inspect")) return Report(Inspect(inspect, std::cout));
   if (app.got_subcommand("generate")) return Report(Generate(generate).status());

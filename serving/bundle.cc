@@ -110,7 +110,7 @@ std::string TableFileName(const std::string& table) {
 }
 
 absl::StatusOr<Bundle> WriteBundle(const fs::path& dir, BundleManifest manifest,
-                                   const std::function<absl::Status(const fs::path&)>& fill) {
+                                   const FillBundle& fill) {
   const fs::path target = dir / BundleName(manifest.step);
   const fs::path part = target.string() + kPart;
   std::error_code error;
@@ -124,7 +124,7 @@ absl::StatusOr<Bundle> WriteBundle(const fs::path& dir, BundleManifest manifest,
   SAVIOR_RETURN_IF_ERROR(RemoveUnfinished(dir));
   SAVIOR_RETURN_IF_ERROR(MakeWritableFolder(part / "tables"));
   const auto write = [&]() -> absl::StatusOr<std::string> {
-    SAVIOR_RETURN_IF_ERROR(fill(part));
+    SAVIOR_RETURN_IF_ERROR(fill(part, &manifest));
     SAVIOR_ASSIGN_OR_RETURN(manifest.files, ListFiles(part));
     const std::string text = SealManifest(ToJson(manifest), manifest.files);
     SAVIOR_ASSIGN_OR_RETURN(const SealedManifest sealed,

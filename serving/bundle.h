@@ -80,12 +80,13 @@ std::string BundleName(int64_t step);
 // "tables/<table>.safetensors"
 std::string TableFileName(const std::string& table);
 
-// Writes a bundle below `dir`, and makes it current. `fill` puts the files into the folder given to
-// it. Atomic and durable; interrupted ones are deleted first. A bundle of that step that is there
-// already: kFailedPrecondition.
-[[nodiscard]] absl::StatusOr<Bundle> WriteBundle(
-    const std::filesystem::path& dir, BundleManifest manifest,
-    const std::function<absl::Status(const std::filesystem::path&)>& fill);
+// Writes a bundle of manifest.step below `dir`, and makes it current. `fill` puts the files into the
+// folder given to it and completes the manifest, but for its step and its list of files. Atomic and
+// durable; interrupted ones are deleted first. A bundle of that step that is there already:
+// kFailedPrecondition.
+using FillBundle = std::function<absl::Status(const std::filesystem::path&, BundleManifest*)>;
+[[nodiscard]] absl::StatusOr<Bundle> WriteBundle(const std::filesystem::path& dir,
+                                                 BundleManifest manifest, const FillBundle& fill);
 
 // Reads and checks one bundle: READY, the manifest, sizes, and with `digests` every byte.
 // kNotFound: no bundle there; kDataLoss: damaged, or of another version (file, expected, found).

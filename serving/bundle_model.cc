@@ -12,6 +12,7 @@
 #include "common/files.h"
 #include "common/unique_number.h"
 #include "worker/data/log_schema.h"
+#include "worker/numerics.h"
 #include "worker/tables.h"
 
 namespace savior {
@@ -53,6 +54,13 @@ std::vector<Column> ItemColumns(const LogSchema& schema) {
   add(kFeaturesColumn, ColumnType::kI32, schema.item_features.size());
   add(kNumericsColumn, ColumnType::kF32, schema.item_numerics.size());
   return columns;
+}
+
+RankerSizes SizesOf(const LogSchema& schema) {
+  return {.features = static_cast<int64_t>(schema.item_features.size()),
+          .context = static_cast<int64_t>(schema.context_features.size()),
+          .numerics = kOwnNumerics + static_cast<int64_t>(schema.item_numerics.size() +
+                                                          schema.context_numerics.size())};
 }
 
 std::vector<Column> ContentColumns(const Config& config, bool codes, Precision precision) {

@@ -18,6 +18,7 @@
 #include "common/tensor_file.h"
 #include "serving/aligner.h"
 #include "serving/bundle.h"
+#include "serving/ranker_graph.h"
 #include "worker/arm.h"
 #include "worker/data/training_log.h"
 #include "worker/model/codebook.h"
@@ -37,6 +38,7 @@ inline constexpr const char* kZColumn = "z";          // of table "content": dim
 inline constexpr const char* kCodesColumn = "codes";  // of table "content": U16 [levels]
 
 std::vector<Column> ItemColumns(const LogSchema& schema);
+RankerSizes SizesOf(const LogSchema& schema);
 // `codes`: whether the arm uses them.
 std::vector<Column> ContentColumns(const Config& config, bool codes, Precision precision);
 

@@ -178,13 +178,7 @@ class BundleScorer final : public Scorer {
 absl::StatusOr<std::shared_ptr<const Scorer>> ScorerOf(const BundleChain& chain) {
   SAVIOR_ASSIGN_OR_RETURN(std::unique_ptr<BundleModel> model,
                           BundleModel::Load(chain, std::filesystem::temp_directory_path()));
-  const LogSchema& schema = model->schema();
-  const RankerSizes sizes = {
-      .features = static_cast<int64_t>(schema.item_features.size()),
-      .context = static_cast<int64_t>(schema.context_features.size()),
-      .numerics = kOwnNumerics + static_cast<int64_t>(schema.item_numerics.size() +
-                                                      schema.context_numerics.size())};
-  absl::StatusOr<Graph> graph = RankerGraph(model->config(), sizes, model->ranker());
+  absl::StatusOr<Graph> graph = RankerGraph(model->config(), SizesOf(model->schema()), model->ranker());
   if (!graph.ok()) {
     return Annotate(graph.status(), (chain.newest().folder / kBundleRanker).string());
   }
