@@ -105,7 +105,8 @@ absl::StatusOr<int64_t> CompareRows(const BundleChain& chain) {
         return absl::DataLossError(
             fmt::format("table {}, key {}: the commit has no such row", of.name, keys[i]));
       }
-      SAVIOR_RETURN_IF_ERROR(CompareRow(*spec, table, manifest.precision, keys[i],
+      SAVIOR_RETURN_IF_ERROR(CompareRow(*spec, table,
+                                        content ? Precision::kFloat32 : manifest.precision, keys[i],
                                         std::span(rows).subspan(i * spec->dim, dim)));
       ++compared;
     }
@@ -137,7 +138,7 @@ double Tolerance(Precision precision) {
     case Precision::kFloat16:
       return 1e-3;
     case Precision::kInt8:
-      return 3e-2;
+      return 1e-2;
   }
   return 0;
 }

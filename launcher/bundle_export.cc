@@ -134,8 +134,8 @@ class Exporter {
     SAVIOR_ASSIGN_OR_RETURN(const Graph graph, RankerGraph(config, SizesOf(schema), dense));
     SAVIOR_RETURN_IF_ERROR(WriteGraphs(
         part, graph, {{"step", std::to_string(manifest->step)}, {"arm", config.model.arm}}));
-    BundleTables tables(&commit_, inputs_.log.get(), manifest->precision,
-                        base_ ? &*base_ : nullptr, part);
+    BundleTables tables(&commit_, inputs_.log.get(), manifest->precision, base_ ? &*base_ : nullptr,
+                        part);
     SAVIOR_ASSIGN_OR_RETURN(manifest->tables, tables.Write());
     if (options_.hps) SAVIOR_RETURN_IF_ERROR(WriteHps(part, config));
     if (options_.triton) SAVIOR_RETURN_IF_ERROR(WriteTriton(part, graph));
@@ -159,10 +159,9 @@ absl::StatusOr<Bundle> ExportBundle(const ExportOptions& options) {
   SAVIOR_ASSIGN_OR_RETURN(const auto commit, InspectedCommit::Open(found.folder));
   SAVIOR_ASSIGN_OR_RETURN(const RunInputs inputs, RunInputs::Open(commit->config()));
   if (inputs.log->fingerprint() != found.manifest.log_fingerprint) {
-    return absl::FailedPreconditionError(
-        fmt::format("{}: trained on the data with fingerprint {}; data.raw = {} has {}",
-                    found.folder.string(), found.manifest.log_fingerprint,
-                    commit->config().data.raw, inputs.log->fingerprint()));
+    return absl::FailedPreconditionError(fmt::format(
+        "{}: trained on the data with fingerprint {}; data.raw = {} has {}", found.folder.string(),
+        found.manifest.log_fingerprint, commit->config().data.raw, inputs.log->fingerprint()));
   }
   UseThreads(commit->config());
   return Exporter(options, commit.get(), inputs).Run();

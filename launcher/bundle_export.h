@@ -28,8 +28,8 @@ struct ExportOptions {
 // data of its run, of the base, of writing (a full disk is kResourceExhausted).
 [[nodiscard]] absl::StatusOr<Bundle> ExportBundle(const ExportOptions& options);
 
-// The chain of `dir`'s bundle `name` as a full bundle in folder `out`: byte for byte the tables that
-// a full export of the same commit would have.
+// The chain of `dir`'s bundle `name` as a full bundle in folder `out`: byte for byte the tables
+// that a full export of the same commit would have.
 [[nodiscard]] absl::StatusOr<Bundle> MergeBundle(const std::filesystem::path& dir,
                                                  const std::string& name,
                                                  const std::filesystem::path& out);
@@ -44,8 +44,8 @@ struct Verified {
 // Of scores that a bundle may differ from the live model's by.
 double Tolerance(Precision precision);
 
-// Proves bundle `name` of `dir`, with all that it is based on: every digest, the order and number of
-// rows, golden requests within the tolerance, and a sample of rows of every table against the
+// Proves bundle `name` of `dir`, with all that it is based on: every digest, the order and number
+// of rows, golden requests within the tolerance, and a sample of rows of every table against the
 // commit's. kDataLoss says what does not hold.
 [[nodiscard]] absl::StatusOr<Verified> VerifyBundle(const std::filesystem::path& dir,
                                                     const std::string& name);

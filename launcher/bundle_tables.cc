@@ -127,12 +127,11 @@ absl::Status BundleTables::WriteContent() {
   const auto dim = static_cast<size_t>(config.encoder.dim);
   const auto levels = static_cast<size_t>(config.codebook.levels);
   const std::string& name = commit_.store().tables()[kContentTable].name;
-  SAVIOR_ASSIGN_OR_RETURN(const auto writer,
-                          Create(name, ContentColumns(config, codes, precision_)));
+  SAVIOR_ASSIGN_OR_RETURN(const auto writer, Create(name, ContentColumns(config, codes)));
   std::vector<std::byte> record;
   const auto add = [&](const StoredRow& row) {
     record.clear();
-    AppendRow(row.weights.first(dim), precision_, &record);
+    AppendRow(row.weights.first(dim), Precision::kFloat32, &record);
     for (size_t l = 0; codes && l < levels; ++l) {
       Append(static_cast<uint16_t>(row.weights[dim + l]), &record);
     }

@@ -39,8 +39,8 @@ class BundleTables {
   std::vector<BundleManifest::Table> tables_;
 };
 
-// What of a full bundle follows from the rest, which is in `folder`: z~, if the arm has content. Adds
-// to `tables`.
+// What of a full bundle follows from the rest, which is in `folder`: z~, if the arm has content.
+// Adds to `tables`.
 [[nodiscard]] absl::Status WriteDerivedTables(const std::filesystem::path& folder,
                                               const Config& config, Precision precision,
                                               std::vector<BundleManifest::Table>* tables);

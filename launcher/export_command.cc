@@ -19,10 +19,9 @@ void Print(const Bundle& bundle, std::ostream& out) {
   uint64_t bytes = 0;
   for (const SealedFile& file : m.files) bytes += file.bytes;
   for (const BundleManifest::Table& table : m.tables) {
-    out << fmt::format("  {:<16} {:>10} rows{}\n", table.name, table.rows,
-                       m.base ? fmt::format(" changed or new, {} gone, of {}", table.gone,
-                                            table.total)
-                              : "");
+    out << fmt::format(
+        "  {:<16} {:>10} rows{}\n", table.name, table.rows,
+        m.base ? fmt::format(" changed or new, {} gone, of {}", table.gone, table.total) : "");
   }
   out << fmt::format("  {:.1f} MB in {} files\n", static_cast<double>(bytes) / 1e6, m.files.size());
 }
@@ -48,7 +47,8 @@ void AddExport(CLI::App& app, ExportArguments& a) {
   command->footer(
       "Examples:\n"
       "  savior export runs/quickstart --out bundles\n"
-      "  savior export runs/quickstart --out bundles --since 2578     what changed since that step\n"
+      "  savior export runs/quickstart --out bundles --since 2578     what changed since that "
+      "step\n"
       "  savior export --verify bundles                                prove the current one\n"
       "  savior export --merge bundles --out full                      deltas -> a full bundle\n"
       "What is in a bundle, and who can serve it: docs/serving.md");
@@ -60,8 +60,9 @@ void AddExport(CLI::App& app, ExportArguments& a) {
   command->add_option("--out", a.out, "Folder of bundles; gets <step>/ and the link current");
   command->add_option("--since", a.since,
                       "Only what differs from the bundle of this step, which is in --out");
-  command->add_option("--precision", a.precision,
-                      "Of rows: float32, float16 or int8 (a scale per row); a delta has its base's");
+  command->add_option(
+      "--precision", a.precision,
+      "Of rows: float32, float16 or int8 (a scale per row); a delta has its base's");
   command->add_flag("--hps", a.hps, "Also tables for HugeCTR's HPS (hps/)");
   command->add_flag("--triton", a.triton, "Also a model repository for Triton (triton/)");
   command->add_option("--golden", a.golden, "Requests that carry the live model's scores")

@@ -25,14 +25,16 @@ void AddServe(CLI::App& app, ServeArguments& a) {
   command->add_option("dir", a.dir, "Folder of bundles (savior export --out)")->required();
   HttpServerOptions& s = a.server;
   s.port = 8000;
-  command->add_option("--host", s.host, "Address to listen on; others than this machine's take TLS "
-                                        "or a token");
+  command->add_option("--host", s.host,
+                      "Address to listen on; others than this machine's take TLS "
+                      "or a token");
   command->add_option("--port", s.port, "0: any free one, which is printed")
       ->check(CLI::Range(0, 65535));
   command->add_option("--threads", s.threads, "Connections served at once")
       ->check(CLI::Range(1, 4096));
-  command->add_option("--max-concurrent", s.service.max_concurrent,
-                      "Requests scored at once; more get 429")
+  command
+      ->add_option("--max-concurrent", s.service.max_concurrent,
+                   "Requests scored at once; more get 429")
       ->check(CLI::Range(1, 4096));
   command->add_option("--max-candidates", s.service.limits.candidates, "Of a request")
       ->check(CLI::Range(1, 1'000'000));
@@ -54,12 +56,13 @@ void AddServe(CLI::App& app, ServeArguments& a) {
 absl::Status RunServe(const ServeArguments& a, const std::atomic<bool>& stop, std::ostream& out) {
   CurrentScorer current;
   ServingMetrics metrics;
-  BundleWatcher watcher({.poll_s = a.poll_s}, [&a] { return CurrentBundle(a.dir); },
-                        [&a]() -> absl::StatusOr<std::shared_ptr<const Scorer>> {
-                          SAVIOR_ASSIGN_OR_RETURN(const std::string name, CurrentBundle(a.dir));
-                          return LoadScorer(a.dir, name, /*digests=*/true);
-                        },
-                        current, metrics);
+  BundleWatcher watcher(
+      {.poll_s = a.poll_s}, [&a] { return CurrentBundle(a.dir); },
+      [&a]() -> absl::StatusOr<std::shared_ptr<const Scorer>> {
+        SAVIOR_ASSIGN_OR_RETURN(const std::string name, CurrentBundle(a.dir));
+        return LoadScorer(a.dir, name, /*digests=*/true);
+      },
+      current, metrics);
   SAVIOR_RETURN_IF_ERROR(watcher.Poll(SteadyClock::now()).status());
   HttpServerOptions options = a.server;
   options.service.server_version = SAVIOR_VERSION;

@@ -63,9 +63,9 @@ RankerSizes SizesOf(const LogSchema& schema) {
                                                           schema.context_numerics.size())};
 }
 
-std::vector<Column> ContentColumns(const Config& config, bool codes, Precision precision) {
+std::vector<Column> ContentColumns(const Config& config, bool codes) {
   std::vector<Column> columns =
-      RowColumns(kZColumn, static_cast<uint32_t>(config.encoder.dim), precision);
+      RowColumns(kZColumn, static_cast<uint32_t>(config.encoder.dim), Precision::kFloat32);
   if (codes) {
     columns.push_back(
         {kCodesColumn, ColumnType::kU16, static_cast<uint32_t>(config.codebook.levels)});
@@ -174,9 +174,8 @@ absl::Status BundleModel::LoadContent(const BundleChain& chain, const fs::path& 
   const auto dim = static_cast<uint32_t>(config_.encoder.dim);
   const Bundle& newest = chain.newest();
   SAVIOR_ASSIGN_OR_RETURN(content_, chain.Table("content"));
-  SAVIOR_RETURN_IF_ERROR(
-      CheckColumns(newest, "content", content_.columns(),
-                   ContentColumns(config_, arm_.uses_codes(), newest.manifest.precision)));
+  SAVIOR_RETURN_IF_ERROR(CheckColumns(newest, "content", content_.columns(),
+                                      ContentColumns(config_, arm_.uses_codes())));
   SAVIOR_ASSIGN_OR_RETURN(z_, RowDecoder::Of(content_.columns(), kZColumn, dim));
   SAVIOR_ASSIGN_OR_RETURN(TableChain vectors, chain.Table("content_vector"));
   SAVIOR_ASSIGN_OR_RETURN(aligner_, Aligner::Of(config_, ranker_, align_.rows, std::move(vectors)));

@@ -39,8 +39,9 @@ inline constexpr const char* kCodesColumn = "codes";  // of table "content": U16
 
 std::vector<Column> ItemColumns(const LogSchema& schema);
 RankerSizes SizesOf(const LogSchema& schema);
-// `codes`: whether the arm uses them.
-std::vector<Column> ContentColumns(const Config& config, bool codes, Precision precision);
+// `codes`: whether the arm uses them. z is float32 whatever the precision of rows: SimTier counts
+// cosines in bins, so that the smallest change of z may move a count.
+std::vector<Column> ContentColumns(const Config& config, bool codes);
 
 // Writes z~ of every content of `content` to a full table: what tables/aligned.safetensors is.
 [[nodiscard]] absl::Status WriteAligned(const std::filesystem::path& path, const Config& config,

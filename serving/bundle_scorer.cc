@@ -178,7 +178,8 @@ class BundleScorer final : public Scorer {
 absl::StatusOr<std::shared_ptr<const Scorer>> ScorerOf(const BundleChain& chain) {
   SAVIOR_ASSIGN_OR_RETURN(std::unique_ptr<BundleModel> model,
                           BundleModel::Load(chain, std::filesystem::temp_directory_path()));
-  absl::StatusOr<Graph> graph = RankerGraph(model->config(), SizesOf(model->schema()), model->ranker());
+  absl::StatusOr<Graph> graph =
+      RankerGraph(model->config(), SizesOf(model->schema()), model->ranker());
   if (!graph.ok()) {
     return Annotate(graph.status(), (chain.newest().folder / kBundleRanker).string());
   }

@@ -40,7 +40,8 @@ Json ToJson(const RankRequest& request) {
   if (!request.features.empty()) j["features"] = request.features;
   if (!request.numerics.empty()) j["numerics"] = request.numerics;
   j["candidates"] = Json::array();
-  for (const Candidate& candidate : request.candidates) j["candidates"].push_back(ToJson(candidate));
+  for (const Candidate& candidate : request.candidates)
+    j["candidates"].push_back(ToJson(candidate));
   return j;
 }
 
@@ -90,9 +91,8 @@ absl::StatusOr<Parity> Compare(const Scorer& scorer, const std::vector<GoldenReq
     SAVIOR_ASSIGN_OR_RETURN(const RankScores scores, scorer.Rank(golden.request));
     ++parity.requests;
     parity.candidates += static_cast<int64_t>(golden.p_ctr.size());
-    parity.max_difference =
-        std::max({parity.max_difference, Difference(golden.p_ctr, scores.p_ctr),
-                  Difference(golden.p_ctcvr, scores.p_ctcvr)});
+    parity.max_difference = std::max({parity.max_difference, Difference(golden.p_ctr, scores.p_ctr),
+                                      Difference(golden.p_ctcvr, scores.p_ctcvr)});
   }
   return parity;
 }
