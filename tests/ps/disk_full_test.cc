@@ -1,14 +1,10 @@
 // A full disk under a store: a small tmpfs, filled and freed at will. Needs root.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/mount.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
-#include <cstring>
-#include <fstream>
 #include <iostream>
 #include <memory>
 #include <string>
@@ -18,6 +14,7 @@
 #include "common/routing.h"
 #include "ps/cold_store.h"
 #include "ps/local_store.h"
+#include "tests/common/small_disk.h"
 #include "tests/common/temp_folder.h"
 #include "tests/ps/naive_store.h"
 #include "tests/ps/store_testing.h"
@@ -30,50 +27,6 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 constexpr seconds kRecovery{20};
-
-// A file system of its own with little room. Unmounted at the end, so that what uses it goes first.
-class SmallDisk {
- public:
-  explicit SmallDisk(size_t mib) {
-    const std::string size = "size=" + std::to_string(mib) + "m";
-    mounted_ = ::mount("savior-test", folder_.path().c_str(), "tmpfs", 0, size.c_str()) == 0;
-    if (!mounted_) why_ = std::strerror(errno);
-  }
-  ~SmallDisk() {
-    if (mounted_ && ::umount2(folder_.path().c_str(), MNT_DETACH) != 0) {
-      ADD_FAILURE() << "unmounting " << folder_.path() << ": " << std::strerror(errno);
-    }
-  }
-
-  bool mounted() const { return mounted_; }
-  const std::string& why() const { return why_; }
-  fs::path operator/(const std::string& name) const { return folder_ / name; }
-
-  // Leaves at most `bytes` free.
-  void Fill(uintmax_t bytes = 0) {
-    std::ofstream filler(folder_ / "filler", std::ios::binary | std::ios::app);
-    const std::vector<char> zeros(4096);
-    while (fs::space(folder_.path()).available > bytes &&
-           filler.write(zeros.data(), static_cast<std::streamsize>(zeros.size())).flush()) {
-    }
-  }
-  void Free() { fs::remove(folder_ / "filler"); }
-  // Frees so many bytes.
-  void Free(uintmax_t bytes) {
-    const fs::path filler = folder_ / "filler";
-    fs::resize_file(filler, fs::file_size(filler) - std::min(bytes, fs::file_size(filler)));
-  }
-
- private:
-  const TempFolder folder_;
-  bool mounted_ = false;
-  std::string why_;
-};
-
-#define SAVIOR_NEEDS(disk)                                                          \
-  if (!(disk).mounted()) {                                                          \
-    GTEST_SKIP() << "NOT TESTED: a tmpfs cannot be mounted here: " << (disk).why(); \
-  }
 
 // Until OK, for at most kRecovery.
 template <typename Try>
