@@ -19,7 +19,7 @@ PACKAGES=(
   libopenmpi-dev openmpi-bin libzmq3-dev cppzmq-dev librocksdb-dev
   libgoogle-glog-dev libgtest-dev libgmock-dev libbenchmark-dev
   libabsl-dev libtomlplusplus-dev libcli11-dev nlohmann-json3-dev
-  libxxhash-dev libzstd-dev libfmt-dev prometheus-cpp-dev libcpp-httplib-dev
+  libxxhash-dev libzstd-dev libfmt-dev prometheus-cpp-dev libcpp-httplib-dev libssl-dev openssl
   clang-format clang-tidy clang libclang-rt-dev
 )
 

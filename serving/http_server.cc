@@ -158,6 +158,7 @@ class ScoringServer::Impl {
     stopping_ = true;
     listener_->Wake();
     accepting_.join();
+    listener_.reset();  // from here on the system refuses connections
     {
       const std::lock_guard queue_lock(mutex_);
       no_more_ = true;
@@ -187,7 +188,7 @@ class ScoringServer::Impl {
   }
 
   const HttpServerOptions options_;
-  std::unique_ptr<Listener> listener_;  // of the accepting thread, which ends it
+  std::unique_ptr<Listener> listener_;  // of the accepting thread, until that has ended
   const int port_;
   const std::unique_ptr<TlsContext> tls_;
   ServingMetrics& metrics_;
@@ -325,8 +326,6 @@ void ScoringServer::Impl::AcceptConnections() {
     ::close(fd);
     metrics_.Answered("other", 503, 0);
   }
-  // From here on the system refuses connections.
-  listener_.reset();
 }
 
 void ScoringServer::Impl::ServeConnections() {
@@ -395,10 +394,11 @@ bool ScoringServer::Impl::ServeRequest(Connection& connection) {
 absl::StatusOr<std::unique_ptr<ScoringServer>> ScoringServer::Start(HttpServerOptions options,
                                                                     const CurrentScorer& current,
                                                                     ServingMetrics& metrics) {
-  if (options.threads < 1 || options.max_waiting < 1 || options.service.max_concurrent < 1 ||
-      options.service.max_body_bytes < 1) {
+  if (options.threads < 1 || options.threads > 4096 || options.max_waiting < 1 ||
+      options.service.max_concurrent < 1 || options.service.max_body_bytes < 1) {
     return absl::InvalidArgumentError(
-        "server: threads, max_waiting, max_concurrent and max_body_bytes must be at least 1");
+        "server: threads must be 1 to 4096, and max_waiting, max_concurrent and max_body_bytes at "
+        "least 1");
   }
   if (options.tls_certificate.empty() != options.tls_key.empty()) {
     return absl::InvalidArgumentError("TLS takes both a certificate and its key");

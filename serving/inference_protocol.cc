@@ -39,6 +39,7 @@ absl::Status CheckForm(const InferTensor& tensor, Type type,
   }
   if (std::ranges::find(shapes, tensor.shape) != shapes.end()) return absl::OkStatus();
   std::vector<std::string> texts;
+  texts.reserve(shapes.size());
   for (const auto& shape : shapes) texts.push_back(fmt::format("[{}]", fmt::join(shape, ", ")));
   return Wrong(tensor, fmt::format("shape [{}], must be {}", fmt::join(tensor.shape, ", "),
                                    fmt::join(texts, " or ")));

@@ -1,11 +1,12 @@
 #include "serving/scoring_service.h"
 
+#include <absl/strings/ascii.h>
 #include <absl/strings/numbers.h>
 #include <absl/time/clock.h>
 #include <fmt/format.h>
 #include <glog/logging.h>
 
-#include <cmath>
+#include <algorithm>
 #include <exception>
 #include <utility>
 
@@ -76,6 +77,14 @@ bool AreProbabilities(const std::vector<float>& scores, size_t candidates) {
   return scores.size() == candidates;
 }
 
+// Whether a path's part may name a version at all: no more of it is handed on.
+bool IsVersion(std::string_view text) {
+  const auto fits = [](char c) {
+    return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '_' || c == '-';
+  };
+  return !text.empty() && text.size() <= 64 && std::ranges::all_of(text, fits);
+}
+
 // Counts a request while it lives.
 class Slot {
  public:
@@ -133,7 +142,7 @@ std::optional<ScoringService::Route> ScoringService::FindRoute(std::string_view 
     path.remove_prefix(versions.size());
     route.version = path.substr(0, path.find('/'));
     path.remove_prefix(route.version.size());
-    if (route.version.empty()) return std::nullopt;
+    if (!IsVersion(route.version)) return std::nullopt;
   }
   if (path.empty()) {
     route.kind = Kind::kModel;

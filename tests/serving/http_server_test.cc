@@ -185,6 +185,19 @@ TEST_F(HttpServerTest, ErrorsHaveTheirCodesAndOneForm) {
   EXPECT_EQ(client.Get("/v2/health/ready")->get_header_value("Retry-After"), "1");
 }
 
+TEST_F(HttpServerTest, CandidatesFromNoneToTooMany) {
+  const auto server = Start({.service = {.limits = {.candidates = 10'000}}});
+  auto client = ClientOf(*server);
+  const auto rank = [&](size_t candidates) {
+    const json body = {{"candidates", std::vector<int>(candidates, 5)}};
+    return client.Post("/v1/rank", body.dump(), kJson);
+  };
+  EXPECT_EQ(rank(0)->status, 400);
+  EXPECT_EQ(rank(1)->status, 200);
+  EXPECT_EQ(json::parse(rank(10'000)->body).at("p_ctcvr").size(), 10'000u);
+  EXPECT_EQ(rank(10'001)->status, 400);
+}
+
 TEST_F(HttpServerTest, AHundredMegabytesAreRefusedWithoutBeingKept) {
   const auto server = Start();
   const std::string head = "POST /v1/rank HTTP/1.1\r\nHost: x\r\n";
@@ -376,6 +389,7 @@ TEST_F(HttpServerTest, APortThatIsTakenIsNamed) {
             fmt::format("listening at 127.0.0.1 port {}: Address already in use", server->port()));
   EXPECT_THAT(std::string(Refusal({.host = "no such host"}).message()), HasSubstr("no such host"));
   EXPECT_TRUE(absl::IsInvalidArgument(Refusal({.port = 70000})));
+  EXPECT_TRUE(absl::IsInvalidArgument(Refusal({.threads = 0})));
 }
 
 }  // namespace

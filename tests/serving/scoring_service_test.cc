@@ -132,13 +132,16 @@ TEST_F(ScoringServiceTest, MetadataAndHealth) {
 
 TEST_F(ScoringServiceTest, UnknownPathsAreToldWhichThereAre) {
   auto service = Make();
-  for (const char* path : {"/", "/v1", "/v1/rank/", "/v2/models/other", "/v2/models/saviorx",
-                           "/v2/models/savior/versions/", "/v2/models/savior/versions//infer",
-                           "/v2/models/savior/config", "/v1/rank\n"}) {
+  for (const char* path :
+       {"/", "/v1", "/v1/rank/", "/v2/models/other", "/v2/models/saviorx",
+        "/v2/models/savior/versions/a\nb/ready", "/v2/models/savior/versions/",
+        "/v2/models/savior/versions//infer", "/v2/models/savior/config", "/v1/rank\n"}) {
     const HttpAnswer answer = Ask(service, "GET", path);
     EXPECT_EQ(answer.code, 404) << path;
     EXPECT_THAT(ErrorOf(answer), HasSubstr("POST /v1/rank, GET /v2")) << path;
   }
+  const std::string version(8000, '1');
+  EXPECT_EQ(Ask(service, "POST", "/v2/models/savior/versions/" + version + "/infer").code, 404);
 }
 
 TEST_F(ScoringServiceTest, AnotherMethodIsNamed) {

@@ -4,6 +4,7 @@
 #include <httplib.h>
 
 #include <atomic>
+#include <chrono>
 #include <latch>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -106,6 +107,34 @@ TEST(ServerLoad, AStopAnswersEveryRequestThatIsUnderWay) {
   stop.join();
   for (auto& client : clients) client.join();
   EXPECT_EQ(ok, kClients);
+}
+
+TEST(ServerLoad, AStopAnswersOneMoreRequestOfEachConnection) {
+  CurrentScorer current;
+  ServingMetrics metrics;
+  current.Set(std::make_shared<FakeScorer>(1));
+  const auto server = Start(current, metrics, {.drain_s = 600});
+  auto client = NewClient(server->port());
+  ASSERT_EQ(client->Post("/v1/rank", kBody, "application/json")->status, 200);
+  std::thread stop([&] { server->Stop(); });
+  while (NewClient(server->port())->Get("/v2/health/live")) std::this_thread::yield();
+  // Far longer than the server looks at a connection at a time.
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  const auto last = client->Post("/v1/rank", kBody, "application/json");
+  stop.join();
+  ASSERT_TRUE(last) << httplib::to_string(last.error());
+  EXPECT_EQ(last->status, 200);
+  EXPECT_EQ(last->get_header_value("Connection"), "close");
+}
+
+TEST(ServerLoad, AStopDoesNotWaitForIdleConnections) {
+  CurrentScorer current;
+  ServingMetrics metrics;
+  current.Set(std::make_shared<FakeScorer>(1));
+  const auto server = Start(current, metrics, {.idle_timeout_s = 3600, .drain_s = 0.1});
+  auto client = NewClient(server->port());
+  ASSERT_EQ(client->Post("/v1/rank", kBody, "application/json")->status, 200);
+  server->Stop();  // else the test runs into its timeout
 }
 
 TEST(ServerLoad, AStopUnderLoadDropsNothing) {
