@@ -39,6 +39,7 @@ struct LinearPlan {
     PackedWeight weight;
   };
   int64_t outputs = 0;
+  Activation activation = Activation::kNone;
   std::vector<float> bias;  // [outputs], zeros if the layer has none
   std::vector<Term> once;   // terms of one row in a layer of many: added to the bias
   std::vector<AttentionTerm> attention;

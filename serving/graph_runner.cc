@@ -142,7 +142,7 @@ class OneRun {
         }
         break;
       case GraphOp::kRelu:
-        for (int64_t i = 0; i < size(node.output); ++i) y[i] = std::max(x[i], 0.0f);
+        for (int64_t i = 0; i < size(node.output); ++i) y[i] = x[i] > 0.0f ? x[i] : 0.0f;
         break;
       case GraphOp::kSigmoid:
         for (int64_t i = 0; i < size(node.output); ++i) y[i] = 1.0f / (1.0f + std::exp(-x[i]));
@@ -176,7 +176,7 @@ class OneRun {
     if (stride != outputs) std::fill_n(product, positions * stride, 0.0f);
     const ProductTerm values = PackedTerm(attention.values + term.begin, attention.stride, columns,
                                           term.weight.values.data());
-    SumProducts({&values, 1}, nullptr, positions, outputs, stride, product);
+    SumProducts({&values, 1}, nullptr, Activation::kNone, positions, outputs, stride, product);
     return RowMajorTerm(attention.weights[term.second], PaddedPositions(positions), positions,
                         product, stride);
   }
@@ -187,7 +187,7 @@ class OneRun {
     if (!plan.once.empty()) {
       for (const LinearPlan::Term& term : plan.once) terms.push_back(TermOf(term));
       float* const sum = scratch_.Take(plan.outputs);
-      SumProducts(terms, bias, 1, plan.outputs, plan.outputs, sum);
+      SumProducts(terms, bias, Activation::kNone, 1, plan.outputs, plan.outputs, sum);
       bias = sum;
       terms.clear();
     }
@@ -199,7 +199,7 @@ class OneRun {
     for (const LinearPlan::AttentionTerm& term : plan.attention) {
       terms.push_back(TermOf(term, plan.outputs));
     }
-    SumProducts(terms, bias, n, plan.outputs, plan.outputs, y);
+    SumProducts(terms, bias, plan.activation, n, plan.outputs, plan.outputs, y);
   }
 
   // `to` + `from` diag(scale).
@@ -272,7 +272,7 @@ class OneRun {
       const int64_t modal = width(node.inputs[4]);
       float* const by_modal = scratch_.Take(candidates * padded);
       const ProductTerm term = PackedTerm(x(4), modal, modal, PackHistory(node.inputs[5]));
-      SumProducts({&term, 1}, nullptr, candidates, positions, padded, by_modal);
+      SumProducts({&term, 1}, nullptr, Activation::kNone, candidates, positions, padded, by_modal);
       SoftmaxPositions(candidates, positions, by_modal);
       attention.weights[0] = by_modal;
       sides = {node.inputs[5], node.inputs[1]};
@@ -302,7 +302,8 @@ class OneRun {
       if (weights == nullptr) continue;
       const ProductTerm term = RowMajorTerm(weights, PaddedPositions(request_.history),
                                             request_.history, attention.values, attention.stride);
-      SumProducts({&term, 1}, nullptr, request_.candidates, attention.width, width(value), to);
+      SumProducts({&term, 1}, nullptr, Activation::kNone, request_.candidates, attention.width,
+                  width(value), to);
       to += attention.width;
     }
     values_[value] = out;

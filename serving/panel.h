@@ -19,6 +19,7 @@ namespace savior {
 inline constexpr int64_t kPanel = 16;
 
 typedef float Panel __attribute__((vector_size(kPanel * sizeof(float))));
+typedef float HalfPanel __attribute__((vector_size(kPanel / 2 * sizeof(float))));
 typedef int32_t IntPanel __attribute__((vector_size(kPanel * sizeof(int32_t))));
 
 constexpr int64_t PanelsOf(int64_t size) { return (size + kPanel - 1) / kPanel; }

@@ -7,31 +7,49 @@
 namespace savior {
 namespace {
 
-// kUnits hidden units of one panel of positions: added to `scores` after the relu.
-template <int kUnits>
+// kUnits hidden units of one panel of positions, or of its first half (Lanes): added to `scores`
+// after the relu.
+template <typename Lanes, int kUnits>
 SAVIOR_INLINE void AddUnits(const DinInputs& in, const float* a, const float* mixed, int64_t unit,
-                            int64_t panel, Panel* scores) {
-  Panel sums[kUnits];
+                            int64_t panel, Lanes* scores) {
+  Lanes sums[kUnits];
   const float* const b = in.history_hidden + (panel * in.hidden + unit) * kPanel;
-  for (int u = 0; u < kUnits; ++u) sums[u] = LoadPanel(b + u * kPanel) + a[unit + u];
+  for (int u = 0; u < kUnits; ++u) {
+    std::memcpy(&sums[u], b + u * kPanel, sizeof(Lanes));
+    sums[u] += a[unit + u];
+  }
   const float* const h = in.history + panel * in.behaviour * kPanel;
   const float* const rows = mixed + unit * in.behaviour;
   for (int64_t d = 0; d < in.behaviour; ++d) {
-    const Panel position = LoadPanel(h + d * kPanel);
+    Lanes position;
+    std::memcpy(&position, h + d * kPanel, sizeof(position));
 #pragma GCC unroll 16
     for (int u = 0; u < kUnits; ++u) sums[u] += position * rows[u * in.behaviour + d];
   }
+  const Lanes zero = {};
   for (int u = 0; u < kUnits; ++u) {
-    const Panel zero = {};
     *scores += (sums[u] > zero ? sums[u] : zero) * in.score[unit + u];
   }
 }
 
 // kMost: as many units as the registers hold.
+template <typename Lanes, int kMost>
+SAVIOR_INLINE void ScorePanel(const DinInputs& in, const float* a, const float* mixed,
+                              int64_t panel, float* scores) {
+  Lanes sum = {};
+  int64_t unit = 0;
+  for (; unit + kMost <= in.hidden; unit += kMost) {
+    AddUnits<Lanes, kMost>(in, a, mixed, unit, panel, &sum);
+  }
+  for (; unit < in.hidden; ++unit) AddUnits<Lanes, 1>(in, a, mixed, unit, panel, &sum);
+  std::memcpy(scores + panel * kPanel, &sum, sizeof(sum));
+}
+
 template <int kMost>
 SAVIOR_INLINE void Din(const DinInputs& in, float* mixed, float* scores) {
   const int64_t panels = PanelsOf(in.positions);
-  for (int64_t n = 0; n < in.candidates; ++n) {
+  const bool half = panels > 0 && in.positions - (panels - 1) * kPanel <= kPanel / 2;
+  for (int64_t n = 0; n < in.candidates; ++n, scores += panels * kPanel) {
     const float* const q = in.query + n * in.behaviour;
     for (int64_t u = 0; u < in.hidden; ++u) {
       for (int64_t d = 0; d < in.behaviour; ++d) {
@@ -39,15 +57,10 @@ SAVIOR_INLINE void Din(const DinInputs& in, float* mixed, float* scores) {
       }
     }
     const float* const a = in.query_hidden + n * in.hidden;
-    for (int64_t panel = 0; panel < panels; ++panel, scores += kPanel) {
-      Panel sum = {};
-      int64_t unit = 0;
-      for (; unit + kMost <= in.hidden; unit += kMost) {
-        AddUnits<kMost>(in, a, mixed, unit, panel, &sum);
-      }
-      for (; unit < in.hidden; ++unit) AddUnits<1>(in, a, mixed, unit, panel, &sum);
-      StorePanel(scores, sum);
+    for (int64_t panel = 0; panel < panels - (half ? 1 : 0); ++panel) {
+      ScorePanel<Panel, kMost>(in, a, mixed, panel, scores);
     }
+    if (half) ScorePanel<HalfPanel, kMost>(in, a, mixed, panels - 1, scores);
   }
 }
 

@@ -177,7 +177,7 @@ TEST(SumProducts, IsTheSumOfItsProducts) {
           PackedTerm(x.data() + kFirst, kStride, kInputs - kFirst, second.values.data())};
       // One more value, which must stay.
       std::vector<float> y(static_cast<size_t>(rows * outputs) + 1, 7.0f);
-      SumProducts(terms, bias.data(), rows, outputs, outputs, y.data());
+      SumProducts(terms, bias.data(), Activation::kNone, rows, outputs, outputs, y.data());
       for (int64_t r = 0; r < rows; ++r) {
         for (int64_t o = 0; o < outputs; ++o) {
           double sum = bias[static_cast<size_t>(o)];
