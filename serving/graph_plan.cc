@@ -40,8 +40,9 @@ class Planner {
         if (layer != &node) step.linear->activation = Activation::kRelu;
         NeedSourcesOf(*step.linear);
       } else {
-        needed_.insert(node.inputs.begin(), node.inputs.end());
-        whole_.insert(node.inputs.begin(), node.inputs.end());
+        if (node.op == GraphOp::kBiTargetAttention) MoveModalQuery(&step);
+        needed_.insert(step.node.inputs.begin(), step.node.inputs.end());
+        whole_.insert(step.node.inputs.begin(), step.node.inputs.end());
         for (const std::string& name : node.weights) plan.weights[name] = graph_.weight(name);
       }
       plan.steps.push_back(std::move(step));
@@ -59,6 +60,27 @@ class Planner {
     const bool alone =
         layer != nullptr && layer->op == GraphOp::kLinear && readers_[layer->output] == 1;
     return alone ? layer : nullptr;
+  }
+
+  void MoveModalQuery(PlanStep* step) const {
+    if (step->node.inputs.size() < 5) return;
+    size_t& query = step->node.inputs[4];
+    const GraphNode* const layer = made_by_[query];
+    if (layer == nullptr || layer->op != GraphOp::kLinear || layer->weights.size() > 1 ||
+        readers_[query] > 1) {
+      return;
+    }
+    const HostTensor& weight = graph_.weight(layer->weights[0]);
+    const int64_t out = weight.shape[0], in = weight.shape[1];
+    HostTensor transposed{{in, out}, std::vector<float>(weight.data.size())};
+    for (int64_t o = 0; o < out; ++o) {
+      for (int64_t i = 0; i < in; ++i) {
+        transposed.data[static_cast<size_t>(i * out + o)] =
+            weight.data[static_cast<size_t>(o * in + i)];
+      }
+    }
+    step->modal_key.emplace(transposed, 0, out);
+    query = layer->inputs[0];
   }
 
   // Where the columns of `value` lie, looking through concats and slices.

@@ -52,6 +52,9 @@ struct PlanStep {
   std::optional<LinearPlan> linear = {};  // of kLinear
   // Of kBiTargetAttention: others than layers read its output. (Layers may do with its weights.)
   bool whole = false;
+  // Likewise: W^T of a modal query W z~, in panels. q . m = z~ . (W^T m): what is projected is the
+  // history, once per request, and the node's modal query is z~.
+  std::optional<PackedWeight> modal_key = {};
 };
 
 struct GraphPlan {

@@ -96,7 +96,7 @@ class OneRun {
   void Compute() {
     for (const PlanStep& step : plan_.steps) {
       if (step.node.op == GraphOp::kBiTargetAttention) {
-        Attend(step.node);
+        Attend(step);
         if (step.whole) WholeAttention(step.node.output);
         continue;
       }
@@ -148,9 +148,10 @@ class OneRun {
         for (int64_t i = 0; i < size(node.output); ++i) y[i] = 1.0f / (1.0f + std::exp(-x[i]));
         break;
       case GraphOp::kSimilarityTiers:
-        PositionTiers(request_.candidates, request_.history, width(node.inputs[0]), x,
-                      PackHistory(node.inputs[1]), width(node.output),
-                      scratch_.Take(2 * PaddedPositions(request_.history) + 1), y);
+        PositionTiers(
+            request_.candidates, request_.history, width(node.inputs[0]), x,
+            PackHistory(node.inputs[1]), width(node.output),
+            scratch_.Take((request_.candidates + 1) * PaddedPositions(request_.history) + 1), y);
         break;
       case GraphOp::kBiTargetAttention:
         break;  // Attend's
@@ -239,15 +240,29 @@ class OneRun {
     }
   }
 
-  // Rows of the history in panels of positions.
-  const float* PackHistory(size_t value) {
-    float* const panels = scratch_.Take(PaddedPositions(request_.history) * width(value));
-    PackPanels(values_[value], request_.history, width(value), 0, width(value), panels);
+  // Rows of the history, [T, width], in panels of positions.
+  const float* PackHistory(const float* rows, int64_t columns) {
+    float* const panels = scratch_.Take(PaddedPositions(request_.history) * columns);
+    PackPanels(rows, request_.history, columns, 0, columns, panels);
     return panels;
+  }
+  const float* PackHistory(size_t value) { return PackHistory(values_[value], width(value)); }
+
+  // What modal queries are multiplied with.
+  const float* ModalKeys(const PlanStep& step) {
+    const size_t history = step.node.inputs[5];
+    if (!step.modal_key.has_value()) return PackHistory(history);
+    const int64_t keys = width(step.node.inputs[4]);
+    float* const rows = scratch_.Take(request_.history * keys);
+    const ProductTerm term =
+        PackedTerm(values_[history], width(history), width(history), step.modal_key->values.data());
+    SumProducts({&term, 1}, nullptr, Activation::kNone, request_.history, keys, keys, rows);
+    return PackHistory(rows, keys);
   }
 
   // Everything but the weighted sums.
-  void Attend(const GraphNode& node) {
+  void Attend(const PlanStep& step) {
+    const GraphNode& node = step.node;
     const int64_t candidates = request_.candidates, positions = request_.history;
     const int64_t padded = PaddedPositions(positions);
     const auto x = [&](size_t i) { return values_[node.inputs[i]]; };
@@ -271,7 +286,7 @@ class OneRun {
     if (node.inputs.size() > 4) {
       const int64_t modal = width(node.inputs[4]);
       float* const by_modal = scratch_.Take(candidates * padded);
-      const ProductTerm term = PackedTerm(x(4), modal, modal, PackHistory(node.inputs[5]));
+      const ProductTerm term = PackedTerm(x(4), modal, modal, ModalKeys(step));
       SumProducts({&term, 1}, nullptr, Activation::kNone, candidates, positions, padded, by_modal);
       SoftmaxPositions(candidates, positions, by_modal);
       attention.weights[0] = by_modal;
