@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "worker/model/attention_kernel.h"
+
 namespace savior {
 namespace {
 
@@ -194,6 +196,45 @@ SAVIOR_AVX512 void CosinesAvx512(int64_t candidates, int64_t positions, int64_t 
   Cosines(candidates, positions, dim, q, history, cosines);
 }
 
+// As before, but each product rounded before it is added.
+#if defined(__GNUC__) && !defined(__clang__)
+#define SAVIOR_UNFUSED __attribute__((optimize("fp-contract=off")))
+SAVIOR_AVX2 SAVIOR_UNFUSED void UnfusedCosinesAvx2(int64_t candidates, int64_t positions,
+                                                   int64_t dim, const float* q,
+                                                   const float* history, float* cosines) {
+  Cosines(candidates, positions, dim, q, history, cosines);
+}
+SAVIOR_AVX512 SAVIOR_UNFUSED void UnfusedCosinesAvx512(int64_t candidates, int64_t positions,
+                                                       int64_t dim, const float* q,
+                                                       const float* history, float* cosines) {
+  Cosines(candidates, positions, dim, q, history, cosines);
+}
+#else
+constexpr auto* UnfusedCosinesAvx2 = CosinesBaseline;
+constexpr auto* UnfusedCosinesAvx512 = CosinesBaseline;
+#endif
+
+// Whether the reference, as compiled and chosen on this machine, fuses multiply and add: a product
+// of 1 + 2^-11 + 2^-24, taken from 1 + 2^-11, leaves 0 only where it was rounded.
+bool ReferenceFuses() {
+  AttentionShape shape;
+  shape.row_offsets = shape.history_offsets = {0, 1};
+  constexpr int64_t kDim = 17, kBins = 2;  // the first and the last value share a partial sum
+  float query[kDim] = {1.0f + 0x1p-11f}, history[kDim] = {1.0f}, tiers[kBins];
+  query[kDim - 1] = 1.0f + 0x1p-12f;
+  history[kDim - 1] = -(1.0f + 0x1p-12f);
+  SimilarityTiers(shape, kDim, query, history, kBins, tiers);
+  return tiers[0] > 0.0f;
+}
+
+using CosinesKernel = void(int64_t, int64_t, int64_t, const float*, const float*, float*);
+
+CosinesKernel* ChooseCosines() {
+  return ReferenceFuses()
+             ? ForThisMachine(CosinesBaseline, CosinesAvx2, CosinesAvx512)
+             : ForThisMachine(CosinesBaseline, UnfusedCosinesAvx2, UnfusedCosinesAvx512);
+}
+
 }  // namespace
 
 void DinScores(const DinInputs& in, float* scratch, float* scores) {
@@ -208,7 +249,7 @@ void SoftmaxPositions(int64_t rows, int64_t positions, float* scores) {
 
 void PositionTiers(int64_t candidates, int64_t positions, int64_t dim, const float* query,
                    const float* history, int64_t bins, float* scratch, float* tiers) {
-  static auto* const cosines_of = ForThisMachine(CosinesBaseline, CosinesAvx2, CosinesAvx512);
+  static CosinesKernel* const cosines_of = ChooseCosines();
   const int64_t stride = PaddedPositions(positions);
   const float* cosines = scratch;
   cosines_of(candidates, positions, dim, query, history, scratch);
