@@ -9,8 +9,13 @@ namespace {
 
 class Planner {
  public:
-  explicit Planner(const Graph& graph) : graph_(graph), made_by_(graph.values().size(), nullptr) {
-    for (const GraphNode& node : graph.nodes()) made_by_[node.output] = &node;
+  explicit Planner(const Graph& graph)
+      : graph_(graph), made_by_(graph.values().size(), nullptr), readers_(graph.values().size()) {
+    for (const GraphNode& node : graph.nodes()) {
+      made_by_[node.output] = &node;
+      for (const size_t input : node.inputs) ++readers_[input];
+    }
+    for (const size_t output : graph.outputs()) ++readers_[output];
   }
 
   GraphPlan Plan() {
@@ -29,12 +34,15 @@ class Planner {
       const GraphNode& node = graph_.nodes()[i];
       if (!needed_.contains(node.output)) continue;
       PlanStep step{.node = node, .whole = whole_.contains(node.output)};
-      if (node.op == GraphOp::kLinear) {
-        step.linear = PlanLinear(node);
+      if (const GraphNode* const layer = LayerOf(node); layer != nullptr) {
+        step.node.op = GraphOp::kLinear;
+        step.linear = PlanLinear(*layer);
+        if (layer != &node) step.linear->activation = Activation::kRelu;
         NeedSourcesOf(*step.linear);
       } else {
-        needed_.insert(node.inputs.begin(), node.inputs.end());
-        whole_.insert(node.inputs.begin(), node.inputs.end());
+        if (node.op == GraphOp::kBiTargetAttention) MoveModalQuery(&step);
+        needed_.insert(step.node.inputs.begin(), step.node.inputs.end());
+        whole_.insert(step.node.inputs.begin(), step.node.inputs.end());
         for (const std::string& name : node.weights) plan.weights[name] = graph_.weight(name);
       }
       plan.steps.push_back(std::move(step));
@@ -44,6 +52,37 @@ class Planner {
   }
 
  private:
+  // The layer that `node` is, alone or with the relu after it; null: none.
+  const GraphNode* LayerOf(const GraphNode& node) const {
+    if (node.op == GraphOp::kLinear) return &node;
+    if (node.op != GraphOp::kRelu) return nullptr;
+    const GraphNode* const layer = made_by_[node.inputs[0]];
+    const bool alone =
+        layer != nullptr && layer->op == GraphOp::kLinear && readers_[layer->output] == 1;
+    return alone ? layer : nullptr;
+  }
+
+  void MoveModalQuery(PlanStep* step) const {
+    if (step->node.inputs.size() < 5) return;
+    size_t& query = step->node.inputs[4];
+    const GraphNode* const layer = made_by_[query];
+    if (layer == nullptr || layer->op != GraphOp::kLinear || layer->weights.size() > 1 ||
+        readers_[query] > 1) {
+      return;
+    }
+    const HostTensor& weight = graph_.weight(layer->weights[0]);
+    const int64_t out = weight.shape[0], in = weight.shape[1];
+    HostTensor transposed{{in, out}, std::vector<float>(weight.data.size())};
+    for (int64_t o = 0; o < out; ++o) {
+      for (int64_t i = 0; i < in; ++i) {
+        transposed.data[static_cast<size_t>(i * out + o)] =
+            weight.data[static_cast<size_t>(o * in + i)];
+      }
+    }
+    step->modal_key.emplace(transposed, 0, out);
+    query = layer->inputs[0];
+  }
+
   // Where the columns of `value` lie, looking through concats and slices.
   std::vector<Columns> Resolve(size_t value) const {
     const GraphNode* const node = made_by_[value];
@@ -149,6 +188,7 @@ class Planner {
 
   const Graph& graph_;
   std::vector<const GraphNode*> made_by_;  // null: an input
+  std::vector<int64_t> readers_;           // of each value
   std::set<size_t> needed_;                // by anybody
   std::set<size_t> whole_;                 // by others than layers
 };

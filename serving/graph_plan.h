@@ -39,6 +39,7 @@ struct LinearPlan {
     PackedWeight weight;
   };
   int64_t outputs = 0;
+  Activation activation = Activation::kNone;
   std::vector<float> bias;  // [outputs], zeros if the layer has none
   std::vector<Term> once;   // terms of one row in a layer of many: added to the bias
   std::vector<AttentionTerm> attention;
@@ -51,6 +52,9 @@ struct PlanStep {
   std::optional<LinearPlan> linear = {};  // of kLinear
   // Of kBiTargetAttention: others than layers read its output. (Layers may do with its weights.)
   bool whole = false;
+  // Likewise: W^T of a modal query W z~, in panels. q . m = z~ . (W^T m): what is projected is the
+  // history, once per request, and the node's modal query is z~.
+  std::optional<PackedWeight> modal_key = {};
 };
 
 struct GraphPlan {

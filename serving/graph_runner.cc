@@ -30,7 +30,7 @@ class Scratch {
   float* Take(int64_t count) {
     const size_t size = static_cast<size_t>(count + kPanel - 1) / kPanel * kPanel;
     if (blocks_.empty() || used_ + size > size_) {
-      size_ = std::max(size, kBlock);
+      size_ = std::max(size, kLeast);
       blocks_.push_back(std::make_unique_for_overwrite<float[]>(size_));
       used_ = 0;
     }
@@ -41,7 +41,7 @@ class Scratch {
   }
 
  private:
-  static constexpr size_t kBlock = size_t{1} << 16;
+  static constexpr size_t kLeast = size_t{1} << 16;
 
   std::vector<std::unique_ptr<float[]>> blocks_;
   size_t size_ = 0;   // of the last block
@@ -78,47 +78,103 @@ absl::Status Check(const std::vector<GraphValue>& inputs, const GraphRequest& re
   return absl::OkStatus();
 }
 
-// One run of a plan.
+// Candidates that go through the plan together: what lies between the steps stays in the cache, and
+// a multiple of the tiles of SumProducts.
+constexpr int64_t kBlock = 60;
+
+// Memory of a run: of the whole request, and of the candidates at hand.
+struct Workspace {
+  Scratch request, block;
+};
+
+// One run of a plan: steps of the user and the history first, then the others, block by block.
 class OneRun {
  public:
-  OneRun(const GraphPlan& plan, const GraphRequest& request, Scratch* scratch)
+  OneRun(const GraphPlan& plan, const GraphRequest& request, Workspace* workspace)
       : plan_(plan),
         request_(request),
-        scratch_(*scratch),
+        workspace_(*workspace),
         values_(plan.values.size(), nullptr),
         attentions_(plan.values.size()) {
-    scratch_.Reset();
-    for (size_t i = 0; i < plan.input_values.size(); ++i) {
-      values_[plan.input_values[i]] = request.inputs[i].data();
-    }
+    workspace_.request.Reset();
   }
 
-  void Compute() {
+  std::vector<std::vector<float>> Compute() {
+    std::vector<std::vector<float>> outputs(plan_.output_values.size());
+    PlaceInputs(0);
+    scratch_ = &workspace_.request;
     for (const PlanStep& step : plan_.steps) {
-      if (step.node.op == GraphOp::kBiTargetAttention) {
-        Attend(step.node);
-        if (step.whole) WholeAttention(step.node.output);
-        continue;
-      }
-      float* const y = scratch_.Take(size(step.node.output));
-      Compute(step, y);
-      values_[step.node.output] = y;
+      if (!OfCandidates(step)) Compute(step);
     }
+    for (int64_t begin = 0; begin < request_.candidates; begin += kBlock) {
+      candidates_ = std::min(kBlock, request_.candidates - begin);
+      workspace_.block.Reset();
+      scratch_ = &workspace_.block;
+      next_ = 0;
+      PlaceInputs(begin);
+      for (const PlanStep& step : plan_.steps) {
+        if (OfCandidates(step)) Compute(step);
+      }
+      for (size_t o = 0; o < outputs.size(); ++o) {
+        const float* const column = values_[plan_.output_values[o]];
+        outputs[o].insert(outputs[o].end(), column, column + candidates_);
+      }
+    }
+    return outputs;
   }
-
-  const float* value(size_t index) const { return values_[index]; }
 
  private:
   // What an attention's output is made of.
   struct Attention {
-    const float* weights[2] = {};   // p_m, p_b [C, PaddedPositions(T)]; no p_m without modal scores
+    const float* weights[2] =
+        {};  // p_m, p_b [block, PaddedPositions(T)]; no p_m without modal scores
     const float* values = nullptr;  // [T, stride]
     int64_t width = 0, stride = 0;
   };
 
-  int64_t rows(size_t value) const { return RowsOf(plan_.values[value].rows, request_); }
+  bool OfCandidates(const PlanStep& step) const {
+    return plan_.values[step.node.output].rows == Rows::kCandidates;
+  }
+  int64_t rows(size_t value) const {
+    const Rows of = plan_.values[value].rows;
+    return of == Rows::kCandidates ? candidates_ : RowsOf(of, request_);
+  }
   int64_t width(size_t value) const { return plan_.values[value].width; }
   int64_t size(size_t value) const { return rows(value) * width(value); }
+
+  // Of candidates: from number `begin` on.
+  void PlaceInputs(int64_t begin) {
+    for (size_t i = 0; i < plan_.input_values.size(); ++i) {
+      const size_t value = plan_.input_values[i];
+      const bool moves = plan_.values[value].rows == Rows::kCandidates;
+      values_[value] = request_.inputs[i].data() + (moves ? begin * width(value) : 0);
+    }
+  }
+
+  // What every block needs alike: made for the first, in the memory of the request, and found again
+  // by the others, since all blocks ask for the same things in the same order. Not nested.
+  template <typename Make>
+  const float* Once(Make make) {
+    if (next_ == once_.size()) {
+      Scratch* const before = std::exchange(scratch_, &workspace_.request);
+      once_.push_back(make());
+      scratch_ = before;
+    }
+    return once_[next_++];
+  }
+
+  void Compute(const PlanStep& step) {
+    const size_t output = step.node.output;
+    if (step.node.op == GraphOp::kBiTargetAttention) {
+      values_[output] = nullptr;  // the block's before
+      Attend(step);
+      if (step.whole) WholeAttention(output);
+      return;
+    }
+    float* const y = scratch_->Take(size(output));
+    Compute(step, y);
+    values_[output] = y;
+  }
 
   void Compute(const PlanStep& step, float* y) {
     const GraphNode& node = step.node;
@@ -142,15 +198,15 @@ class OneRun {
         }
         break;
       case GraphOp::kRelu:
-        for (int64_t i = 0; i < size(node.output); ++i) y[i] = std::max(x[i], 0.0f);
+        for (int64_t i = 0; i < size(node.output); ++i) y[i] = x[i] > 0.0f ? x[i] : 0.0f;
         break;
       case GraphOp::kSigmoid:
         for (int64_t i = 0; i < size(node.output); ++i) y[i] = 1.0f / (1.0f + std::exp(-x[i]));
         break;
       case GraphOp::kSimilarityTiers:
-        PositionTiers(request_.candidates, request_.history, width(node.inputs[0]), x,
-                      PackHistory(node.inputs[1]), width(node.output),
-                      scratch_.Take(2 * PaddedPositions(request_.history) + 1), y);
+        PositionTiers(candidates_, request_.history, width(node.inputs[0]), x,
+                      Once([&] { return PackHistory(node.inputs[1]); }), width(node.output),
+                      scratch_->Take((candidates_ + 1) * PaddedPositions(request_.history) + 1), y);
         break;
       case GraphOp::kBiTargetAttention:
         break;  // Attend's
@@ -172,11 +228,14 @@ class OneRun {
                         term.weight.values.data());
     }
     const int64_t stride = PanelsOf(outputs) * kPanel;
-    float* const product = scratch_.Take(positions * stride);
-    if (stride != outputs) std::fill_n(product, positions * stride, 0.0f);
-    const ProductTerm values = PackedTerm(attention.values + term.begin, attention.stride, columns,
-                                          term.weight.values.data());
-    SumProducts({&values, 1}, nullptr, positions, outputs, stride, product);
+    const float* const product = Once([&] {
+      float* const made = scratch_->Take(positions * stride);
+      if (stride != outputs) std::fill_n(made, positions * stride, 0.0f);
+      const ProductTerm values = PackedTerm(attention.values + term.begin, attention.stride,
+                                            columns, term.weight.values.data());
+      SumProducts({&values, 1}, nullptr, Activation::kNone, positions, outputs, stride, made);
+      return made;
+    });
     return RowMajorTerm(attention.weights[term.second], PaddedPositions(positions), positions,
                         product, stride);
   }
@@ -185,27 +244,31 @@ class OneRun {
     std::vector<ProductTerm> terms;
     const float* bias = plan.bias.data();
     if (!plan.once.empty()) {
-      for (const LinearPlan::Term& term : plan.once) terms.push_back(TermOf(term));
-      float* const sum = scratch_.Take(plan.outputs);
-      SumProducts(terms, bias, 1, plan.outputs, plan.outputs, sum);
-      bias = sum;
-      terms.clear();
+      bias = Once([&] {
+        std::vector<ProductTerm> of_one;
+        for (const LinearPlan::Term& term : plan.once) of_one.push_back(TermOf(term));
+        float* const sum = scratch_->Take(plan.outputs);
+        SumProducts(of_one, plan.bias.data(), Activation::kNone, 1, plan.outputs, plan.outputs,
+                    sum);
+        return sum;
+      });
     }
     for (const LinearPlan::Term& term : plan.terms) terms.push_back(TermOf(term));
     for (const LinearPlan::Scaled& scaled : plan.scaled) {
       ProductTerm& term = terms[scaled.term];
-      term.weight = AddScaled(term.weight, scaled.weight, values_[scaled.scale]);
+      term.weight =
+          Once([&] { return AddScaled(term.weight, scaled.weight, values_[scaled.scale]); });
     }
     for (const LinearPlan::AttentionTerm& term : plan.attention) {
       terms.push_back(TermOf(term, plan.outputs));
     }
-    SumProducts(terms, bias, n, plan.outputs, plan.outputs, y);
+    SumProducts(terms, bias, plan.activation, n, plan.outputs, plan.outputs, y);
   }
 
   // `to` + `from` diag(scale).
   const float* AddScaled(const float* to, const PackedWeight& from, const float* scale) {
     const auto size = static_cast<int64_t>(from.values.size());
-    float* const sum = scratch_.Take(size);
+    float* const sum = scratch_->Take(size);
     for (int64_t begin = 0; begin < size; begin += from.width * kPanel) {
       for (int64_t k = 0; k < from.width; ++k) {
         for (int64_t i = begin + k * kPanel; i < begin + (k + 1) * kPanel; ++i) {
@@ -239,70 +302,90 @@ class OneRun {
     }
   }
 
-  // Rows of the history in panels of positions.
-  const float* PackHistory(size_t value) {
-    float* const panels = scratch_.Take(PaddedPositions(request_.history) * width(value));
-    PackPanels(values_[value], request_.history, width(value), 0, width(value), panels);
+  // Rows of the history, [T, width], in panels of positions.
+  const float* PackHistory(const float* rows, int64_t columns) {
+    float* const panels = scratch_->Take(PaddedPositions(request_.history) * columns);
+    PackPanels(rows, request_.history, columns, 0, columns, panels);
     return panels;
   }
+  const float* PackHistory(size_t value) { return PackHistory(values_[value], width(value)); }
 
-  // Everything but the weighted sums.
-  void Attend(const GraphNode& node) {
-    const int64_t candidates = request_.candidates, positions = request_.history;
-    const int64_t padded = PaddedPositions(positions);
+  // What modal queries are multiplied with.
+  const float* ModalKeys(const PlanStep& step) {
+    const size_t history = step.node.inputs[5];
+    if (!step.modal_key.has_value()) return PackHistory(history);
+    const int64_t keys = width(step.node.inputs[4]);
+    float* const rows = scratch_->Take(request_.history * keys);
+    const ProductTerm term =
+        PackedTerm(values_[history], width(history), width(history), step.modal_key->values.data());
+    SumProducts({&term, 1}, nullptr, Activation::kNone, request_.history, keys, keys, rows);
+    return PackHistory(rows, keys);
+  }
+
+  // Everything but the weighted sums. Without candidates' rows where it says Once.
+  void Attend(const PlanStep& step) {
+    const GraphNode& node = step.node;
+    const int64_t positions = request_.history, padded = PaddedPositions(positions);
     const auto x = [&](size_t i) { return values_[node.inputs[i]]; };
     Attention& attention = attentions_[node.output];
-    float* const by_behaviour = scratch_.Take(candidates * padded);
-    DinInputs in{.candidates = candidates,
+    float* const by_behaviour = scratch_->Take(candidates_ * padded);
+    DinInputs in{.candidates = candidates_,
                  .positions = positions,
                  .behaviour = width(node.inputs[0]),
                  .hidden = width(node.inputs[2]),
                  .query = x(0),
                  .query_hidden = x(2),
                  .product = plan_.weights.at(node.weights[0]).data.data(),
-                 .score = plan_.weights.at(node.weights[1]).data.data(),
-                 .history = PackHistory(node.inputs[1]),
-                 .history_hidden = PackHistory(node.inputs[3])};
-    DinScores(in, scratch_.Take(in.hidden * in.behaviour), by_behaviour);
-    SoftmaxPositions(candidates, positions, by_behaviour);
+                 .score = plan_.weights.at(node.weights[1]).data.data()};
+    in.history = Once([&] { return PackHistory(node.inputs[1]); });
+    in.history_hidden = Once([&] { return PackHistory(node.inputs[3]); });
+    DinScores(in, scratch_->Take(in.hidden * in.behaviour), by_behaviour);
+    SoftmaxPositions(candidates_, positions, by_behaviour);
     attention.weights[1] = by_behaviour;
 
     std::vector<size_t> sides = {node.inputs[1]};
     if (node.inputs.size() > 4) {
       const int64_t modal = width(node.inputs[4]);
-      float* const by_modal = scratch_.Take(candidates * padded);
-      const ProductTerm term = PackedTerm(x(4), modal, modal, PackHistory(node.inputs[5]));
-      SumProducts({&term, 1}, nullptr, candidates, positions, padded, by_modal);
-      SoftmaxPositions(candidates, positions, by_modal);
+      float* const by_modal = scratch_->Take(candidates_ * padded);
+      const float* const keys = Once([&] { return ModalKeys(step); });
+      const ProductTerm term = PackedTerm(x(4), modal, modal, keys);
+      SumProducts({&term, 1}, nullptr, Activation::kNone, candidates_, positions, padded, by_modal);
+      SoftmaxPositions(candidates_, positions, by_modal);
       attention.weights[0] = by_modal;
       sides = {node.inputs[5], node.inputs[1]};
     }
+    attention.width = 0;
     for (const size_t side : sides) attention.width += width(side);
     attention.stride = PanelsOf(attention.width) * kPanel;
-    float* const values = scratch_.Take(positions * attention.stride);
-    std::fill_n(values, positions * attention.stride, 0.0f);
+    attention.values = Once([&] { return SideBySide(sides, attention.stride); });
+  }
+
+  // Values of the history, rows `stride` apart; zeros beyond them.
+  const float* SideBySide(const std::vector<size_t>& sides, int64_t stride) {
+    float* const rows = scratch_->Take(request_.history * stride);
+    std::fill_n(rows, request_.history * stride, 0.0f);
     int64_t column = 0;
     for (const size_t side : sides) {
-      for (int64_t t = 0; t < positions; ++t) {
-        std::copy_n(values_[side] + t * width(side), width(side),
-                    values + t * attention.stride + column);
+      for (int64_t t = 0; t < request_.history; ++t) {
+        std::copy_n(values_[side] + t * width(side), width(side), rows + t * stride + column);
       }
       column += width(side);
     }
-    attention.values = values;
+    return rows;
   }
 
   // The attention's output, made when it is first asked for.
   const float* WholeAttention(size_t value) {
     if (values_[value] != nullptr) return values_[value];
     const Attention& attention = attentions_[value];
-    float* const out = scratch_.Take(size(value));
+    float* const out = scratch_->Take(size(value));
     float* to = out;
     for (const float* const weights : attention.weights) {
       if (weights == nullptr) continue;
       const ProductTerm term = RowMajorTerm(weights, PaddedPositions(request_.history),
                                             request_.history, attention.values, attention.stride);
-      SumProducts({&term, 1}, nullptr, request_.candidates, attention.width, width(value), to);
+      SumProducts({&term, 1}, nullptr, Activation::kNone, candidates_, attention.width,
+                  width(value), to);
       to += attention.width;
     }
     values_[value] = out;
@@ -311,7 +394,11 @@ class OneRun {
 
   const GraphPlan& plan_;
   const GraphRequest& request_;
-  Scratch& scratch_;
+  Workspace& workspace_;
+  Scratch* scratch_ = nullptr;        // one of its two
+  int64_t candidates_ = 0;            // of the block
+  std::vector<const float*> once_;    // in the order in which a block asks for them
+  size_t next_ = 0;                   // of once_
   std::vector<const float*> values_;  // of each value that is there
   std::vector<Attention> attentions_;
 };
@@ -322,7 +409,7 @@ struct GraphRunner::Impl {
   const GraphPlan plan;
 
   std::mutex mutex;
-  std::vector<std::unique_ptr<Scratch>> idle;  // guarded by mutex
+  std::vector<std::unique_ptr<Workspace>> idle;  // guarded by mutex
 };
 
 GraphRunner::GraphRunner(const Graph& graph)
@@ -335,24 +422,18 @@ const std::vector<std::string>& GraphRunner::outputs() const { return impl_->pla
 absl::StatusOr<std::vector<std::vector<float>>> GraphRunner::Run(
     const GraphRequest& request) const {
   SAVIOR_RETURN_IF_ERROR(Check(impl_->plan.inputs, request));
-  std::unique_ptr<Scratch> scratch;
+  std::unique_ptr<Workspace> workspace;
   {
     const std::lock_guard lock(impl_->mutex);
     if (!impl_->idle.empty()) {
-      scratch = std::move(impl_->idle.back());
+      workspace = std::move(impl_->idle.back());
       impl_->idle.pop_back();
     }
   }
-  if (scratch == nullptr) scratch = std::make_unique<Scratch>();
-  OneRun run(impl_->plan, request, scratch.get());
-  run.Compute();
-  std::vector<std::vector<float>> outputs;
-  for (const size_t output : impl_->plan.output_values) {
-    const float* const column = run.value(output);
-    outputs.emplace_back(column, column + request.candidates);
-  }
+  if (workspace == nullptr) workspace = std::make_unique<Workspace>();
+  std::vector<std::vector<float>> outputs = OneRun(impl_->plan, request, workspace.get()).Compute();
   const std::lock_guard lock(impl_->mutex);
-  impl_->idle.push_back(std::move(scratch));
+  impl_->idle.push_back(std::move(workspace));
   return outputs;
 }
 

@@ -9,6 +9,7 @@ namespace {
 struct Product {
   std::span<const ProductTerm> terms;
   const float* bias;
+  Activation activation;
   int64_t rows;
   int64_t outputs;
   int64_t y_stride;
@@ -34,8 +35,16 @@ SAVIOR_INLINE void Tile(const Product& p, int64_t row, int64_t panel) {
       for (int r = 0; r < kRows; ++r) sums[r] += w * x[r * term.stride + k];
     }
   }
+  if (p.activation == Activation::kRelu) {
+    const Panel zero = {};
+    for (int r = 0; r < kRows; ++r) sums[r] = sums[r] > zero ? sums[r] : zero;
+  }
   float* const y = p.y + row * p.y_stride + begin;
-  for (int r = 0; r < kRows; ++r) std::memcpy(y + r * p.y_stride, &sums[r], size);
+  if (size == sizeof(Panel)) {
+    for (int r = 0; r < kRows; ++r) StorePanel(y + r * p.y_stride, sums[r]);
+  } else {
+    for (int r = 0; r < kRows; ++r) std::memcpy(y + r * p.y_stride, &sums[r], size);
+  }
 }
 
 template <int kRows>
@@ -98,10 +107,10 @@ ProductTerm RowMajorTerm(const float* x, int64_t stride, int64_t width, const fl
           .panel_stride = kPanel};
 }
 
-void SumProducts(std::span<const ProductTerm> terms, const float* bias, int64_t rows,
-                 int64_t outputs, int64_t y_stride, float* y) {
+void SumProducts(std::span<const ProductTerm> terms, const float* bias, Activation activation,
+                 int64_t rows, int64_t outputs, int64_t y_stride, float* y) {
   static auto* const kernel = ForThisMachine(MultiplyBaseline, MultiplyAvx2, MultiplyAvx512);
-  kernel({terms, bias, rows, outputs, y_stride, y});
+  kernel({terms, bias, activation, rows, outputs, y_stride, y});
 }
 
 }  // namespace savior

@@ -44,9 +44,11 @@ ProductTerm PackedTerm(const float* x, int64_t stride, int64_t width, const floa
 ProductTerm RowMajorTerm(const float* x, int64_t stride, int64_t width, const float* matrix,
                          int64_t row_stride);
 
-// y [rows, outputs], rows `y_stride` apart, = bias [outputs] + sum of terms. `bias` null: zeros.
-// Reentrant, on the calling thread.
-void SumProducts(std::span<const ProductTerm> terms, const float* bias, int64_t rows,
-                 int64_t outputs, int64_t y_stride, float* y);
+enum class Activation { kNone, kRelu };
+
+// y [rows, outputs], rows `y_stride` apart, = activation(bias [outputs] + sum of terms). `bias`
+// null: zeros. Reentrant, on the calling thread.
+void SumProducts(std::span<const ProductTerm> terms, const float* bias, Activation activation,
+                 int64_t rows, int64_t outputs, int64_t y_stride, float* y);
 
 }  // namespace savior

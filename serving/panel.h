@@ -6,7 +6,9 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
+#include <string_view>
 
 #include "common/simd.h"
 
@@ -19,6 +21,7 @@ namespace savior {
 inline constexpr int64_t kPanel = 16;
 
 typedef float Panel __attribute__((vector_size(kPanel * sizeof(float))));
+typedef float HalfPanel __attribute__((vector_size(kPanel / 2 * sizeof(float))));
 typedef int32_t IntPanel __attribute__((vector_size(kPanel * sizeof(int32_t))));
 
 constexpr int64_t PanelsOf(int64_t size) { return (size + kPanel - 1) / kPanel; }
@@ -38,8 +41,7 @@ enum class InstructionSet { kBaseline, kAvx2, kAvx512 };
 #define SAVIOR_AVX2 __attribute__((target("avx2,fma,bmi2")))
 #define SAVIOR_AVX512 __attribute__((target("avx512f,avx512bw,avx512cd,avx512dq,avx512vl,fma")))
 
-// Of this machine.
-inline InstructionSet BestInstructionSet() {
+inline InstructionSet MachinesInstructionSet() {
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl")) {
@@ -54,8 +56,19 @@ inline InstructionSet BestInstructionSet() {
 #else
 #define SAVIOR_AVX2
 #define SAVIOR_AVX512
-inline InstructionSet BestInstructionSet() { return InstructionSet::kBaseline; }
+inline InstructionSet MachinesInstructionSet() { return InstructionSet::kBaseline; }
 #endif
+
+// This machine's, or the lower one that SAVIOR_INSTRUCTION_SET says (baseline, avx2): so that tests
+// run all code on one machine.
+inline InstructionSet BestInstructionSet() {
+  const InstructionSet machines = MachinesInstructionSet();
+  const char* const told = std::getenv("SAVIOR_INSTRUCTION_SET");
+  const std::string_view wanted = told == nullptr ? "" : told;
+  if (wanted == "baseline") return InstructionSet::kBaseline;
+  if (wanted == "avx2" && machines == InstructionSet::kAvx512) return InstructionSet::kAvx2;
+  return machines;
+}
 
 // One of three functions of the same type.
 template <typename Function>

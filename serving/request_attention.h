@@ -35,7 +35,7 @@ void SoftmaxPositions(int64_t rows, int64_t positions, float* scores);
 
 // tiers [C, bins] as SimilarityTiers': the cosines are its own bits, so that a position on the
 // border of two bins is in the same. query [C, dim]; history [T, dim] in panels of positions.
-// `scratch` [PaddedPositions(T) + T + 1].
+// `scratch` [C * PaddedPositions(T) + T + 1].
 void PositionTiers(int64_t candidates, int64_t positions, int64_t dim, const float* query,
                    const float* history, int64_t bins, float* scratch, float* tiers);
 

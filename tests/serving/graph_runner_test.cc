@@ -29,7 +29,7 @@ double LargestDifference(const std::vector<float>& a, const std::vector<float>& 
 
 // Lengths of request `number`: every fifth without history, every seventh with one candidate.
 int64_t HistoryOf(int64_t number) { return number % 5 == 0 ? 0 : number * 7 % 23; }
-int64_t CandidatesOf(int64_t number) { return number % 7 == 0 ? 1 : 1 + number * 5 % 41; }
+int64_t CandidatesOf(int64_t number) { return number % 7 == 0 ? 1 : 1 + number * 5 % 131; }
 
 struct Scores {
   std::vector<float> ctr, ctcvr;
@@ -86,10 +86,10 @@ TEST(GraphRunner, GivesACandidateTheSameScoreWhateverElseIsRanked) {
   Ranker ranker = RandomRanker(model, 1);
   const GraphRunner runner(*RankerGraph(model.config, model.sizes, ranker.dense().Save()));
   Random random(8);
-  const RankerRequest request = RandomRequest(model, ranker, 20, 37, &random);
+  const RankerRequest request = RandomRequest(model, ranker, 20, 137, &random);
   const GraphRequest all = InputsOf(runner, request);
   const auto together = runner.Run(all);
-  for (int64_t n = 0; n < 37; ++n) {
+  for (int64_t n = 0; n < 137; ++n) {
     GraphRequest one = all;
     one.candidates = 1;
     for (size_t i = 0; i < one.inputs.size(); ++i) {
@@ -177,7 +177,7 @@ TEST(SumProducts, IsTheSumOfItsProducts) {
           PackedTerm(x.data() + kFirst, kStride, kInputs - kFirst, second.values.data())};
       // One more value, which must stay.
       std::vector<float> y(static_cast<size_t>(rows * outputs) + 1, 7.0f);
-      SumProducts(terms, bias.data(), rows, outputs, outputs, y.data());
+      SumProducts(terms, bias.data(), Activation::kNone, rows, outputs, outputs, y.data());
       for (int64_t r = 0; r < rows; ++r) {
         for (int64_t o = 0; o < outputs; ++o) {
           double sum = bias[static_cast<size_t>(o)];
