@@ -18,6 +18,7 @@
 #include "serving/torchscript_writer.h"
 #include "serving/triton.h"
 #include "worker/data/log_schema.h"
+#include "worker/tables.h"
 
 namespace savior {
 namespace {
@@ -56,6 +57,20 @@ absl::Status WriteTriton(const fs::path& folder, const Graph& graph) {
   if (error) return SystemError(error.value(), "linking " + (model / "1/model.onnx").string());
   SAVIOR_ASSIGN_OR_RETURN(const std::string text, TritonConfig(graph, {.name = kModelName}));
   return WriteFileAtomically(model / "config.pbtxt", text);
+}
+
+// The schema, and for readers without our hash the key of every value in the feature table.
+std::string SchemaText(const LogSchema& schema) {
+  nlohmann::json j = SchemaToJson(schema);
+  for (const char* kind : {"item_features", "context_features"}) {
+    for (nlohmann::json& feature : j[kind]) {
+      for (const auto& value : feature["vocabulary"]) {
+        feature["keys"].push_back(
+            FeatureKey(feature["name"].get<std::string>(), value.get<std::string>()));
+      }
+    }
+  }
+  return j.dump(1) + "\n";
 }
 
 // Copies what is there; its digest is its version.
@@ -123,8 +138,7 @@ class Exporter {
     const LogSchema& schema = inputs_.log->schema();
     const Config& config = commit_.config();
     SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(part / kResolvedFile, ToToml(config)));
-    SAVIOR_RETURN_IF_ERROR(
-        WriteFileAtomically(part / kBundleSchema, SchemaToJson(schema).dump(1) + "\n"));
+    SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(part / kBundleSchema, SchemaText(schema)));
     SAVIOR_RETURN_IF_ERROR(
         CopyVersioned(from / kEncoderFile, part / kEncoderFile, &manifest->encoder_version));
     SAVIOR_RETURN_IF_ERROR(

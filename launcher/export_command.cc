@@ -33,6 +33,10 @@ absl::Status RunVerify(const std::string& dir, const std::string& name, std::ost
       "live model's by {:.1e} at most ({:.0e} allowed); ",
       dir, name, v.rows, v.parity.requests, v.parity.candidates, v.parity.max_difference,
       v.tolerance);
+  if (v.parity.auc && v.parity.live_auc) {
+    out << fmt::format("AUC of their clicks {:.3f} (live {:.3f}); ", 100 * *v.parity.auc,
+                       100 * *v.parity.live_auc);
+  }
   out << (v.rows_compared > 0
               ? fmt::format("{} sampled rows equal the commit's\n", v.rows_compared)
               : "its commit is no longer there, so its rows were not compared with it\n");

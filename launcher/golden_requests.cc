@@ -73,6 +73,7 @@ absl::StatusOr<std::vector<GoldenRequest>> GoldenRequests(InspectedCommit& commi
     if (batch.rows() == 0) continue;
     GoldenRequest& next = golden.emplace_back();
     next.request = RequestOf(log, batch);
+    next.clicks = batch.clicks;
     SAVIOR_ASSIGN_OR_RETURN(
         StepInputs in, assembler.Assemble(std::move(batch), commit.store(), InspectDeadline()));
     SAVIOR_RETURN_IF_ERROR(FetchRows(in, commit.store(), InspectDeadline()));

@@ -49,14 +49,6 @@ const char* NameOf(OptimizerKind kind) {
   return "unknown";
 }
 
-std::string Size(uint64_t bytes) {
-  const auto amount = static_cast<double>(bytes);
-  if (bytes < 1024) return fmt::format("{} B", bytes);
-  if (bytes < (uint64_t{1} << 20)) return fmt::format("{:.1f} KiB", amount / 1024);
-  if (bytes < (uint64_t{1} << 30)) return fmt::format("{:.1f} MiB", amount / (1 << 20));
-  return fmt::format("{:.2f} GiB", amount / (1 << 30));
-}
-
 void PrintCommit(const Commit& commit, std::ostream& out) {
   const CommitManifest& m = commit.manifest;
   out << fmt::format("{}\nstep {}, {} impressions trained on, {} shard{}, training log {}\n\n",
@@ -77,7 +69,7 @@ void PrintCommit(const Commit& commit, std::ostream& out) {
     total += file.bytes;
   }
   out << fmt::format("{:<40} {:>12}  {}\n", fmt::format("{} files", m.files.size()), total,
-                     Size(total));
+                     SizeText(total));
 }
 
 // Every byte of the commit at `path`, or of all commits of the run at `path`; a line each.
@@ -141,11 +133,11 @@ absl::Status PrintTables(InspectedCommit& inspected, std::ostream& out) {
     const TableSpec& spec = inspected.commit().manifest.tables[t];
     const uint64_t size = stats[t].rows * RowLayout(spec).bytes();
     out << fmt::format("{:<16} {:<7} {:>4} {:>12} {:>12}\n", spec.name, NameOf(spec.kind), spec.dim,
-                       stats[t].rows, Size(size));
+                       stats[t].rows, SizeText(size));
     rows += stats[t].rows;
     bytes += size;
   }
-  out << fmt::format("{:<16} {:<7} {:>4} {:>12} {:>12}\n", "all", "", "", rows, Size(bytes));
+  out << fmt::format("{:<16} {:<7} {:>4} {:>12} {:>12}\n", "all", "", "", rows, SizeText(bytes));
   return absl::OkStatus();
 }
 
@@ -161,7 +153,7 @@ absl::Status PrintTable(InspectedCommit& inspected, uint32_t table, std::ostream
   out << fmt::format(
       "table {}: {} rows of {} weights and {} floats of optimizer state ({}, {}), {} in RAM\n",
       spec.name, figures.rows, spec.dim, layout.state_floats(), NameOf(spec.kind),
-      NameOf(spec.optimizer.kind), Size(figures.rows * layout.bytes()));
+      NameOf(spec.optimizer.kind), SizeText(figures.rows * layout.bytes()));
   if (figures.rows == 0) return absl::OkStatus();
   out << fmt::format(
       "{} updates, {:.1f} per row; the last at step {}\nmost updated:\n", figures.updates,
@@ -219,25 +211,35 @@ absl::Status InspectTable(const InspectArguments& arguments, std::ostream& out) 
 }
 
 CLI::App* AddWhat(CLI::App* inspect, const std::string& what, const std::string& doc,
-                  InspectArguments& arguments) {
+                  InspectArguments& arguments,
+                  const std::string& path = "A commit folder, or a run folder: its newest commit") {
   CLI::App* command = inspect->add_subcommand(what, doc);
   command->callback([what, &arguments] { arguments.what = what; });
-  command->add_option("path", arguments.path, "A commit folder, or a run folder: its newest commit")
-      ->required();
+  command->add_option("path", arguments.path, path)->required();
   return command;
 }
 
 }  // namespace
 
+std::string SizeText(uint64_t bytes) {
+  const auto amount = static_cast<double>(bytes);
+  if (bytes < 1024) return fmt::format("{} B", bytes);
+  if (bytes < (uint64_t{1} << 20)) return fmt::format("{:.1f} KiB", amount / 1024);
+  if (bytes < (uint64_t{1} << 30)) return fmt::format("{:.1f} MiB", amount / (1 << 20));
+  return fmt::format("{:.2f} GiB", amount / (1 << 30));
+}
+
 void AddInspect(CLI::App& app, InspectArguments& arguments) {
-  CLI::App* inspect = app.add_subcommand("inspect", "Looks into commits, tables and codebooks");
+  CLI::App* inspect =
+      app.add_subcommand("inspect", "Looks into commits, tables, codebooks and bundles");
   inspect->require_subcommand(1);
   inspect->footer(
       "Examples:\n"
       "  savior inspect commit runs/quickstart --verify\n"
       "  savior inspect table runs/quickstart\n"
       "  savior inspect table runs/quickstart item --key 1082185\n"
-      "  savior inspect codebook runs/quickstart --top 5");
+      "  savior inspect codebook runs/quickstart --top 5\n"
+      "  savior inspect bundle bundles --verify");
   CLI::App* commit = AddWhat(inspect, "commit", "Step, tables, files and sizes", arguments);
   commit->add_flag("--verify", arguments.verify,
                    "Check every digest (of a run folder: of all its commits)");
@@ -249,9 +251,13 @@ void AddInspect(CLI::App& app, InspectArguments& arguments) {
   codebook->add_option("--top", arguments.top, "Most used codes shown per level")
       ->check(CLI::Range(int64_t{0}, int64_t{4096}))
       ->capture_default_str();
+  CLI::App* bundle = AddWhat(inspect, "bundle", "Of savior export: tables, versions, files",
+                             arguments, "A bundle, or a folder of bundles: its current one");
+  bundle->add_flag("--verify", arguments.verify, "Check every digest, of what it is based on, too");
 }
 
 absl::Status Inspect(const InspectArguments& arguments, std::ostream& out) {
+  if (arguments.what == "bundle") return InspectBundle(arguments, out);
   if (arguments.what == "commit") return InspectCommit(arguments, out);
   if (arguments.what == "table") return InspectTable(arguments, out);
   return InspectCodebook(arguments.path, arguments.top, out);

@@ -1,4 +1,4 @@
-// `savior inspect`: looks into commits, tables and codebooks.
+// `savior inspect`: looks into commits, tables, codebooks and bundles.
 #pragma once
 
 #include <cstdint>
@@ -15,15 +15,23 @@ class App;
 namespace savior {
 
 struct InspectArguments {
-  std::string what = {};             // "commit", "table" or "codebook"
-  std::string path = {};             // a commit folder, or a run folder (its newest whole commit)
-  bool verify = false;               // commit: every digest, of all commits of a run folder
-  std::string table = {};            // table: its name; empty: all tables, a line each
+  std::string what = {};  // "commit", "table", "codebook" or "bundle"
+  // A commit folder, or a run folder (its newest whole commit); a bundle, or a folder of bundles
+  // (its current one).
+  std::string path = {};
+  bool verify = false;     // commit: every digest, of all commits of a run folder; bundle: likewise
+  std::string table = {};  // table: its name; empty: all tables, a line each
   std::optional<uint64_t> key = {};  // table: one row
   int64_t top = 10;                  // codebook: most used codes per level, with example titles
 };
 
 void AddInspect(CLI::App& app, InspectArguments& arguments);
+
+// "1.5 MiB"
+std::string SizeText(uint64_t bytes);
+
+// `savior inspect bundle`.
+[[nodiscard]] absl::Status InspectBundle(const InspectArguments& arguments, std::ostream& out);
 
 // Prints to `out`; changes nothing in the commit. kNotFound: no such commit, table (the nearest is
 // named) or row; kDataLoss: damaged (file named).

@@ -5,7 +5,7 @@
 //     READY                        the manifest's digest; written last
 //     manifest.json                names every other file with size and digest (sealed_folder.h)
 //     resolved.toml                the configuration
-//     schema.json                  features, vocabularies, numerics, modalities
+//     schema.json                  features, their values and those's keys, numerics, modalities
 //     ranker.safetensors           dense weights;  ranker.onnx, ranker.pt: the same as graphs
 //     encoder.safetensors, codebook.safetensors    where the arm has them
 //     tables/<table>.safetensors   rows by key (table_file.h): user, item, feature, align,

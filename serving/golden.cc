@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "serving/rank_json.h"
+#include "worker/eval/metrics.h"
 
 namespace savior {
 namespace {
@@ -46,8 +47,6 @@ Json ToJson(const RankRequest& request) {
 }
 
 double Difference(const std::vector<float>& expected, const std::vector<float>& found) {
-  // Other numbers of scores cannot be compared at all.
-  if (expected.size() != found.size()) return 1.0;
   double difference = 0;
   for (size_t i = 0; i < expected.size(); ++i) {
     difference = std::max(difference, std::abs(double{expected[i]} - double{found[i]}));
@@ -62,7 +61,8 @@ std::string GoldenJson(const std::vector<GoldenRequest>& requests) {
   for (const GoldenRequest& golden : requests) {
     j["requests"].push_back({{"request", ToJson(golden.request)},
                              {"p_ctr", golden.p_ctr},
-                             {"p_ctcvr", golden.p_ctcvr}});
+                             {"p_ctcvr", golden.p_ctcvr},
+                             {"clicks", golden.clicks}});
   }
   return j.dump() + "\n";
 }
@@ -78,6 +78,12 @@ absl::StatusOr<std::vector<GoldenRequest>> ParseGolden(const std::string& text) 
       golden.request = *request;
       golden.p_ctr = entry.at("p_ctr").get<std::vector<float>>();
       golden.p_ctcvr = entry.at("p_ctcvr").get<std::vector<float>>();
+      golden.clicks = entry.at("clicks").get<std::vector<float>>();
+      const size_t candidates = golden.request.candidates.size();
+      if (golden.p_ctr.size() != candidates || golden.p_ctcvr.size() != candidates ||
+          golden.clicks.size() != candidates) {
+        return absl::DataLossError("golden requests: other numbers of scores than of candidates");
+      }
     }
   } catch (const Json::exception& e) {
     return absl::DataLossError(fmt::format("not golden requests: {}", e.what()));
@@ -87,13 +93,22 @@ absl::StatusOr<std::vector<GoldenRequest>> ParseGolden(const std::string& text) 
 
 absl::StatusOr<Parity> Compare(const Scorer& scorer, const std::vector<GoldenRequest>& requests) {
   Parity parity;
+  std::vector<float> live, served, clicks;
+  const auto append = [](const std::vector<float>& from, std::vector<float>* to) {
+    to->insert(to->end(), from.begin(), from.end());
+  };
   for (const GoldenRequest& golden : requests) {
     SAVIOR_ASSIGN_OR_RETURN(const RankScores scores, scorer.Rank(golden.request));
     ++parity.requests;
     parity.candidates += static_cast<int64_t>(golden.p_ctr.size());
     parity.max_difference = std::max({parity.max_difference, Difference(golden.p_ctr, scores.p_ctr),
                                       Difference(golden.p_ctcvr, scores.p_ctcvr)});
+    append(golden.p_ctr, &live);
+    append(scores.p_ctr, &served);
+    append(golden.clicks, &clicks);
   }
+  parity.live_auc = Auc(live, clicks);
+  parity.auc = Auc(served, clicks);
   return parity;
 }
 
