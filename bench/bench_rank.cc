@@ -8,9 +8,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -69,20 +67,6 @@ void MeasureRunner(const GraphRunner& runner, const GraphRequest& request, doubl
   speed->per_cpu_s.push_back(static_cast<double>(requests) / (ThreadCpuSeconds() - cpu_start));
 }
 
-// Dies where Python says that something is wrong.
-nlohmann::json AskPython(const std::filesystem::path& folder, double seconds) {
-  const std::string command = fmt::format("'{}' -B '{}/bench/rank_with_onnxruntime.py' '{}' {}",
-                                          SAVIOR_PYTHON, SAVIOR_SOURCE, folder.string(), seconds);
-  FILE* const pipe = popen(command.c_str(), "r");
-  std::string text;
-  std::array<char, 4096> piece;
-  for (size_t n = 0; pipe != nullptr && (n = fread(piece.data(), 1, piece.size(), pipe)) > 0;) {
-    text.append(piece.data(), n);
-  }
-  if (pipe == nullptr || pclose(pipe) != 0) CheckOk(absl::UnavailableError(command));
-  return nlohmann::json::parse(text);
-}
-
 void MeasureArm(const std::string& arm, const Sizes& sizes, const BenchFlags& flags,
                 BenchReport* report) {
   Config config;
@@ -111,7 +95,8 @@ void MeasureArm(const std::string& arm, const Sizes& sizes, const BenchFlags& fl
   double difference = 0;
   for (int64_t round = 0; round < sizes.rounds; ++round) {
     MeasureRunner(runner, request, flags.seconds, &ours);
-    const nlohmann::json python = AskPython(folder, flags.seconds);
+    const nlohmann::json python =
+        AskPython(fmt::format("rank_with_onnxruntime.py '{}' {}", folder.string(), flags.seconds));
     theirs.per_s.push_back(python["per_s"]);
     theirs.per_cpu_s.push_back(python["per_cpu_s"]);
     const std::vector<float> p_ctr = python["p_ctr"];

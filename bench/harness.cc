@@ -5,6 +5,7 @@
 #include <sys/utsname.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -63,6 +64,19 @@ void CheckOk(const absl::Status& status) {
   if (status.ok()) return;
   std::cerr << status << "\n";
   std::exit(1);
+}
+
+nlohmann::json AskPython(const std::string& command) {
+  const std::string whole =
+      std::string("'") + SAVIOR_PYTHON + "' -B '" + SAVIOR_SOURCE + "/bench/'" + command;
+  FILE* const pipe = popen(whole.c_str(), "r");
+  std::string text;
+  std::array<char, 4096> piece;
+  for (size_t n = 0; pipe != nullptr && (n = fread(piece.data(), 1, piece.size(), pipe)) > 0;) {
+    text.append(piece.data(), n);
+  }
+  if (pipe == nullptr || pclose(pipe) != 0) CheckOk(absl::UnavailableError(whole));
+  return nlohmann::json::parse(text);
 }
 
 double NowSeconds() {

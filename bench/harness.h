@@ -49,6 +49,10 @@ double ThreadCpuSeconds();
 // Ends the program with `status` on stderr unless it is OK: a bench has nobody to tell.
 void CheckOk(const absl::Status& status);
 
+// What a Python program of this folder prints, which is JSON; `command`: its name and arguments, as
+// for a shell. Dies where it fails.
+nlohmann::json AskPython(const std::string& command);
+
 // Seconds on the steady clock.
 double NowSeconds();
 

@@ -156,8 +156,13 @@ absl::Status BundleModel::LoadTables(const BundleChain& chain) {
 absl::Status BundleModel::LoadFeatures(const BundleChain& chain) {
   SAVIOR_ASSIGN_OR_RETURN(const IdTable table, LoadIds(chain, kFeatureTable));
   const auto dim = static_cast<size_t>(config_.model.feature_dim);
+  for (const auto* numerics : {&schema_.item_numerics, &schema_.context_numerics}) {
+    const size_t before = numerics == &schema_.item_numerics ? 0 : schema_.item_numerics.size();
+    for (size_t i = 0; i < numerics->size(); ++i) numeric_numbers_[(*numerics)[i]] = before + i;
+  }
   for (const auto* features : {&schema_.item_features, &schema_.context_features}) {
     for (const CategoricalFeature& feature : *features) {
+      feature_numbers_[feature.name] = feature_rows_.size();
       std::vector<float>& rows = feature_rows_.emplace_back(feature.vocabulary.size() * dim);
       auto& codes = feature_codes_.emplace_back();
       for (size_t v = 0; v < feature.vocabulary.size(); ++v) {
@@ -236,22 +241,33 @@ std::span<const float> BundleModel::FeatureRow(size_t feature, int32_t code) con
   return rows.subspan(row * dim, dim);
 }
 
+std::optional<size_t> BundleModel::FeatureNumber(const std::string& name) const {
+  const auto found = feature_numbers_.find(name);
+  return found == feature_numbers_.end() ? std::nullopt : std::optional(found->second);
+}
+
+std::optional<size_t> BundleModel::NumericNumber(const std::string& name) const {
+  const auto found = numeric_numbers_.find(name);
+  return found == numeric_numbers_.end() ? std::nullopt : std::optional(found->second);
+}
+
 int32_t BundleModel::FeatureCode(size_t feature, const std::string& value) const {
   const auto found = feature_codes_[feature].find(value);
   return found == feature_codes_[feature].end() ? 0 : found->second;
 }
 
-bool BundleModel::Content(uint64_t key, std::span<float> z, std::span<float> aligned) const {
-  const auto place = content_.Find(key);
-  const auto aligned_place = aligned_.Find(key);
-  if (!place || !aligned_place) {
-    std::ranges::fill(z, 0.0f);
-    std::ranges::fill(aligned, 0.0f);
-    return false;
-  }
-  z_.Decode(*place, z);
-  aligned_row_.Decode(*aligned_place, aligned);
-  return true;
+void BundleModel::Content(uint64_t key, std::span<float> z, std::span<float> aligned) const {
+  const auto read = [key](const TableChain& table, const RowDecoder& decoder,
+                          std::span<float> row) {
+    if (row.empty()) return;
+    if (const auto place = table.Find(key)) {
+      decoder.Decode(*place, row);
+    } else {
+      std::ranges::fill(row, 0.0f);
+    }
+  };
+  read(content_, z_, z);
+  read(aligned_, aligned_row_, aligned);
 }
 
 std::optional<std::vector<uint16_t>> BundleModel::Codes(uint64_t key) const {

@@ -86,8 +86,13 @@ class BundleModel {
   // 0: not in the vocabulary.
   int32_t FeatureCode(size_t feature, const std::string& value) const;
 
-  // Zeros and false if the content is not there. z, aligned [dim].
-  bool Content(uint64_t key, std::span<float> z, std::span<float> aligned) const;
+  // Numbers by name. Of categorical features: item features first, then context features; of
+  // numerics: item numerics, then context numerics (a name that both have is the latter's).
+  std::optional<size_t> FeatureNumber(const std::string& name) const;
+  std::optional<size_t> NumericNumber(const std::string& name) const;
+
+  // z, aligned [dim], or empty: not wanted. Zeros if the content is not there.
+  void Content(uint64_t key, std::span<float> z, std::span<float> aligned) const;
   // Rows of the align table, coarse to fine: codes [levels * dim].
   void CodeRows(std::span<const uint16_t> codes, std::span<float> rows) const;
   std::optional<std::vector<uint16_t>> Codes(uint64_t key) const;
@@ -125,6 +130,7 @@ class BundleModel {
   // By feature, item features first.
   std::vector<std::vector<float>> feature_rows_;  // [vocabulary, feature_dim]
   std::vector<absl::flat_hash_map<std::string, int32_t>> feature_codes_;
+  absl::flat_hash_map<std::string, size_t> feature_numbers_, numeric_numbers_;
 };
 
 }  // namespace savior

@@ -3,8 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
-#include <functional>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -37,11 +38,41 @@ ModelCard CardOf(const Bundle& bundle, const BundleModel& model) {
   return card;
 }
 
-// The matrices that a graph takes, filled for one request. Each has as many rows as the graph says.
+// Which of the graph's inputs is what, in the order of kNames; -1: the graph does not take it.
+enum Slot : uint8_t {
+  kUser,
+  kHistoryItem,
+  kHistoryAligned,
+  kHistoryContent,
+  kHistoryFeatures,
+  kItem,
+  kAligned,
+  kContent,
+  kFeatures,
+  kContext,
+  kNumerics,
+  kCodes,
+  kSlots
+};
+constexpr std::array<std::string_view, kSlots> kNames = {
+    "user",    "history_item", "history_aligned", "history_content", "history_features", "item",
+    "aligned", "content",      "features",        "context",         "numerics",         "codes"};
+
+std::array<int, kSlots> SlotsOf(const std::vector<GraphValue>& inputs) {
+  std::array<int, kSlots> slots;
+  for (size_t s = 0; s < kSlots; ++s) {
+    const auto found = std::ranges::find(inputs, kNames[s], &GraphValue::name);
+    slots[s] = found == inputs.end() ? -1 : static_cast<int>(found - inputs.begin());
+  }
+  return slots;
+}
+
+// The matrices that a graph takes, for one request. Each has as many rows as the graph says.
 class Inputs {
  public:
-  Inputs(const std::vector<GraphValue>& wanted, int64_t history, int64_t candidates)
-      : wanted_(wanted), matrices_(wanted.size()) {
+  Inputs(const std::vector<GraphValue>& wanted, const std::array<int, kSlots>& slots,
+         int64_t history, int64_t candidates)
+      : wanted_(wanted), slots_(slots), matrices_(wanted.size()) {
     for (size_t i = 0; i < wanted.size(); ++i) {
       const int64_t rows = wanted[i].rows == Rows::kOne       ? 1
                            : wanted[i].rows == Rows::kHistory ? history
@@ -50,14 +81,12 @@ class Inputs {
     }
   }
 
-  // Row `row` of input `name`; empty if the graph does not take it.
-  std::span<float> Row(std::string_view name, size_t row) {
-    for (size_t i = 0; i < wanted_.size(); ++i) {
-      if (wanted_[i].name != name) continue;
-      const auto width = static_cast<size_t>(wanted_[i].width);
-      return std::span(matrices_[i]).subspan(row * width, width);
-    }
-    return {};
+  // Row `row` of an input; empty if the graph does not take it.
+  std::span<float> Row(Slot slot, size_t row) {
+    if (slots_[slot] < 0) return {};
+    const auto i = static_cast<size_t>(slots_[slot]);
+    const auto width = static_cast<size_t>(wanted_[i].width);
+    return std::span(matrices_[i]).subspan(row * width, width);
   }
 
   GraphRequest Request(int64_t history, int64_t candidates) const {
@@ -68,13 +97,17 @@ class Inputs {
 
  private:
   const std::vector<GraphValue>& wanted_;
+  const std::array<int, kSlots>& slots_;
   std::vector<std::vector<float>> matrices_;
 };
 
 class BundleScorer final : public Scorer {
  public:
   BundleScorer(ModelCard card, std::unique_ptr<BundleModel> model, const Graph& graph)
-      : card_(std::move(card)), model_(std::move(model)), runner_(graph) {}
+      : card_(std::move(card)),
+        model_(std::move(model)),
+        runner_(graph),
+        slots_(SlotsOf(runner_.inputs())) {}
 
   const ModelCard& card() const override { return card_; }
 
@@ -85,8 +118,8 @@ class BundleScorer final : public Scorer {
     SAVIOR_ASSIGN_OR_RETURN(const std::vector<CandidateInput> candidates, facts.Candidates());
     const auto t = static_cast<int64_t>(history.size());
     const auto c = static_cast<int64_t>(candidates.size());
-    Inputs inputs(runner_.inputs(), t, c);
-    if (const auto user = inputs.Row("user", 0); !user.empty()) {
+    Inputs inputs(runner_.inputs(), slots_, t, c);
+    if (const auto user = inputs.Row(kUser, 0); !user.empty()) {
       model_->UserRow(request.user, user);
     }
     for (size_t p = 0; p < history.size(); ++p) FillHistory(history[p], p, &inputs);
@@ -115,38 +148,33 @@ class BundleScorer final : public Scorer {
   // z and z~ of a content, to those of the two that the graph takes.
   void FillContent(std::optional<uint64_t> key, const ColdContent* cold, std::span<float> z,
                    std::span<float> aligned) const {
-    if (!model_->has_content() || (z.empty() && aligned.empty())) return;
-    const auto dim = static_cast<size_t>(model_->config().encoder.dim);
-    std::vector<float> both(2 * dim);
-    const std::span<float> own_z = std::span(both).first(dim), own = std::span(both).last(dim);
     if (cold != nullptr) {
-      std::ranges::copy(cold->z, own_z.begin());
-      std::ranges::copy(cold->aligned, own.begin());
+      if (!z.empty()) std::ranges::copy(cold->z, z.begin());
+      if (!aligned.empty()) std::ranges::copy(cold->aligned, aligned.begin());
     } else if (key) {
-      model_->Content(*key, own_z, own);
+      model_->Content(*key, z, aligned);
     }
-    if (!z.empty()) std::ranges::copy(own_z, z.begin());
-    if (!aligned.empty()) std::ranges::copy(own, aligned.begin());
   }
 
   void FillHistory(const PastBehaviour& past, size_t row, Inputs* inputs) const {
-    model_->ItemRow(past.item, inputs->Row("history_item", row));
+    model_->ItemRow(past.item, inputs->Row(kHistoryItem, row));
     const std::optional<CatalogueItem> item = model_->FindItem(past.item);
-    FillContent(item ? item->content : std::nullopt, nullptr, inputs->Row("history_content", row),
-                inputs->Row("history_aligned", row));
-    const std::span<float> features = inputs->Row("history_features", row);
+    FillContent(item ? item->content : std::nullopt, nullptr, inputs->Row(kHistoryContent, row),
+                inputs->Row(kHistoryAligned, row));
+    const std::span<float> features = inputs->Row(kHistoryFeatures, row);
+    if (features.empty()) return;
     const std::vector<int32_t> unknown(model_->schema().item_features.size());
     FillFeatures(item ? item->features : std::span<const int32_t>(unknown), 0, features);
   }
 
   void FillCandidate(const CandidateInput& candidate, size_t row, Inputs* inputs) const {
-    model_->ItemRow(candidate.item, inputs->Row("item", row));
+    model_->ItemRow(candidate.item, inputs->Row(kItem, row));
     const ColdContent* const cold = candidate.cold ? &*candidate.cold : nullptr;
-    FillContent(candidate.content, cold, inputs->Row("content", row), inputs->Row("aligned", row));
-    FillFeatures(candidate.features, 0, inputs->Row("features", row));
+    FillContent(candidate.content, cold, inputs->Row(kContent, row), inputs->Row(kAligned, row));
+    FillFeatures(candidate.features, 0, inputs->Row(kFeatures, row));
     FillFeatures(candidate.context, model_->schema().item_features.size(),
-                 inputs->Row("context", row));
-    if (const std::span<float> codes = inputs->Row("codes", row); !codes.empty()) {
+                 inputs->Row(kContext, row));
+    if (const std::span<float> codes = inputs->Row(kCodes, row); !codes.empty()) {
       if (cold != nullptr) {
         model_->CodeRows(cold->codes, codes);
       } else if (candidate.content) {
@@ -157,7 +185,7 @@ class BundleScorer final : public Scorer {
 
   static void FillNumerics(const RankRequest& request, const CandidateInput& candidate,
                            const std::vector<PastBehaviour>& history, size_t row, Inputs* inputs) {
-    const std::span<float> numerics = inputs->Row("numerics", row);
+    const std::span<float> numerics = inputs->Row(kNumerics, row);
     WriteOwnNumerics({.now = request.timestamp,
                       .listed_at = candidate.listed_at,
                       .prior_count = candidate.prior_count,
@@ -171,6 +199,7 @@ class BundleScorer final : public Scorer {
   const ModelCard card_;
   const std::unique_ptr<BundleModel> model_;
   const GraphRunner runner_;
+  const std::array<int, kSlots> slots_;
 };
 
 }  // namespace

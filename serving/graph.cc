@@ -146,7 +146,7 @@ size_t Graph::AddSimilarityTiers(const std::string& name, size_t query, size_t h
   CHECK(value(query).rows == Rows::kCandidates && value(history).rows == Rows::kHistory) << name;
   CHECK_EQ(value(query).width, value(history).width) << name;
   return AddNode(name, Rows::kCandidates, bins,
-                 {.op = GraphOp::kSimilarityTiers, .inputs = {query, history}, .weights = {}});
+                 {.op = GraphOp::kTiers, .inputs = {query, history}, .weights = {}});
 }
 
 void Graph::AddOutput(size_t index) {

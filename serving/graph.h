@@ -39,7 +39,7 @@ enum class GraphOp {
   kBiTargetAttention,
   // Inputs: query [C, dim], history [T, dim], of unit length or zero. -> [C, bins] =
   // log(1 + number of positions whose cosine is in the bin); bins split [-1, 1] evenly.
-  kSimilarityTiers,
+  kTiers,
 };
 
 struct GraphValue {

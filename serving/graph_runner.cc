@@ -203,7 +203,7 @@ class OneRun {
       case GraphOp::kSigmoid:
         for (int64_t i = 0; i < size(node.output); ++i) y[i] = 1.0f / (1.0f + std::exp(-x[i]));
         break;
-      case GraphOp::kSimilarityTiers:
+      case GraphOp::kTiers:
         PositionTiers(candidates_, request_.history, width(node.inputs[0]), x,
                       Once([&] { return PackHistory(node.inputs[1]); }), width(node.output),
                       scratch_->Take((candidates_ + 1) * PaddedPositions(request_.history) + 1), y);

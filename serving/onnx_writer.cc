@@ -205,7 +205,7 @@ class OnnxGraph {
       case GraphOp::kBiTargetAttention:
         AddAttention(node, in, out);
         break;
-      case GraphOp::kSimilarityTiers:
+      case GraphOp::kTiers:
         AddTiers(node, in, out);
         break;
     }

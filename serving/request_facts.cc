@@ -131,19 +131,21 @@ absl::Status RequestFacts::TakeVectors(const Candidate& candidate, CandidateInpu
 
 absl::Status RequestFacts::TakeFeatures(const Candidate& candidate, CandidateInput* input) const {
   const LogSchema& schema = model_.schema();
-  const std::vector<std::string> own = NamesOf(schema.item_features);
-  std::vector<std::string> all = own;
-  for (const CategoricalFeature& feature : schema.context_features) all.push_back(feature.name);
+  const size_t own = schema.item_features.size();
   input->context.resize(schema.context_features.size());
-  const auto take = [&](const std::string& name, const std::string& value) {
-    const auto number = static_cast<size_t>(std::ranges::find(all, name) - all.begin());
+  const auto take = [&](size_t number, const std::string& value) {
     const int32_t code = model_.FeatureCode(number, value);
-    (number < own.size() ? input->features[number] : input->context[number - own.size()]) = code;
+    (number < own ? input->features[number] : input->context[number - own]) = code;
   };
-  for (const auto& [name, value] : request_.features) take(name, value);
+  for (const auto& [name, value] : request_.features) take(*model_.FeatureNumber(name), value);
   for (const auto& [name, value] : candidate.features) {
-    SAVIOR_RETURN_IF_ERROR(CheckName("features", name, all));
-    take(name, value);
+    const std::optional<size_t> number = model_.FeatureNumber(name);
+    if (!number) {
+      std::vector<std::string> all = NamesOf(schema.item_features);
+      for (const std::string& other : NamesOf(schema.context_features)) all.push_back(other);
+      return CheckName("features", name, all);
+    }
+    take(*number, value);
   }
   return absl::OkStatus();
 }
@@ -151,22 +153,20 @@ absl::Status RequestFacts::TakeFeatures(const Candidate& candidate, CandidateInp
 absl::Status RequestFacts::TakeNumerics(const Candidate& candidate, const CatalogueItem* item,
                                         CandidateInput* input) const {
   const LogSchema& schema = model_.schema();
-  std::vector<std::string> all = schema.item_numerics;
-  all.insert(all.end(), schema.context_numerics.begin(), schema.context_numerics.end());
-  input->numerics.resize(all.size());
+  input->numerics.resize(schema.item_numerics.size() + schema.context_numerics.size());
   if (item != nullptr) std::ranges::copy(item->numerics, input->numerics.begin());
-  // A name that item and impression share is the impression's, in a request as a whole.
   for (const auto& [name, value] : request_.numerics) {
-    const auto from = all.begin() + static_cast<long>(schema.item_numerics.size());
-    input->numerics[static_cast<size_t>(std::find(from, all.end(), name) - all.begin())] =
-        static_cast<float>(value);
+    input->numerics[*model_.NumericNumber(name)] = static_cast<float>(value);
   }
   for (const auto& [name, value] : candidate.numerics) {
-    SAVIOR_RETURN_IF_ERROR(CheckName("numerics", name, all));
-    SAVIOR_RETURN_IF_ERROR(CheckFinite("numerics." + name, value));
-    for (size_t i = 0; i < all.size(); ++i) {
-      if (all[i] == name) input->numerics[i] = static_cast<float>(value);
+    const std::optional<size_t> number = model_.NumericNumber(name);
+    if (!number) {
+      std::vector<std::string> all = schema.item_numerics;
+      all.insert(all.end(), schema.context_numerics.begin(), schema.context_numerics.end());
+      return CheckName("numerics", name, all);
     }
+    if (!std::isfinite(static_cast<float>(value))) return CheckFinite("numerics." + name, value);
+    input->numerics[*number] = static_cast<float>(value);
   }
   return absl::OkStatus();
 }

@@ -72,7 +72,7 @@ class Source {
       case GraphOp::kBiTargetAttention:
         AddAttention(node, x, out);
         break;
-      case GraphOp::kSimilarityTiers:
+      case GraphOp::kTiers:
         AddTiers(node, x, out);
         break;
     }

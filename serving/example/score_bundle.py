@@ -3,8 +3,8 @@
     python score_bundle.py DIR/<step>        a full bundle, float32 (docs/serving.md)
 
 Prints the largest difference from the live model's p_ctr over the requests whose rows are all in
-the bundle. A row that is not there (a new user or item) reads as zeros here; training gives it small
-random numbers, which makes a small difference.
+the bundle, and over all. A row that is not there (a new user or item) reads as zeros here; training
+gives it small random numbers, which makes a small difference.
 """
 import json
 import sys
@@ -42,7 +42,7 @@ def score(request):
     ids, past = [c["item"] for c in items], [h["item"] for h in history]
     n, contents = len(ids), {k: rows("items", k, "content")[:, 0] for k in map(tuple, (ids, past))}
     content, past_content = contents[tuple(ids)], contents[tuple(past)]
-    flat = lambda keys: rows("feature", np.ravel(keys)).reshape(len(keys), -1)
+    flat = lambda keys: rows("feature", np.asarray(keys, np.uint64).ravel()).reshape(n, -1)
     codes = rows("items", ids, "features") if item_keys else np.zeros((n, 0), int)
     own = [(now - rows("items", ids, "listed_at")[:, 0]) / 86400, [c["prior_count"] for c in items],
            [len(history)] * n, [(now - history[-1]["timestamp"]) / 3600 if history else 0] * n]
@@ -62,14 +62,17 @@ def score(request):
         "numerics": lambda: np.stack([squash(np.asarray(x, float)) for x in own], 1),
     }
     wanted = [i.name for i in session.get_inputs()]
-    return session.run(["p_ctr"], {name: inputs[name]() for name in wanted})[0]
+    return session.run(["p_ctr", "p_cvr", "p_ctcvr"], {name: inputs[name]() for name in wanted})
 
 
-golden = json.loads((bundle / "golden.json").read_text())["requests"]
-worst, compared = 0.0, 0
-for g in golden:
-    complete = True
-    difference = np.abs(score(g["request"]) - np.array(g["p_ctr"], np.float32)).max()
-    if complete:
-        worst, compared = max(worst, float(difference)), compared + 1
-print(json.dumps({"requests": len(golden), "compared": compared, "max_difference": worst}))
+if __name__ == "__main__":
+    golden = json.loads((bundle / "golden.json").read_text())["requests"]
+    worst, worst_of_all, compared = 0.0, 0.0, 0
+    for g in golden:
+        complete = True
+        difference = float(np.abs(score(g["request"])[0] - np.float32(g["p_ctr"])).max())
+        worst_of_all = max(worst_of_all, difference)
+        if complete:
+            worst, compared = max(worst, difference), compared + 1
+    print(json.dumps({"requests": len(golden), "complete": compared, "max_difference": worst,
+                      "max_difference_with_missing_rows": worst_of_all}))

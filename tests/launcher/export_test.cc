@@ -297,7 +297,7 @@ TEST_F(ExportTest, ColdItemsAreRankedByTheirVectors) {
   for (int32_t content = 0; content < 50; ++content) {
     const ColdContent cold = (*model)->Encode(EncoderInputs(log, std::span(&content, 1)));
     std::vector<float> z(dim), aligned(dim);
-    ASSERT_TRUE((*model)->Content(keys[static_cast<size_t>(content)], z, aligned));
+    (*model)->Content(keys[static_cast<size_t>(content)], z, aligned);
     EXPECT_EQ(cold.z, z);
     EXPECT_EQ(cold.codes, *(*model)->Codes(keys[static_cast<size_t>(content)]));
     EXPECT_NE(cold.aligned, cold.z) << "its codes are aligned, too";
