@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The main job from a fresh clone: installs what is missing, builds `savior`, makes the data set,
-# trains the plain ranker and SaviorRec and prints both tables and their difference. Arguments are
-# settings for both:
+# trains the plain ranker and SaviorRec and prints both tables and their difference; exports a bundle
+# and ranks with it. Arguments are settings for both:
 #   scripts/quickstart.sh seed=2 train.threads=2
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -45,4 +45,28 @@ for arm in base savior; do
     "run.dir=$RUNS/$arm" "$@"
 done
 say "Are new items ranked better? AUC in points, savior against base, on weeks the training never saw"
-exec "$ROOT/.venv/bin/python" scripts/compare_runs.py "$RUNS/base" "$RUNS/savior" --baseline base
+"$ROOT/.venv/bin/python" scripts/compare_runs.py "$RUNS/base" "$RUNS/savior" --baseline base
+
+BUNDLES=$RUNS/bundles REQUEST=$RUNS/request.json
+say "A bundle for serving, proved against the live model"
+build/release/savior export "$RUNS/savior" --out "$BUNDLES"
+# A user's last request of the evaluation days: history, and what was shown.
+"$ROOT/.venv/bin/python" -c 'import json, sys
+json.dump(json.load(open(sys.argv[1]))["requests"][-1]["request"], open(sys.argv[2], "w"))' \
+  "$BUNDLES/current/golden.json" "$REQUEST"
+say "What it answers for a real user"
+build/release/savior serve "$BUNDLES" --port 0 >"$RUNS/serve.log" 2>&1 &
+server=$!
+trap 'kill "$server" 2>/dev/null || true' EXIT
+until url=$(grep -o 'http://[^ ]*' "$RUNS/serve.log"); do
+  kill -0 "$server" 2>/dev/null || die "savior serve ended: see $RUNS/serve.log"
+  sleep 0.1
+done
+curl -sf -d @"$REQUEST" "$url/v1/rank" || die "no answer: see $RUNS/serve.log"
+echo
+kill "$server"
+wait "$server" || true
+trap - EXIT
+say "To do it yourself, in two terminals:
+  build/release/savior serve $BUNDLES --port 8000
+  curl -d @$REQUEST localhost:8000/v1/rank"

@@ -15,7 +15,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 PACKAGES=(
-  g++ cmake ninja-build ccache pkg-config git python3 python3-venv
+  g++ cmake ninja-build ccache pkg-config git curl python3 python3-venv
   libopenmpi-dev openmpi-bin libzmq3-dev cppzmq-dev librocksdb-dev
   libgoogle-glog-dev libgtest-dev libgmock-dev libbenchmark-dev
   libabsl-dev libtomlplusplus-dev libcli11-dev nlohmann-json3-dev
