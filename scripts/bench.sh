@@ -5,7 +5,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 ALL=(bench_hot_tier bench_pull_push bench_cold bench_table_growth bench_scaling
-  bench_overlap bench_rank bench_serve)
+  bench_overlap bench_rank bench_serve bench_export)
 (($#)) || set -- "${ALL[@]}"
 
 "$ROOT/scripts/setup.sh"
