@@ -12,6 +12,17 @@ namespace {
 constexpr uint64_t kMaxRows = uint64_t{3} << 30;
 // Buckets that the hand looks at in one go.
 constexpr uint64_t kHandStep = 8;
+// The hand takes rows of one turn in a round. Rows lie in the order of their hashes: were all taken
+// that it passes, it would leave emptiness behind and find twice the mean ahead, where new rows
+// overflow from bucket to bucket over thousands (measured: 250 us a row instead of 4). Like this
+// the density differs by an eighth at most.
+constexpr uint32_t kTurns = 8;
+
+uint32_t TurnOf(const HotTier::Place& place) {
+  // Lower bits than those that say where a row lies.
+  return static_cast<uint32_t>(HotIndex::HashOf(place.key())) % kTurns;
+}
+
 // Beyond the limit, for an owner who overruns (a full disk).
 constexpr uint64_t kSpareBytes = uint64_t{256} << 20;
 
@@ -135,9 +146,10 @@ std::vector<HotTier::Victim> HotTier::PickVictims(uint32_t count) {
   std::vector<Victim> victims;
   victims.reserve(count);
   std::vector<Place> picked;
-  // Four rounds take every use away, the fifth finds all who may go.
-  for (int rounds = 0; victims.size() < count && rounds <= 5;) {
+  // Four rounds take every use away, the fifth finds all who may go; of each turn.
+  for (uint32_t rounds = 0; victims.size() < count && rounds <= 5 * kTurns;) {
     index_.Walk(&hand_, kHandStep, [&](const Place& place) {
+      if (TurnOf(place) != turn_) return;
       const uint32_t marks = place.marks();
       if ((marks & (kHeld | kWriting | kPicked)) != 0 || victims.size() == count) return;
       if ((marks & kUses) != 0) {
@@ -148,23 +160,39 @@ std::vector<HotTier::Victim> HotTier::PickVictims(uint32_t count) {
       picked.push_back(place);
       victims.push_back({place.key(), (marks & kDirty) != 0});
     });
-    if (hand_ == 0) ++rounds;
+    if (hand_ == 0) {
+      turn_ = (turn_ + 1) % kTurns;
+      ++rounds;
+    }
   }
   for (const Place& place : picked) Unmark(place, kPicked);
   return victims;
 }
 
+uint64_t HotTier::LongestReach() const {
+  ptrdiff_t longest = 0;
+  ForEach([&](const Place& place) {
+    longest = std::max(longest, place.bucket - index_.Prefetch(HotIndex::HashOf(place.key())));
+  });
+  return static_cast<uint64_t>(longest);
+}
+
 std::vector<HotTier::Place> HotTier::DirtyAhead(uint32_t count, uint32_t span) const {
   std::vector<Place> dirty;
-  uint32_t seen = 0;
+  uint32_t seen = 0, rounds = 0, turn = turn_;
   uint64_t hash = hand_;
   do {
     index_.Walk(&hash, kHandStep, [&](const Place& place) {
+      if (TurnOf(place) != turn) return;
       ++seen;
       const bool idle = (place.marks() & (kUses | kWriting | kHeld)) == 0;
       if (idle && (place.marks() & kDirty) != 0 && dirty.size() < count) dirty.push_back(place);
     });
-  } while (dirty.size() < count && seen < span && hash != 0);
+    if (hash == 0) {
+      turn = (turn + 1) % kTurns;
+      ++rounds;
+    }
+  } while (dirty.size() < count && seen < span && rounds < kTurns);
   return dirty;
 }
 

@@ -97,6 +97,9 @@ class HotTier {
   // Up to `count` dirty rows that the hand will find without uses in its next `span` rows.
   std::vector<Place> DirtyAhead(uint32_t count, uint32_t span) const;
 
+  // Of all rows, how many buckets a lookup goes on from its first one, at most. Looks at every row.
+  uint64_t LongestReach() const;
+
   // All rows in no order of meaning; visit: void(const Place&), which may change marks.
   template <typename Visit>
   void ForEach(Visit visit) const {
@@ -141,6 +144,7 @@ class HotTier {
   uint64_t limit_bytes_ = 0;
   uint32_t capacity_ = 0;
   uint64_t hand_ = 0;  // a hash
+  uint32_t turn_ = 0;  // whose turn it is in this round of the hand
 };
 
 SAVIOR_INLINE void HotTier::PrefetchRow(uint32_t slot, Access access) const {

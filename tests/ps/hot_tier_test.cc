@@ -51,6 +51,20 @@ TEST(HotTier, FindsWhatWasInserted) {
   EXPECT_EQ(tier.size(), 1u);
 }
 
+// A catalogue that never stops growing: every row is new, nobody comes back. The hand must not leave
+// emptiness behind and crowds ahead of it.
+TEST(HotTier, AStreamOfNewRowsKeepsRowsNearTheirHomes) {
+  constexpr uint32_t kRows = 100'000;
+  HotTier tier(Layout(), kMuch, kMuch);
+  for (uint64_t key = 0; key < 12 * kRows; ++key) {
+    if (tier.size() == kRows) EraseVictims(tier, 64);
+    tier.Insert(Mix(key));
+    if (key % kRows == kRows - 1) {
+      EXPECT_LE(tier.LongestReach(), 40u) << key;
+    }
+  }
+}
+
 TEST(HotTier, AScalarStateLiesInTheHeadOthersBehindTheWeights) {
   for (const OptimizerKind kind :
        {OptimizerKind::kSgd, OptimizerKind::kRowwiseAdagrad, OptimizerKind::kAdam}) {
