@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <future>
 #include <mutex>
 #include <numeric>
 #include <string>
@@ -275,27 +276,44 @@ absl::Status LocalStore::Checkpoint(const fs::path& folder, Deadline deadline) {
 
 absl::Status LocalStore::ForEachRow(uint32_t table, RowVisitor visit, Deadline deadline) {
   SAVIOR_RETURN_IF_ERROR(CheckTable(tables(), table));
-  std::vector<RowSlice> slices(host_->shards(), RowSlice(table));
-  std::vector<uint32_t> empty(host_->shards());  // and not ended
-  std::iota(empty.begin(), empty.end(), 0);
+  // Of every shard a slice to look at, and the one behind it, which is read meanwhile.
+  struct Source {
+    uint32_t shard = 0;
+    RowSlice now, behind;
+    std::future<absl::Status> reading;  // of `behind`
+  };
+  std::vector<Source> sources(host_->shards());
+  const auto read_from = [&](Source* source, uint64_t from) {
+    source->reading = std::async(std::launch::async, [this, table, deadline, source, from] {
+      return RunOn({&source->shard, 1}, deadline, [&](uint32_t, Shard& shard, const Call&) {
+        return source->behind.Fill(&shard, table, from);
+      });
+    });
+  };
+  const auto advance = [&](Source* source) -> absl::Status {
+    if (!source->reading.valid()) return absl::OkStatus();  // at its end
+    SAVIOR_RETURN_IF_ERROR(source->reading.get());
+    std::swap(source->now, source->behind);
+    if (source->now.next()) read_from(source, *source->now.next());
+    return absl::OkStatus();
+  };
+  for (uint32_t s = 0; s < sources.size(); ++s) {
+    sources[s].shard = s;
+    read_from(&sources[s], 0);
+  }
+  for (Source& source : sources) SAVIOR_RETURN_IF_ERROR(advance(&source));
   while (true) {
-    SAVIOR_RETURN_IF_ERROR(RunOn(empty, deadline, [&](uint32_t s, Shard& shard, const Call&) {
-      return slices[s].Fill(&shard);
-    }));
-    empty.clear();
     // Shards are few: the least of their first keys is found by looking at each.
-    while (empty.empty()) {
-      RowSlice* first = nullptr;
-      for (RowSlice& slice : slices) {
-        if (!slice.empty() && (first == nullptr || slice.key() < first->key())) first = &slice;
-      }
-      if (first == nullptr) return absl::OkStatus();
-      SAVIOR_RETURN_IF_ERROR(visit(first->row()));
-      first->Pop();
-      if (first->empty() && !first->ended()) {
-        empty.push_back(static_cast<uint32_t>(first - slices.data()));
+    Source* first = nullptr;
+    for (Source& source : sources) {
+      if (!source.now.empty() && (first == nullptr || source.now.key() < first->now.key())) {
+        first = &source;
       }
     }
+    if (first == nullptr) return absl::OkStatus();
+    SAVIOR_RETURN_IF_ERROR(visit(first->now.row()));
+    first->now.Pop();
+    if (first->now.empty()) SAVIOR_RETURN_IF_ERROR(advance(first));
   }
 }
 

@@ -10,14 +10,15 @@ constexpr uint64_t kRows = 4096;
 
 }  // namespace
 
-absl::Status RowSlice::Fill(Shard* shard) {
+absl::Status RowSlice::Fill(Shard* shard, uint32_t table, uint64_t from) {
   at_ = 0;
+  next_ = from;
   heads_.clear();
   values_.clear();
   // Rows may all be forgotten ones.
   while (heads_.empty() && next_.has_value()) {
     SAVIOR_ASSIGN_OR_RETURN(next_,
-                            shard->VisitRows(table_, *next_, kRows, [this](const StoredRow& row) {
+                            shard->VisitRows(table, *next_, kRows, [this](const StoredRow& row) {
                               dim_ = row.weights.size();
                               state_ = row.state.size();
                               heads_.push_back({row.key, row.updates, row.last_step});

@@ -15,14 +15,12 @@ namespace savior {
 // Single-threaded, but for Fill, which may run on the shard's thread while nobody else looks.
 class RowSlice {
  public:
-  explicit RowSlice(uint32_t table) : table_(table) {}
-
-  // The next rows of the shard; none if it has no more.
-  [[nodiscard]] absl::Status Fill(Shard* shard);
+  // The shard's rows from key `from` on, some thousand of them; none if it has no more.
+  [[nodiscard]] absl::Status Fill(Shard* shard, uint32_t table, uint64_t from);
 
   bool empty() const { return at_ == heads_.size(); }
-  // Whether Fill would find more.
-  bool ended() const { return !next_.has_value(); }
+  // Where to go on behind it; nothing: it was the last.
+  std::optional<uint64_t> next() const { return next_; }
   // The first row that is left; not empty.
   uint64_t key() const { return heads_[at_].key; }
   StoredRow row() const;
@@ -35,8 +33,7 @@ class RowSlice {
     int64_t last_step;
   };
 
-  const uint32_t table_;
-  std::optional<uint64_t> next_ = 0;  // where to go on; nothing: at the end
+  std::optional<uint64_t> next_;
   std::vector<Head> heads_;
   std::vector<float> values_;  // [rows, dim + state]
   size_t dim_ = 0, state_ = 0;
