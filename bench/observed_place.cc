@@ -90,6 +90,7 @@ class ObservedRunStore final : public RunStore {
 
   EmbeddingStore& store() override { return store_; }
   uint32_t shards() const override { return inner_->shards(); }
+  std::string ServerOf(uint32_t shard) const override { return inner_->ServerOf(shard); }
   absl::Status Checkpoint(const std::filesystem::path& folder, int64_t steps,
                           Deadline deadline) override {
     return inner_->Checkpoint(folder, steps, deadline);

@@ -39,18 +39,20 @@ ValueDtype WireDtype(const std::string& name) {
 // The tables as a worker of many sees them.
 class RemoteRunStore final : public RunStore {
  public:
-  RemoteRunStore(std::unique_ptr<RemoteStore> store, uint32_t shards)
-      : store_(std::move(store)), shards_(shards) {}
+  // servers: [shards], their names.
+  RemoteRunStore(std::unique_ptr<RemoteStore> store, std::vector<std::string> servers)
+      : store_(std::move(store)), servers_(std::move(servers)) {}
 
   EmbeddingStore& store() override { return *store_; }
-  uint32_t shards() const override { return shards_; }
+  uint32_t shards() const override { return static_cast<uint32_t>(servers_.size()); }
+  std::string ServerOf(uint32_t shard) const override { return servers_[shard]; }
   absl::Status Checkpoint(const fs::path&, int64_t steps, Deadline deadline) override {
     return store_->Checkpoint(steps, deadline);
   }
 
  private:
   const std::unique_ptr<RemoteStore> store_;
-  const uint32_t shards_;
+  const std::vector<std::string> servers_;
 };
 
 }  // namespace
@@ -297,18 +299,20 @@ absl::StatusOr<std::unique_ptr<RunStore>> ClusterProcess::OpenStore(const RunSta
                              .worker = static_cast<uint16_t>(workers_->rank()),
                              .clocked = true,
                              .wire_dtype = WireDtype(config_.cluster.wire_dtype)};
+  std::vector<std::string> servers;
   for (const uint32_t rank : placement_.servers) {
     const Json endpoints = Json::parse(all[rank], nullptr, /*allow_exceptions=*/false);
     if (!endpoints.is_array()) return absl::DataLossError("endpoints that do not decode");
     for (const Json& endpoint : endpoints) {
       options.endpoints.push_back(endpoint.get<std::string>());
+      servers.push_back(placement_.NameOfRank(rank));
       if (encrypted()) options.server_keys.push_back(cards_[rank].public_key);
     }
   }
   options.security = ServerSecurity();
   SAVIOR_ASSIGN_OR_RETURN(std::unique_ptr<RemoteStore> store,
                           RemoteStore::Connect(&context_, std::move(options)));
-  return std::make_unique<RemoteRunStore>(std::move(store), placement_.shards);
+  return std::make_unique<RemoteRunStore>(std::move(store), std::move(servers));
 }
 
 }  // namespace savior

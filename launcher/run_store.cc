@@ -14,6 +14,7 @@ class LocalRunStore final : public RunStore {
 
   EmbeddingStore& store() override { return *store_; }
   uint32_t shards() const override { return store_->host().shards(); }
+  std::string ServerOf(uint32_t) const override { return "this process"; }
   absl::Status Checkpoint(const std::filesystem::path& folder, int64_t,
                           Deadline deadline) override {
     return store_->Checkpoint(folder, deadline);

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <string>
 
 #include "common/clock.h"
 #include "common/config.h"
@@ -19,6 +20,8 @@ class RunStore {
 
   virtual EmbeddingStore& store() = 0;
   virtual uint32_t shards() const = 0;
+  // Who has shard `shard`, for people: "rank 3 (server on node2)".
+  virtual std::string ServerOf(uint32_t shard) const = 0;
   // Writes all rows, as they are after `steps` steps, to `folder`/shard-<k>/: the folder of the
   // commit that is being written (launcher/commit.h). Not yet synced.
   [[nodiscard]] virtual absl::Status Checkpoint(const std::filesystem::path& folder, int64_t steps,

@@ -16,6 +16,7 @@
 #include "common/progress.h"
 #include "common/tensor_file.h"
 #include "launcher/commit.h"
+#include "launcher/shards_seen.h"
 #include "worker/device.h"
 #include "worker/eval/prediction_share.h"
 
@@ -322,6 +323,8 @@ absl::Status TrainingRun::CommitNow() {
 absl::Status TrainingRun::WriteCommitFiles(const fs::path& part) {
   SAVIOR_RETURN_IF_ERROR(
       store_->Checkpoint(part, trainer_->step(), DeadlineIn(kCheckpointTimeout)));
+  SAVIOR_RETURN_IF_ERROR(WaitForShards(part, store_->shards(),
+                                       [this](uint32_t shard) { return store_->ServerOf(shard); }));
   SAVIOR_RETURN_IF_ERROR(WriteTensorFile(part / kDenseFile, trainer_->dense().Save()));
   if (content_.encoder) {
     SAVIOR_RETURN_IF_ERROR(WriteTensorFile(part / kEncoderFile, content_.encoder->Save()));
