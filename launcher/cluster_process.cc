@@ -258,12 +258,13 @@ absl::StatusOr<RunStart> ClusterProcess::Agree(std::optional<RunStart> mine) {
 absl::Status ClusterProcess::Serve(const RunStart& start) {
   const auto server = static_cast<uint32_t>(std::ranges::find(placement_.servers, rank()) -
                                             placement_.servers.begin());
-  ShardHostOptions options = HostOptions(
-      config_, LiveFolder(config_) / absl::StrCat("server-", server), start.restore_from);
+  ShardHostOptions options =
+      HostOptions(config_, ServerFolder(config_, server), start.restore_from);
   options.shards = placement_.shards;
   options.first = placement_.FirstShard(server);
   options.count = placement_.ShardCount(server);
   SAVIOR_ASSIGN_OR_RETURN(host_, ShardHost::Open(std::move(options)));
+  RemoveUnusedServerFolders(LiveFolder(config_), static_cast<uint32_t>(placement_.servers.size()));
   SAVIOR_ASSIGN_OR_RETURN(const std::string endpoint, BindTo(1));
   const fs::path commits = fs::path(config_.run.dir) / "commits";
   SAVIOR_ASSIGN_OR_RETURN(

@@ -52,7 +52,10 @@ class SoloPlace final : public RunPlace {
   Allreduce& allreduce() override { return allreduce_; }
   absl::StatusOr<RunStart> Agree(std::optional<RunStart> mine) override { return *mine; }
   absl::StatusOr<std::unique_ptr<RunStore>> OpenStore(const RunStart& start) override {
-    return OpenLocalStore(config_, LiveFolder(config_), start.restore_from);
+    SAVIOR_ASSIGN_OR_RETURN(auto store,
+                            OpenLocalStore(config_, LiveFolder(config_), start.restore_from));
+    RemoveUnusedServerFolders(LiveFolder(config_), 0);
+    return store;
   }
 
  private:

@@ -31,6 +31,15 @@ class RunStore {
 // Where a run's processes keep their shards' working files: ps.live_dir, or live/ in run.dir.
 std::filesystem::path LiveFolder(const Config& config);
 
+// Where server number `server` keeps its shards.
+std::filesystem::path ServerFolder(const Config& config, uint32_t server);
+
+// Removes the server folders of earlier starts that had more than `servers` servers, since nothing
+// else ever would. Only what is called server-<number>, holds shards' files, and is locked by no
+// process; what cannot be removed is named in the log. Several processes may do it at once. For
+// who holds the lock of a folder of this start.
+void RemoveUnusedServerFolders(const std::filesystem::path& live, uint32_t servers);
+
 // All shards in this process, of `config`'s tables, RAM and clock. folder: of the live databases;
 // restore_from: a commit's folder, or empty.
 ShardHostOptions HostOptions(const Config& config, const std::filesystem::path& folder,
