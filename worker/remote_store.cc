@@ -309,8 +309,9 @@ void RemoteStore::Accept(ShardLink::Request answered, const Frame& reply, ShardL
   absl::Status status = DecodeReply(reply.bytes(), &reply_);
   if (status.ok()) status = call.Accept(answered.message, reply_);
   status = Annotate(status, status.ok() ? "" : link->Name());
-  if (absl::IsResourceExhausted(status)) {
-    // A full disk, where nothing has been applied: as a store in this process, wait for space.
+  if (absl::IsResourceExhausted(status) && call.type != MessageType::kCheckpoint) {
+    // A full disk, where nothing has been applied: as a store in this process, wait for space. A
+    // checkpoint does not: it is the caller's to say what can do without it, and for how long.
     call.waiting = std::move(status);
     link->AskAgain(std::move(answered), SteadyClock::now() + kAgainWhenFull);
     return;
