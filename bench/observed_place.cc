@@ -128,6 +128,7 @@ class ObservedPlace final : public RunPlace {
 
   Group& workers() override { return inner_->workers(); }
   Allreduce& allreduce() override { return allreduce_; }
+  std::string device() const override { return inner_->device(); }
   int64_t local_worker() const override { return inner_->local_worker(); }
   absl::StatusOr<RunStart> Agree(std::optional<RunStart> mine) override {
     return inner_->Agree(std::move(mine));

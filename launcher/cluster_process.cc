@@ -98,6 +98,9 @@ absl::StatusOr<std::vector<std::string>> ClusterProcess::Share(
 
 absl::Status ClusterProcess::ExchangeCards(const std::string& role) {
   SAVIOR_ASSIGN_OR_RETURN(const std::string program, DigestFile("/proc/self/exe"));
+  const absl::StatusOr<int64_t> gpus = config_.cluster.device == "cpu"
+                                           ? absl::FailedPreconditionError("not looked for")
+                                           : CountGpus();
   const RankCard mine{.host = HostName(),
                       .pid = ::getpid(),
                       .role = role,
@@ -105,7 +108,9 @@ absl::Status ClusterProcess::ExchangeCards(const std::string& role) {
                       .program = program,
                       .config = ToToml(config_),
                       .public_key = keys_.public_key,
-                      .incarnation = DrawUniqueNumber()};
+                      .incarnation = DrawUniqueNumber(),
+                      .gpus = gpus.value_or(0),
+                      .no_gpu = std::string(gpus.status().message())};
   SAVIOR_ASSIGN_OR_RETURN(const std::vector<std::string> all,
                           everybody_->Allgather(mine.Encode(), PhaseDeadline()));
   std::vector<std::string> keys;
@@ -116,7 +121,13 @@ absl::Status ClusterProcess::ExchangeCards(const std::string& role) {
   }
   SAVIOR_RETURN_IF_ERROR(CheckCards(cards_));
   SAVIOR_ASSIGN_OR_RETURN(placement_, Place(config_, cards_));
-  if (rank() == 0) LOG(INFO) << placement_.Describe();
+  SAVIOR_ASSIGN_OR_RETURN(device_, AgreeOnDevice(config_.cluster.device, placement_, cards_));
+  if (rank() == 0) {
+    LOG(INFO) << placement_.Describe();
+    LOG_IF(WARNING, !device_.why.empty())
+        << "cluster.device = \"auto\": all workers compute on CPUs, since one has no GPU: "
+        << device_.why;
+  }
   return context_.AllowClients(keys);
 }
 
@@ -193,8 +204,7 @@ absl::Status ClusterProcess::FormGroups() {
   SAVIOR_ASSIGN_OR_RETURN(workers_, everybody_->Split(IsWorker(role()) ? kWorkers : kServersOnly,
                                                       rank(), PhaseDeadline()));
   if (!IsWorker(role())) return absl::OkStatus();
-  SAVIOR_ASSIGN_OR_RETURN(const c10::Device device,
-                          PickDevice(config_.cluster.device, local_worker()));
+  SAVIOR_ASSIGN_OR_RETURN(const c10::Device device, PickDevice(device_.device, local_worker()));
   SAVIOR_ASSIGN_OR_RETURN(
       allreduce_, MakeAllreduce(workers_.get(), device, WireDtype(config_.cluster.allreduce_dtype),
                                 PhaseDeadline()));

@@ -84,7 +84,7 @@ absl::StatusOr<EvalResult> TrainingRun::Work() {
 
 absl::Status TrainingRun::Open() {
   // Before hours of preparing; the trainer picks it again.
-  SAVIOR_RETURN_IF_ERROR(PickDevice(config_.cluster.device, place_.local_worker()).status());
+  SAVIOR_RETURN_IF_ERROR(PickDevice(place_.device(), place_.local_worker()).status());
   if (lead()) {
     SAVIOR_ASSIGN_OR_RETURN(inputs_, RunInputs::Open(config_));
     SAVIOR_RETURN_IF_ERROR(inputs_.CheckPeriods());
@@ -129,7 +129,10 @@ absl::Status TrainingRun::OpenTables() {
                             TrainContent(*inputs_.log, config_, inputs_.periods.training));
   }
   SAVIOR_ASSIGN_OR_RETURN(store_, place_.OpenStore(start_));
-  SAVIOR_ASSIGN_OR_RETURN(trainer_, Trainer::Create(config_, inputs_.log.get(), &store_->store(),
+  // Only here: what the run's folder keeps is the configuration as it was given.
+  Config agreed = config_;
+  agreed.cluster.device = place_.device();
+  SAVIOR_ASSIGN_OR_RETURN(trainer_, Trainer::Create(agreed, inputs_.log.get(), &store_->store(),
                                                     inputs_.periods.training, &place_.allreduce(),
                                                     place_.local_worker()));
   if (afresh) {

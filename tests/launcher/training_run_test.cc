@@ -40,6 +40,7 @@ class TwoWorkers final : public RunPlace {
   TwoWorkers(const Config& config, int other_at) : alone_(config), group_(other_at) {}
   Group& workers() override { return group_; }
   Allreduce& allreduce() override { return alone_.allreduce(); }
+  std::string device() const override { return alone_.device(); }
   absl::StatusOr<RunStart> Agree(std::optional<RunStart> mine) override { return *mine; }
   absl::StatusOr<std::unique_ptr<RunStore>> OpenStore(const RunStart& start) override {
     return alone_.OpenStore(start);
@@ -97,6 +98,7 @@ class OtherThanTheLead final : public RunPlace {
   explicit OtherThanTheLead(const Config& config) : alone_(config) {}
   Group& workers() override { return group_; }
   Allreduce& allreduce() override { return alone_.allreduce(); }
+  std::string device() const override { return alone_.device(); }
   absl::StatusOr<RunStart> Agree(std::optional<RunStart>) override { return RunStart{}; }
   absl::StatusOr<std::unique_ptr<RunStore>> OpenStore(const RunStart& start) override {
     return alone_.OpenStore(start);
