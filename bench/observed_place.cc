@@ -90,6 +90,7 @@ class ObservedRunStore final : public RunStore {
 
   EmbeddingStore& store() override { return store_; }
   uint32_t shards() const override { return inner_->shards(); }
+  std::string ServerOf(uint32_t shard) const override { return inner_->ServerOf(shard); }
   absl::Status Checkpoint(const std::filesystem::path& folder, int64_t steps,
                           Deadline deadline) override {
     return inner_->Checkpoint(folder, steps, deadline);
@@ -127,6 +128,7 @@ class ObservedPlace final : public RunPlace {
 
   Group& workers() override { return inner_->workers(); }
   Allreduce& allreduce() override { return allreduce_; }
+  std::string device() const override { return inner_->device(); }
   int64_t local_worker() const override { return inner_->local_worker(); }
   absl::StatusOr<RunStart> Agree(std::optional<RunStart> mine) override {
     return inner_->Agree(std::move(mine));

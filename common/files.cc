@@ -226,6 +226,16 @@ absl::StatusOr<std::unique_ptr<FileLock>> FileLock::Take(const fs::path& path) {
     return absl::FailedPreconditionError(
         absl::StrCat(path.string(), " is locked by process ", n > 0 ? holder.data() : "(unknown)"));
   }
+  // Somebody may have removed the file between our open and our lock: the name stands for another
+  // one now, or for none, and a lock on ours excludes nobody.
+  struct stat mine {
+  }, named{};
+  if (::fstat(file.get(), &mine) != 0) return FileError(errno, "locking", path);
+  if (::stat(path.c_str(), &named) != 0 || mine.st_ino != named.st_ino ||
+      mine.st_dev != named.st_dev) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        path.string(), " was removed by another process while it was being locked: try again"));
+  }
   // The pid is for people: the lock holds without it, but a disk too full for it is worth knowing.
   const std::string pid = absl::StrCat(::getpid());
   if (::ftruncate(file.get(), 0) != 0) return FileError(errno, "writing lock", path);
@@ -233,8 +243,7 @@ absl::StatusOr<std::unique_ptr<FileLock>> FileLock::Take(const fs::path& path) {
   return std::unique_ptr<FileLock>(new FileLock(file.Release()));
 }
 
-// The file stays: removing it would let a third process lock a new file of the same name beside a
-// second's old one.
+// The file stays: who removes it (only its holder may) has to know that nobody needs the name.
 FileLock::~FileLock() { ::close(fd_); }
 
 }  // namespace savior

@@ -115,7 +115,8 @@ const char* NameOf(Role role) {
 std::string RankCard::Encode() const {
   return Json{
       {"host", host},       {"pid", pid},       {"role", role},      {"version", version},
-      {"program", program}, {"config", config}, {"key", public_key}, {"incarnation", incarnation}}
+      {"program", program}, {"config", config}, {"key", public_key}, {"incarnation", incarnation},
+      {"gpus", gpus},       {"no_gpu", no_gpu}}
       .dump();
 }
 
@@ -129,7 +130,9 @@ absl::StatusOr<RankCard> RankCard::Decode(std::string_view bytes) {
                     .program = json.at("program"),
                     .config = json.at("config"),
                     .public_key = json.at("key"),
-                    .incarnation = json.at("incarnation")};
+                    .incarnation = json.at("incarnation"),
+                    .gpus = json.at("gpus"),
+                    .no_gpu = json.at("no_gpu")};
   } catch (const Json::exception& e) {
     return absl::DataLossError(fmt::format(
         "what a process says about itself does not decode (another version of the program?): {}",
@@ -220,6 +223,21 @@ std::string Placement::Describe() const {
   return fmt::format("{} with {}, {} on {}", count(servers.size(), "server"),
                      count(shards, "shard"), count(workers.size(), "worker"),
                      count(names.size(), "host"));
+}
+
+absl::StatusOr<DeviceChoice> AgreeOnDevice(const std::string& choice, const Placement& placement,
+                                           const std::vector<RankCard>& cards) {
+  if (choice == "cpu") return DeviceChoice{.device = "cpu", .why = ""};
+  const auto has_one = [&](uint32_t rank) { return cards[rank].gpus > 0; };
+  const auto without = std::ranges::find_if_not(placement.workers, has_one);
+  if (without == placement.workers.end()) return DeviceChoice{.device = "cuda", .why = ""};
+  const std::string who =
+      fmt::format("{}: {}", placement.NameOfRank(*without), cards[*without].no_gpu);
+  if (choice == "cuda") {
+    return absl::InvalidArgumentError(fmt::format("cluster.device = \"cuda\": {}", who));
+  }
+  const bool mixed = std::ranges::any_of(placement.workers, has_one);
+  return DeviceChoice{.device = "cpu", .why = mixed ? who : ""};
 }
 
 }  // namespace savior

@@ -33,6 +33,8 @@ struct RankCard {
   std::string config;        // the resolved configuration, as TOML
   std::string public_key;    // CURVE
   uint64_t incarnation = 0;  // rank 0's is the run's
+  int64_t gpus = 0;          // that it can use; not counted where cluster.device is "cpu"
+  std::string no_gpu;        // why there are none
 
   std::string Encode() const;
   // kDataLoss: not a card.
@@ -66,5 +68,18 @@ struct Placement {
 // kInvalidArgument names the key of cluster.* and the node that do not fit the processes there are.
 [[nodiscard]] absl::StatusOr<Placement> Place(const Config& config,
                                               const std::vector<RankCard>& cards);
+
+// Where all workers compute.
+struct DeviceChoice {
+  std::string device;  // "cpu" or "cuda"
+  std::string why;     // "auto" and "cpu" although some have a GPU: who has none, and why
+};
+
+// By `choice`, the configuration's cluster.device. "auto": on GPUs if every worker has one, else
+// all on CPUs, since workers on both would wait for the slow ones, differ in their bits, and have
+// no way of summing that suits all. kInvalidArgument: "cuda", and a worker has none (named).
+[[nodiscard]] absl::StatusOr<DeviceChoice> AgreeOnDevice(const std::string& choice,
+                                                         const Placement& placement,
+                                                         const std::vector<RankCard>& cards);
 
 }  // namespace savior

@@ -39,18 +39,20 @@ ValueDtype WireDtype(const std::string& name) {
 // The tables as a worker of many sees them.
 class RemoteRunStore final : public RunStore {
  public:
-  RemoteRunStore(std::unique_ptr<RemoteStore> store, uint32_t shards)
-      : store_(std::move(store)), shards_(shards) {}
+  // servers: [shards], their names.
+  RemoteRunStore(std::unique_ptr<RemoteStore> store, std::vector<std::string> servers)
+      : store_(std::move(store)), servers_(std::move(servers)) {}
 
   EmbeddingStore& store() override { return *store_; }
-  uint32_t shards() const override { return shards_; }
+  uint32_t shards() const override { return static_cast<uint32_t>(servers_.size()); }
+  std::string ServerOf(uint32_t shard) const override { return servers_[shard]; }
   absl::Status Checkpoint(const fs::path&, int64_t steps, Deadline deadline) override {
     return store_->Checkpoint(steps, deadline);
   }
 
  private:
   const std::unique_ptr<RemoteStore> store_;
-  const uint32_t shards_;
+  const std::vector<std::string> servers_;
 };
 
 }  // namespace
@@ -96,6 +98,9 @@ absl::StatusOr<std::vector<std::string>> ClusterProcess::Share(
 
 absl::Status ClusterProcess::ExchangeCards(const std::string& role) {
   SAVIOR_ASSIGN_OR_RETURN(const std::string program, DigestFile("/proc/self/exe"));
+  const absl::StatusOr<int64_t> gpus = config_.cluster.device == "cpu"
+                                           ? absl::FailedPreconditionError("not looked for")
+                                           : CountGpus();
   const RankCard mine{.host = HostName(),
                       .pid = ::getpid(),
                       .role = role,
@@ -103,7 +108,9 @@ absl::Status ClusterProcess::ExchangeCards(const std::string& role) {
                       .program = program,
                       .config = ToToml(config_),
                       .public_key = keys_.public_key,
-                      .incarnation = DrawUniqueNumber()};
+                      .incarnation = DrawUniqueNumber(),
+                      .gpus = gpus.value_or(0),
+                      .no_gpu = std::string(gpus.status().message())};
   SAVIOR_ASSIGN_OR_RETURN(const std::vector<std::string> all,
                           everybody_->Allgather(mine.Encode(), PhaseDeadline()));
   std::vector<std::string> keys;
@@ -114,7 +121,13 @@ absl::Status ClusterProcess::ExchangeCards(const std::string& role) {
   }
   SAVIOR_RETURN_IF_ERROR(CheckCards(cards_));
   SAVIOR_ASSIGN_OR_RETURN(placement_, Place(config_, cards_));
-  if (rank() == 0) LOG(INFO) << placement_.Describe();
+  SAVIOR_ASSIGN_OR_RETURN(device_, AgreeOnDevice(config_.cluster.device, placement_, cards_));
+  if (rank() == 0) {
+    LOG(INFO) << placement_.Describe();
+    LOG_IF(WARNING, !device_.why.empty())
+        << "cluster.device = \"auto\": all workers compute on CPUs, since one has no GPU: "
+        << device_.why;
+  }
   return context_.AllowClients(keys);
 }
 
@@ -191,8 +204,7 @@ absl::Status ClusterProcess::FormGroups() {
   SAVIOR_ASSIGN_OR_RETURN(workers_, everybody_->Split(IsWorker(role()) ? kWorkers : kServersOnly,
                                                       rank(), PhaseDeadline()));
   if (!IsWorker(role())) return absl::OkStatus();
-  SAVIOR_ASSIGN_OR_RETURN(const c10::Device device,
-                          PickDevice(config_.cluster.device, local_worker()));
+  SAVIOR_ASSIGN_OR_RETURN(const c10::Device device, PickDevice(device_.device, local_worker()));
   SAVIOR_ASSIGN_OR_RETURN(
       allreduce_, MakeAllreduce(workers_.get(), device, WireDtype(config_.cluster.allreduce_dtype),
                                 PhaseDeadline()));
@@ -256,12 +268,13 @@ absl::StatusOr<RunStart> ClusterProcess::Agree(std::optional<RunStart> mine) {
 absl::Status ClusterProcess::Serve(const RunStart& start) {
   const auto server = static_cast<uint32_t>(std::ranges::find(placement_.servers, rank()) -
                                             placement_.servers.begin());
-  ShardHostOptions options = HostOptions(
-      config_, LiveFolder(config_) / absl::StrCat("server-", server), start.restore_from);
+  ShardHostOptions options =
+      HostOptions(config_, ServerFolder(config_, server), start.restore_from);
   options.shards = placement_.shards;
   options.first = placement_.FirstShard(server);
   options.count = placement_.ShardCount(server);
   SAVIOR_ASSIGN_OR_RETURN(host_, ShardHost::Open(std::move(options)));
+  RemoveUnusedServerFolders(LiveFolder(config_), static_cast<uint32_t>(placement_.servers.size()));
   SAVIOR_ASSIGN_OR_RETURN(const std::string endpoint, BindTo(1));
   const fs::path commits = fs::path(config_.run.dir) / "commits";
   SAVIOR_ASSIGN_OR_RETURN(
@@ -297,18 +310,20 @@ absl::StatusOr<std::unique_ptr<RunStore>> ClusterProcess::OpenStore(const RunSta
                              .worker = static_cast<uint16_t>(workers_->rank()),
                              .clocked = true,
                              .wire_dtype = WireDtype(config_.cluster.wire_dtype)};
+  std::vector<std::string> servers;
   for (const uint32_t rank : placement_.servers) {
     const Json endpoints = Json::parse(all[rank], nullptr, /*allow_exceptions=*/false);
     if (!endpoints.is_array()) return absl::DataLossError("endpoints that do not decode");
     for (const Json& endpoint : endpoints) {
       options.endpoints.push_back(endpoint.get<std::string>());
+      servers.push_back(placement_.NameOfRank(rank));
       if (encrypted()) options.server_keys.push_back(cards_[rank].public_key);
     }
   }
   options.security = ServerSecurity();
   SAVIOR_ASSIGN_OR_RETURN(std::unique_ptr<RemoteStore> store,
                           RemoteStore::Connect(&context_, std::move(options)));
-  return std::make_unique<RemoteRunStore>(std::move(store), placement_.shards);
+  return std::make_unique<RemoteRunStore>(std::move(store), std::move(servers));
 }
 
 }  // namespace savior

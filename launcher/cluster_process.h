@@ -42,6 +42,7 @@ class ClusterProcess final : public RunPlace {
 
   Group& workers() override { return *workers_; }
   Allreduce& allreduce() override { return *allreduce_; }
+  std::string device() const override { return device_.device; }
   int64_t local_worker() const override;
   absl::StatusOr<RunStart> Agree(std::optional<RunStart> mine) override;
   // Opens and serves this process's shards, if it is a server, and connects to all, if a worker
@@ -71,6 +72,7 @@ class ClusterProcess final : public RunPlace {
   std::unique_ptr<MpiGroup> everybody_;
   std::vector<RankCard> cards_;
   Placement placement_;
+  DeviceChoice device_;
   std::atomic<bool> stop_ = false;
   std::unique_ptr<Coordinator> coordinator_;  // rank 0's
   std::unique_ptr<MpiGroup> workers_;

@@ -157,19 +157,22 @@ absl::StatusOr<Commit> WriteCommit(const fs::path& commits, CommitManifest manif
                                    const std::function<absl::Status(const fs::path&)>& fill) {
   const fs::path target = CommitFolder(commits, manifest.step);
   const fs::path part = UnfinishedCommit(commits, manifest.step);
-  // First of all: they hold disk space, which may be what ended them.
-  SAVIOR_RETURN_IF_ERROR(RemoveUnfinished(commits));
-  SAVIOR_RETURN_IF_ERROR(MakeWritableFolder(part));
-  if (const absl::Status filled = fill(part); !filled.ok()) {
+  const auto write = [&]() -> absl::Status {
+    // First of all: they hold disk space, which may be what ended them.
+    SAVIOR_RETURN_IF_ERROR(RemoveUnfinished(commits));
+    SAVIOR_RETURN_IF_ERROR(MakeWritableFolder(part));
+    SAVIOR_RETURN_IF_ERROR(fill(part));
+    SAVIOR_ASSIGN_OR_RETURN(manifest.files, ListFiles(part));
+    SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(part / kManifestFile, Print(manifest)));
+    // The same step again (a run resumed at its end): the state is the same, the newer replaces the
+    // older.
+    SAVIOR_RETURN_IF_ERROR(RemoveAll(target));
+    return PublishFolder(part, target);
+  };
+  if (const absl::Status written = write(); !written.ok()) {
     RemoveAll(part).IgnoreError();
-    return Annotate(filled, "writing commit " + target.string());
+    return Annotate(written, "writing commit " + target.string());
   }
-  SAVIOR_ASSIGN_OR_RETURN(manifest.files, ListFiles(part));
-  SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(part / kManifestFile, Print(manifest)));
-  // The same step again (a run resumed at its end): the state is the same, the newer replaces the
-  // older.
-  SAVIOR_RETURN_IF_ERROR(RemoveAll(target));
-  SAVIOR_RETURN_IF_ERROR(PublishFolder(part, target));
   return Commit{target, std::move(manifest)};
 }
 

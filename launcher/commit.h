@@ -50,7 +50,8 @@ std::filesystem::path UnfinishedCommit(const std::filesystem::path& commits, int
 
 // Writes a commit. `fill` puts the files into the folder given to it; their list, sizes and digests
 // are taken here. Atomic and durable: when it returns OK the commit survives a power failure.
-// Unfinished ones, of any step, are deleted first; one whose `fill` fails is deleted at once.
+// Unfinished ones, of any step, are deleted first; one that fails is deleted at once, so that it
+// holds no space (kResourceExhausted: the disk is full; commits that were there stay).
 [[nodiscard]] absl::StatusOr<Commit> WriteCommit(
     const std::filesystem::path& commits, CommitManifest manifest,
     const std::function<absl::Status(const std::filesystem::path&)>& fill);

@@ -15,6 +15,7 @@ void LogFile::send(google::LogSeverity severity, const char* /*full_filename*/,
   const std::string text = ToString(severity, base_filename, line, time, message, length);
   const std::lock_guard lock(mutex_);
   file_ << text << std::endl;
+  file_.clear();  // a full disk may have room again
 }
 
 }  // namespace savior

@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -13,6 +14,8 @@ namespace savior {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr const char* kMetricsFile = "metrics.jsonl";
 
 // Keys that may differ when a run goes on: they move work or say how much of it to do, and change
 // no step's outcome.
@@ -43,6 +46,12 @@ bool MayDiffer(const std::string& difference) {
                              [&](const char* prefix) { return difference.starts_with(prefix); });
 }
 
+uintmax_t SizeOf(const fs::path& path) {
+  std::error_code error;
+  const uintmax_t bytes = fs::file_size(path, error);
+  return error ? 0 : bytes;
+}
+
 absl::Status CheckSameRun(const fs::path& resolved, const Config& config) {
   SAVIOR_ASSIGN_OR_RETURN(const Config former, LoadConfig(resolved.string(), {}));
   std::vector<std::string> differences = DifferentKeys(former, config);
@@ -60,7 +69,8 @@ RunFolder::RunFolder(fs::path path, std::unique_ptr<FileLock> lock, bool resumed
       lock_(std::move(lock)),
       resumed_(resumed),
       log_(path_ / "log"),
-      metrics_(path_ / "metrics.jsonl", std::ios::app) {}
+      metrics_(path_ / kMetricsFile, std::ios::app),
+      metrics_bytes_(SizeOf(path_ / kMetricsFile)) {}
 
 absl::StatusOr<std::unique_ptr<RunFolder>> RunFolder::Open(const Config& config, bool resume) {
   const fs::path path = config.run.dir;
@@ -86,11 +96,22 @@ absl::StatusOr<std::unique_ptr<RunFolder>> RunFolder::Open(const Config& config,
 }
 
 absl::Status RunFolder::AddMetrics(const nlohmann::ordered_json& line) {
-  metrics_ << line.dump() << std::endl;  // flushed: people follow it with tail -f
-  if (metrics_) return absl::OkStatus();
+  const std::string text = line.dump();
+  metrics_ << text << std::endl;  // flushed: people follow it with tail -f
+  if (metrics_) {
+    metrics_bytes_ += text.size() + 1;
+    return absl::OkStatus();
+  }
+  // A part of the line may be there: it is taken back, so that the next one is a line of its own.
+  // Closed first, since the stream would write its rest later.
+  const fs::path path = path_ / kMetricsFile;
+  std::error_code error;
+  metrics_.close();
   metrics_.clear();
+  fs::resize_file(path, metrics_bytes_, error);
+  metrics_.open(path, std::ios::app);
   return absl::ResourceExhaustedError(
-      fmt::format("{}: metrics.jsonl: cannot write (disk full?)", path_.string()));
+      fmt::format("{}: cannot be written (disk full?)", path.string()));
 }
 
 }  // namespace savior

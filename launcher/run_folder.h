@@ -4,6 +4,7 @@
 //         live/          the shards' working files, disposable (or in ps.live_dir)
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -32,7 +33,8 @@ class RunFolder {
   std::filesystem::path result() const { return path_ / "result.json"; }
   bool resumed() const { return resumed_; }  // it held a run already
 
-  // Appends one line to metrics.jsonl.
+  // Appends one line to metrics.jsonl. kResourceExhausted: it cannot be written; what was there is
+  // as before, and later lines may be.
   [[nodiscard]] absl::Status AddMetrics(const nlohmann::ordered_json& line);
 
  private:
@@ -43,6 +45,7 @@ class RunFolder {
   const bool resumed_;
   const LogFile log_;
   std::ofstream metrics_;
+  uintmax_t metrics_bytes_;  // of its whole lines
 };
 
 }  // namespace savior

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "common/config.h"
 #include "common/status.h"
@@ -34,6 +35,8 @@ class RunPlace {
   virtual Group& workers() = 0;
   virtual Allreduce& allreduce() = 0;
   bool lead() { return workers().rank() == 0; }
+  // Where all workers compute, of cluster.device's choices; many have agreed on "cpu" or "cuda".
+  virtual std::string device() const = 0;
   // This worker's number among those of its machine: picks its GPU.
   virtual int64_t local_worker() const { return 0; }
 
@@ -50,9 +53,13 @@ class SoloPlace final : public RunPlace {
 
   Group& workers() override { return group_; }
   Allreduce& allreduce() override { return allreduce_; }
+  std::string device() const override { return config_.cluster.device; }
   absl::StatusOr<RunStart> Agree(std::optional<RunStart> mine) override { return *mine; }
   absl::StatusOr<std::unique_ptr<RunStore>> OpenStore(const RunStart& start) override {
-    return OpenLocalStore(config_, LiveFolder(config_), start.restore_from);
+    SAVIOR_ASSIGN_OR_RETURN(auto store,
+                            OpenLocalStore(config_, LiveFolder(config_), start.restore_from));
+    RemoveUnusedServerFolders(LiveFolder(config_), 0);
+    return store;
   }
 
  private:

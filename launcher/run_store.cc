@@ -1,6 +1,12 @@
 #include "launcher/run_store.h"
 
+#include <absl/strings/numbers.h>
+#include <absl/strings/str_cat.h>
+#include <glog/logging.h>
+
+#include <system_error>
 #include <utility>
+#include <vector>
 
 #include "ps/local_store.h"
 #include "worker/tables.h"
@@ -8,12 +14,15 @@
 namespace savior {
 namespace {
 
+constexpr char kServerPrefix[] = "server-";
+
 class LocalRunStore final : public RunStore {
  public:
   explicit LocalRunStore(std::unique_ptr<LocalStore> store) : store_(std::move(store)) {}
 
   EmbeddingStore& store() override { return *store_; }
   uint32_t shards() const override { return store_->host().shards(); }
+  std::string ServerOf(uint32_t) const override { return "this process"; }
   absl::Status Checkpoint(const std::filesystem::path& folder, int64_t,
                           Deadline deadline) override {
     return store_->Checkpoint(folder, deadline);
@@ -28,6 +37,35 @@ class LocalRunStore final : public RunStore {
 std::filesystem::path LiveFolder(const Config& config) {
   if (!config.ps.live_dir.empty()) return config.ps.live_dir;
   return std::filesystem::path(config.run.dir) / "live";
+}
+
+std::filesystem::path ServerFolder(const Config& config, uint32_t server) {
+  return LiveFolder(config) / absl::StrCat(kServerPrefix, server);
+}
+
+void RemoveUnusedServerFolders(const std::filesystem::path& live, uint32_t servers) {
+  std::vector<std::filesystem::path> unused;
+  std::error_code error;
+  std::filesystem::directory_iterator entry(live, error);
+  while (!error && entry != std::filesystem::directory_iterator()) {
+    const std::string name = entry->path().filename().string();
+    uint32_t server = 0;
+    if (name.starts_with(kServerPrefix) &&
+        absl::SimpleAtoi(name.substr(sizeof(kServerPrefix) - 1), &server) && server >= servers &&
+        name == absl::StrCat(kServerPrefix, server) &&  // no "server-+7", no "server-07"
+        entry->symlink_status(error).type() == std::filesystem::file_type::directory) {
+      unused.push_back(entry->path());
+    }
+    entry.increment(error);
+  }
+  for (const std::filesystem::path& folder : unused) {
+    const absl::Status removed = RemoveLiveFolder(folder);
+    if (removed.ok()) {
+      LOG(INFO) << "removed " << folder.string() << ", of an earlier start with more servers";
+    } else {
+      LOG(WARNING) << "left as it is: " << folder.string() << ": " << removed.message();
+    }
+  }
 }
 
 ShardHostOptions HostOptions(const Config& config, const std::filesystem::path& folder,

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <string>
 
 #include "common/clock.h"
 #include "common/config.h"
@@ -19,6 +20,8 @@ class RunStore {
 
   virtual EmbeddingStore& store() = 0;
   virtual uint32_t shards() const = 0;
+  // Who has shard `shard`, for people: "rank 3 (server on node2)".
+  virtual std::string ServerOf(uint32_t shard) const = 0;
   // Writes all rows, as they are after `steps` steps, to `folder`/shard-<k>/: the folder of the
   // commit that is being written (launcher/commit.h). Not yet synced.
   [[nodiscard]] virtual absl::Status Checkpoint(const std::filesystem::path& folder, int64_t steps,
@@ -27,6 +30,15 @@ class RunStore {
 
 // Where a run's processes keep their shards' working files: ps.live_dir, or live/ in run.dir.
 std::filesystem::path LiveFolder(const Config& config);
+
+// Where server number `server` keeps its shards.
+std::filesystem::path ServerFolder(const Config& config, uint32_t server);
+
+// Removes the server folders of earlier starts that had more than `servers` servers, since nothing
+// else ever would. Only what is called server-<number>, holds shards' files, and is locked by no
+// process; what cannot be removed is named in the log. Several processes may do it at once. For
+// who holds the lock of a folder of this start.
+void RemoveUnusedServerFolders(const std::filesystem::path& live, uint32_t servers);
 
 // All shards in this process, of `config`'s tables, RAM and clock. folder: of the live databases;
 // restore_from: a commit's folder, or empty.

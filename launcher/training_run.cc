@@ -16,6 +16,7 @@
 #include "common/progress.h"
 #include "common/tensor_file.h"
 #include "launcher/commit.h"
+#include "launcher/shards_seen.h"
 #include "worker/device.h"
 #include "worker/eval/prediction_share.h"
 
@@ -67,7 +68,10 @@ absl::StatusOr<EvalResult> TrainingRun::Run() {
 absl::StatusOr<EvalResult> TrainingRun::Work() {
   SAVIOR_RETURN_IF_ERROR(Open());
   SAVIOR_RETURN_IF_ERROR(TrainLoop());
-  if (trainer_->step() != committed_step_) SAVIOR_RETURN_IF_ERROR(CommitNow());
+  if (trainer_->step() != committed_step_) {
+    SAVIOR_RETURN_IF_ERROR(CommitNow());
+    SAVIOR_RETURN_IF_ERROR(not_committed_);
+  }
   if (stopped_ && trainer_->step() < trainer_->total_steps()) {
     return absl::CancelledError(fmt::format(
         "stopped after step {} of {}; committed to {}. Go on with: savior train {} "
@@ -80,7 +84,7 @@ absl::StatusOr<EvalResult> TrainingRun::Work() {
 
 absl::Status TrainingRun::Open() {
   // Before hours of preparing; the trainer picks it again.
-  SAVIOR_RETURN_IF_ERROR(PickDevice(config_.cluster.device, place_.local_worker()).status());
+  SAVIOR_RETURN_IF_ERROR(PickDevice(place_.device(), place_.local_worker()).status());
   if (lead()) {
     SAVIOR_ASSIGN_OR_RETURN(inputs_, RunInputs::Open(config_));
     SAVIOR_RETURN_IF_ERROR(inputs_.CheckPeriods());
@@ -125,7 +129,10 @@ absl::Status TrainingRun::OpenTables() {
                             TrainContent(*inputs_.log, config_, inputs_.periods.training));
   }
   SAVIOR_ASSIGN_OR_RETURN(store_, place_.OpenStore(start_));
-  SAVIOR_ASSIGN_OR_RETURN(trainer_, Trainer::Create(config_, inputs_.log.get(), &store_->store(),
+  // Only here: what the run's folder keeps is the configuration as it was given.
+  Config agreed = config_;
+  agreed.cluster.device = place_.device();
+  SAVIOR_ASSIGN_OR_RETURN(trainer_, Trainer::Create(agreed, inputs_.log.get(), &store_->store(),
                                                     inputs_.periods.training, &place_.allreduce(),
                                                     place_.local_worker()));
   if (afresh) {
@@ -294,34 +301,56 @@ absl::Status TrainingRun::WriteMetrics(const StepFigures& figures) {
   last_server_cpu_ = server_cpu;
   last_step_times_ = {};
   last_samples_ = samples_;
-  return folder_->AddMetrics(line);
+  // A full disk ends no training (CommitNow).
+  const absl::Status added = folder_->AddMetrics(line);
+  LOG_IF(WARNING, !added.ok()) << "a line of metrics is lost: " << added.message();
+  return absl::OkStatus();
 }
 
 absl::Status TrainingRun::CommitNow() {
   // Every worker's pushes are in when all are here, and none comes before the lead is done.
   SAVIOR_RETURN_IF_ERROR(trainer_->Settle());
-  const auto meet = [this] {
-    return place_.workers().Allgather("commit", DeadlineIn(kPatience)).status();
-  };
-  SAVIOR_RETURN_IF_ERROR(meet());
-  if (lead()) {
-    CommitManifest manifest;
-    manifest.step = trainer_->step();
-    manifest.samples = samples_;
-    manifest.log_fingerprint = inputs_.log->fingerprint();
-    manifest.shards = store_->shards();
-    manifest.tables = store_->store().tables();
-    const auto fill = [this](const fs::path& part) { return WriteCommitFiles(part); };
-    SAVIOR_RETURN_IF_ERROR(WriteCommit(folder_->commits(), std::move(manifest), fill).status());
-    SAVIOR_RETURN_IF_ERROR(KeepNewest(folder_->commits(), config_.commit.keep));
+  Group& workers = place_.workers();
+  SAVIOR_RETURN_IF_ERROR(workers.Allgather("commit", DeadlineIn(kPatience)).status());
+  const absl::Status mine = lead() ? WriteWholeCommit() : absl::OkStatus();
+  if (!mine.ok() && !absl::IsResourceExhausted(mine)) return mine;
+  SAVIOR_ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                          workers.Allgather(std::string(mine.message()), DeadlineIn(kPatience)));
+  // The lead's word: what all do next depends on it.
+  if (all[0].empty()) {
+    not_committed_ = absl::OkStatus();
+    committed_step_ = trainer_->step();
+    return absl::OkStatus();
   }
-  committed_step_ = trainer_->step();
-  return meet();
+  not_committed_ = absl::ResourceExhaustedError(all[0]);
+  if (lead()) {
+    LOG(ERROR) << fmt::format(
+        "no commit at step {}: {}. Training goes on, and tries again at the next commit; the last "
+        "one {}. Make room where {} is",
+        trainer_->step(), all[0],
+        committed_step_ < 0 ? "does not exist yet" : fmt::format("is of step {}", committed_step_),
+        folder_->commits().string());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status TrainingRun::WriteWholeCommit() {
+  CommitManifest manifest;
+  manifest.step = trainer_->step();
+  manifest.samples = samples_;
+  manifest.log_fingerprint = inputs_.log->fingerprint();
+  manifest.shards = store_->shards();
+  manifest.tables = store_->store().tables();
+  const auto fill = [this](const fs::path& part) { return WriteCommitFiles(part); };
+  SAVIOR_RETURN_IF_ERROR(WriteCommit(folder_->commits(), std::move(manifest), fill).status());
+  return KeepNewest(folder_->commits(), config_.commit.keep);
 }
 
 absl::Status TrainingRun::WriteCommitFiles(const fs::path& part) {
   SAVIOR_RETURN_IF_ERROR(
       store_->Checkpoint(part, trainer_->step(), DeadlineIn(kCheckpointTimeout)));
+  SAVIOR_RETURN_IF_ERROR(WaitForShards(part, store_->shards(),
+                                       [this](uint32_t shard) { return store_->ServerOf(shard); }));
   SAVIOR_RETURN_IF_ERROR(WriteTensorFile(part / kDenseFile, trainer_->dense().Save()));
   if (content_.encoder) {
     SAVIOR_RETURN_IF_ERROR(WriteTensorFile(part / kEncoderFile, content_.encoder->Save()));

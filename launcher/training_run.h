@@ -72,7 +72,10 @@ class TrainingRun {
   absl::StatusOr<double> ServerCpuSeconds();
   // What the steps cost every process of the run; what `processes_` and `train_cpu_s_` get.
   absl::Status GatherCosts();
+  // All workers do. A full disk is no error but `not_committed_`, at all of them: the commit before
+  // stays, training may go on, and the next call tries again. Other errors end the run.
   absl::Status CommitNow();
+  absl::Status WriteWholeCommit();  // the lead's
   absl::Status WriteCommitFiles(const std::filesystem::path& part);
   absl::StatusOr<EvalResult> Finish();
   absl::Status WriteResult(const Scores& scores);
@@ -93,6 +96,7 @@ class TrainingRun {
   bool stopped_ = false;
   int64_t samples_ = 0;          // impressions since step 0
   int64_t committed_step_ = -1;  // of the newest commit
+  absl::Status not_committed_;   // kResourceExhausted: why the last CommitNow made none
   absl::Time train_start_;
   double train_cpu_start_ = 0;
   int64_t samples_start_ = 0;  // at train_start_

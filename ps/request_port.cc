@@ -19,20 +19,19 @@ constexpr size_t kMaxWaiting = 65536;
 }  // namespace
 
 RequestPort::RequestPort(const ServedShard& served, std::span<const TableSpec> tables,
-                         std::optional<StepRules> steps, CheckpointFolder checkpoint_folder,
-                         bool counts_cpu, ShardThread* thread, Context* context,
+                         const RequestPortOptions& options, ShardThread* thread, Context* context,
                          std::unique_ptr<RouterSocket> socket)
     : served_(served),
       tables_(tables),
       thread_(thread),
       context_(context),
       socket_(std::move(socket)),
-      checkpoint_folder_(std::move(checkpoint_folder)),
-      counts_cpu_(counts_cpu),
-      sums_pushes_(steps.has_value() && steps->synchronous() && steps->workers > 1),
+      options_(options),
+      sums_pushes_(options.steps.has_value() && options.steps->synchronous() &&
+                   options.steps->workers > 1),
       sum_(tables),
       checker_(tables, served) {
-  if (steps.has_value()) clock_.emplace(*steps);
+  if (options.steps.has_value()) clock_.emplace(*options.steps);
 }
 
 bool RequestPort::Serve(Shard& shard) {
@@ -41,13 +40,15 @@ bool RequestPort::Serve(Shard& shard) {
   Frame request;
   if (!socket_->Receive(&peer, &request)) return false;
   absl::Status read = Read(request);
-  const bool early = read.ok() && !IsDue(request_.header);
-  if (early) read = clock_->CheckAhead(request_.header.step);
-  if (early && read.ok()) {
-    PutBy({std::move(peer), std::move(request), request_.header});
-  } else {
-    Reply(std::move(peer), Answer(read, &request, false, shard));
+  if (read.ok() && !IsDue(request_.header)) {
+    read = clock_->CheckAhead(request_.header.step);
+    Waiting early{std::move(peer), std::move(request), request_.header};
+    if (read.ok()) read = PutBy(&early);
+    if (read.ok()) return true;
+    peer = std::move(early.peer);
+    request = std::move(early.request);
   }
+  Reply(std::move(peer), Answer(read, &request, false, shard));
   return true;
 }
 
@@ -57,6 +58,7 @@ bool RequestPort::ServeWaiting(Shard& shard) {
   if (due == waiting_.end()) return false;
   Waiting waiting = std::move(*due);
   waiting_.erase(due);
+  waiting_bytes_ -= std::as_const(waiting.request).bytes().size();
   const absl::Status read = Read(waiting.request);
   Reply(std::move(waiting.peer), Answer(read, &waiting.request, true, shard));
   return true;
@@ -78,18 +80,30 @@ bool RequestPort::IsDue(const MessageHeader& header) const {
   return !waits || header.step <= clock_->done();
 }
 
-void RequestPort::PutBy(Waiting request) {
+absl::Status RequestPort::PutBy(Waiting* request) {
   const auto same = std::ranges::find_if(waiting_, [&](const Waiting& waiting) {
-    return waiting.header.client == request.header.client &&
-           waiting.header.sequence == request.header.sequence;
+    return waiting.header.client == request->header.client &&
+           waiting.header.sequence == request->header.sequence;
   });
   if (same != waiting_.end()) {
-    same->peer = std::move(request.peer);  // it may have a new connection
-    return;
+    same->peer = std::move(request->peer);  // it may have a new connection
+    return absl::OkStatus();
   }
+  // A checkpoint is its header only, and its client takes "exhausted" for a full disk.
+  const size_t bytes = std::as_const(request->request).bytes().size();
+  const bool too_long = waiting_bytes_ + bytes > options_.max_waiting_bytes &&
+                        request->header.type != MessageType::kCheckpoint;
   // A client keeps to its window, and a run has so many workers: more is not from one of them.
-  if (waiting_.size() >= kMaxWaiting) waiting_.pop_front();
-  waiting_.push_back(std::move(request));
+  if (too_long || waiting_.size() >= kMaxWaiting) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(waiting_.size(), " requests of ", waiting_bytes_, " bytes wait for worker ",
+                     clock_->slowest(), " to push step ", clock_->done(),
+                     ": no room for one of step ", request->header.step, " (at most ", kMaxWaiting,
+                     " and ", options_.max_waiting_bytes, " bytes); ask again"));
+  }
+  waiting_bytes_ += bytes;
+  waiting_.push_back(std::move(*request));
+  return absl::OkStatus();
 }
 
 void RequestPort::Reply(Frame peer, Frame reply) {
@@ -225,12 +239,13 @@ absl::Status RequestPort::Push(Frame* request, std::span<const WritePart> parts,
 
 absl::Status RequestPort::Checkpoint(Shard& shard, Frame* reply) {
   const MessageHeader& header = request_.header;
-  if (!checkpoint_folder_) {
+  if (!options_.checkpoint_folder) {
     return absl::FailedPreconditionError("this server writes no checkpoints");
   }
   SAVIOR_ASSIGN_OR_RETURN(const bool is_new, windows_.IsNew(header.client, header.sequence));
   if (is_new) {
-    SAVIOR_RETURN_IF_ERROR(shard.Checkpoint(checkpoint_folder_(header.step, served_.shard)));
+    SAVIOR_RETURN_IF_ERROR(
+        shard.Checkpoint(options_.checkpoint_folder(header.step, served_.shard)));
     windows_.Mark(header.client, header.sequence);
   }
   *reply = EmptyReply();
@@ -263,7 +278,7 @@ absl::Status RequestPort::Stats(const Shard& shard, Frame* reply) {
   }
   // As if the clock were one more table.
   StepStats steps = clock_.has_value() ? clock_->stats() : StepStats{};
-  if (counts_cpu_) steps.server_cpu_us = static_cast<uint64_t>(ProcessCpuSeconds() * 1e6);
+  if (options_.counts_cpu) steps.server_cpu_us = static_cast<uint64_t>(ProcessCpuSeconds() * 1e6);
   PackCounters(steps, writer.AddCounters(static_cast<uint32_t>(stats.size()), kStepCounters));
   writer.Finish();
   *reply = std::move(frame);

@@ -1,6 +1,7 @@
 // One shard's end of the wire: takes requests from its socket, serves them, replies.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <filesystem>
@@ -22,20 +23,27 @@
 
 namespace savior {
 
+struct RequestPortOptions {
+  // None: pulls and pushes are served as they come.
+  std::optional<StepRules> steps = std::nullopt;
+  // Where the checkpoint of the commit at `step` belongs. None: checkpoints are refused.
+  std::function<std::filesystem::path(int64_t step, uint32_t shard)> checkpoint_folder = nullptr;
+  bool counts_cpu = false;                       // statistics include the CPU time of this process
+  size_t max_waiting_bytes = size_t{256} << 20;  // of requests that wait for their step
+};
+
 // What arrives may be any bytes: whatever is wrong with them, the answer is a typed error, or,
 // where not even the header makes sense, none. Used by the shard's thread only, as a ShardPort.
 //
 // With step rules, a pull, checkpoint or (synchronous) push of a step whose time has not come is
-// put by until another push makes it so.
+// put by until another push makes it so. What waits is bounded, by number and by bytes: beyond that
+// a request is refused (kResourceExhausted), to come again; none that is due ever is.
 class RequestPort final : public ShardPort {
  public:
-  using CheckpointFolder = std::function<std::filesystem::path(int64_t step, uint32_t shard)>;
-
   // Everything pointed to outlives the port. `thread` runs it, and keeps the shard's hints.
-  // counts_cpu: statistics include the CPU time of this process.
   RequestPort(const ServedShard& served, std::span<const TableSpec> tables,
-              std::optional<StepRules> steps, CheckpointFolder checkpoint_folder, bool counts_cpu,
-              ShardThread* thread, Context* context, std::unique_ptr<RouterSocket> socket);
+              const RequestPortOptions& options, ShardThread* thread, Context* context,
+              std::unique_ptr<RouterSocket> socket);
 
   const std::string& endpoint() const { return socket_->endpoint(); }
 
@@ -51,8 +59,9 @@ class RequestPort final : public ShardPort {
   bool ServeWaiting(Shard& shard);
   // Whether a request's step has come.
   bool IsDue(const MessageHeader& header) const;
-  // Puts a request by; one that is there already is the same one, sent again.
-  void PutBy(Waiting request);
+  // Puts a request by; one that is there already is the same one, sent again. kResourceExhausted,
+  // and `request` is as it was: too much waits already.
+  absl::Status PutBy(Waiting* request);
   void Reply(Frame peer, Frame reply);
   // Decodes a request to request_: it is whole, and for this shard of this run.
   absl::Status Read(const Frame& request);
@@ -81,12 +90,12 @@ class RequestPort final : public ShardPort {
   Context* const context_;
   const std::unique_ptr<RouterSocket> socket_;
 
-  const CheckpointFolder checkpoint_folder_;
-  const bool counts_cpu_;
+  const RequestPortOptions options_;
   const bool sums_pushes_;  // synchronous, and more than one worker
   std::optional<StepClock> clock_;
   StepSum sum_;
   std::deque<Waiting> waiting_;
+  size_t waiting_bytes_ = 0;  // of their frames
   SequenceWindows windows_;
   SectionChecker checker_;
   // Kept for the next request.

@@ -31,10 +31,13 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ShardHost* host, Context* 
                              .shards = host->shards(),
                              .incarnation = options.incarnation,
                              .codebook_version = options.codebook_version};
+    const RequestPortOptions port{.steps = options.steps,
+                                  .checkpoint_folder = options.checkpoint_folder,
+                                  // The first one speaks for the process.
+                                  .counts_cpu = options.counts_cpu && i == 0,
+                                  .max_waiting_bytes = options.max_waiting_bytes};
     server->ports_.push_back(std::make_unique<RequestPort>(
-        served, host->tables(), options.steps, options.checkpoint_folder,
-        // The first one speaks for the process.
-        options.counts_cpu && i == 0, &host->thread(s), context, *std::move(socket)));
+        served, host->tables(), port, &host->thread(s), context, *std::move(socket)));
     server->endpoints_.push_back(server->ports_.back()->endpoint());
   }
   for (uint32_t i = 0; i < host->count(); ++i) {

@@ -2,6 +2,7 @@
 // thread.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -31,6 +32,9 @@ struct ServerOptions {
   std::optional<StepRules> steps = std::nullopt;
   // Where a shard's checkpoint of the commit at `step` belongs. None: checkpoints are refused.
   std::function<std::filesystem::path(int64_t step, uint32_t shard)> checkpoint_folder = nullptr;
+  // Of requests that wait for their step, per shard: beyond that they are refused, and clients ask
+  // again. A pull waits with 8 bytes a key.
+  size_t max_waiting_bytes = size_t{256} << 20;
   // Statistics say how much CPU time this process has used: where nobody else counts it.
   bool counts_cpu = false;
 };

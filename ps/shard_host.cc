@@ -14,6 +14,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr const char* kLock = "lock";
+
 // Deletes the databases of an earlier store, and nothing else.
 absl::Status ClearLiveFolder(const fs::path& folder) {
   std::vector<fs::path> stale;
@@ -47,12 +49,30 @@ absl::Status CheckCounts(const ShardHostOptions& options) {
 
 }  // namespace
 
+absl::Status RemoveLiveFolder(const fs::path& folder) {
+  const fs::path name = folder / kLock;
+  std::error_code error;
+  // Taking the lock would make one.
+  if (!fs::is_regular_file(fs::symlink_status(name, error))) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(folder.string(), " has no ", kLock, ": not a folder of shards"));
+  }
+  SAVIOR_ASSIGN_OR_RETURN(const std::unique_ptr<FileLock> lock, FileLock::Take(name));
+  SAVIOR_RETURN_IF_ERROR(ClearLiveFolder(folder));
+  // Who opens the file from now on makes a new one or, with the folder, fails; who has opened it
+  // already cannot lock it, or finds it removed (FileLock::Take).
+  SAVIOR_RETURN_IF_ERROR(RemoveAll(name));
+  // With something of others in it, it stays.
+  fs::remove(folder, error);
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<ShardHost>> ShardHost::Open(ShardHostOptions options) {
   SAVIOR_RETURN_IF_ERROR(ValidateTables(options.tables));
   if (options.count == 0) options.count = options.shards - options.first;
   SAVIOR_RETURN_IF_ERROR(CheckCounts(options));
   SAVIOR_RETURN_IF_ERROR(MakeWritableFolder(options.folder));
-  SAVIOR_ASSIGN_OR_RETURN(std::unique_ptr<FileLock> lock, FileLock::Take(options.folder / "lock"));
+  SAVIOR_ASSIGN_OR_RETURN(std::unique_ptr<FileLock> lock, FileLock::Take(options.folder / kLock));
   SAVIOR_RETURN_IF_ERROR(ClearLiveFolder(options.folder));
   if (!options.restore_from.empty()) {
     SAVIOR_RETURN_IF_ERROR(RestoreShards({.commit = options.restore_from,

@@ -13,6 +13,11 @@
 
 namespace savior {
 
+// Removes the folder of a ShardHost of an earlier start, if none has it open: its databases, its
+// lock, and the folder itself, unless something else is in it, too. Holds the folder's lock
+// meanwhile. kFailedPrecondition: somebody has it, or it is no such folder (it has no lock).
+[[nodiscard]] absl::Status RemoveLiveFolder(const std::filesystem::path& folder);
+
 struct ShardHostOptions {
   std::vector<TableSpec> tables;
   uint32_t shards = 1;  // of the whole store: 1 .. kBuckets (common/routing.h)

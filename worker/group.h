@@ -20,8 +20,8 @@ class Group {
   virtual uint32_t size() const = 0;
 
   // What every member gave, by rank. Returns when all have given something, so it is a barrier,
-  // too. Any bytes, up to 2 GiB. kDeadlineExceeded names the ranks that are missing; the group is
-  // of no use after it.
+  // too. Any bytes, as many as fit the memory of all (below 1 TiB). kDeadlineExceeded names the
+  // ranks that are missing; the group is of no use after it.
   [[nodiscard]] virtual absl::StatusOr<std::vector<std::string>> Allgather(std::string_view mine,
                                                                            Deadline deadline) = 0;
 };

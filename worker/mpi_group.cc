@@ -14,7 +14,8 @@ namespace savior {
 namespace {
 
 constexpr std::chrono::microseconds kLongestSleep{1000};
-constexpr uint64_t kLongestGift = uint64_t{1} << 31;
+// A size beyond it is none: somebody speaks of something else.
+constexpr uint64_t kLongestGift = uint64_t{1} << 40;
 
 // One Allgather under way. Between two members go a size, then as many bytes, on one tag: they
 // cannot change places.
@@ -52,7 +53,7 @@ class Exchange {
 };
 
 Exchange::Exchange(const MpiGroup& group, std::string_view mine)
-    : group_(group), sends_(&group.world()), receipts_(group.size()) {
+    : group_(group), sends_(&group.world(), group.piece_bytes()), receipts_(group.size()) {
   Buffers& b = *buffers_;
   b.mine = mine;
   b.sizes.resize(group.size());
@@ -62,7 +63,7 @@ Exchange::Exchange(const MpiGroup& group, std::string_view mine)
   for (uint32_t r = 0; r < group.size(); ++r) {
     if (r == group.rank()) continue;
     const uint32_t peer = group.members()[r];
-    receipts_[r].transfers = std::make_unique<MpiTransfers>(&group.world());
+    receipts_[r].transfers = std::make_unique<MpiTransfers>(&group.world(), group.piece_bytes());
     receipts_[r].transfers->Receive(peer, group.tag(0),
                                     std::as_writable_bytes(std::span(&b.sizes[r], 1)), buffers_);
     ++open_;
@@ -167,7 +168,7 @@ absl::StatusOr<std::vector<std::string>> MpiGroup::Allgather(std::string_view mi
                                                              Deadline deadline) {
   SAVIOR_RETURN_IF_ERROR(failed_);
   if (mine.size() >= kLongestGift) {
-    return absl::InvalidArgumentError(absl::StrCat(mine.size(), " bytes, must be below 2 GiB"));
+    return absl::InvalidArgumentError(absl::StrCat(mine.size(), " bytes, must be below 1 TiB"));
   }
   Exchange exchange(*this, mine);
   BackOff back_off(kLongestSleep);

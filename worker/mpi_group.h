@@ -1,6 +1,7 @@
 // Processes of an MPI job that do something together: all, or those of one role.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include "worker/group.h"
+#include "worker/mpi_transfers.h"
 #include "worker/mpi_world.h"
 
 namespace savior {
@@ -32,6 +34,10 @@ class MpiGroup final : public Group {
   absl::StatusOr<std::vector<std::string>> Allgather(std::string_view mine,
                                                      Deadline deadline) override;
 
+  // Longer gifts go in pieces of this size. For tests: all members set the same, between calls.
+  void set_piece_bytes(size_t bytes) { piece_bytes_ = bytes; }
+  size_t piece_bytes() const { return piece_bytes_; }
+
   MpiWorld& world() const { return *world_; }
   const std::vector<uint32_t>& members() const { return members_; }  // ranks in the world, by rank
   // Tag `n` < kTags of this group's messages; 0 is its own.
@@ -48,6 +54,7 @@ class MpiGroup final : public Group {
   const uint32_t context_;
   const std::vector<uint32_t> members_;
   uint32_t rank_ = 0;
+  size_t piece_bytes_ = MpiTransfers::kPieceBytes;
   absl::Status failed_;  // the first error; nothing can be done together after it
 };
 

@@ -10,9 +10,6 @@
 namespace savior {
 namespace {
 
-// Counts of MPI are ints: longer messages go in pieces, which arrive in order.
-constexpr size_t kLongestPiece = size_t{1} << 30;
-
 absl::Status MpiError(int code, const char* what) {
   char text[MPI_MAX_ERROR_STRING] = "";
   int length = 0;
@@ -40,8 +37,8 @@ struct MpiTransfers::Requests {
   std::vector<MPI_Status> statuses;
 };
 
-MpiTransfers::MpiTransfers(MpiWorld* world)
-    : world_(world), requests_(std::make_unique<Requests>()) {}
+MpiTransfers::MpiTransfers(MpiWorld* world, size_t piece_bytes)
+    : world_(world), piece_bytes_(piece_bytes), requests_(std::make_unique<Requests>()) {}
 
 MpiTransfers::~MpiTransfers() {
   for (size_t i = 0; i < transfers_.size(); ++i) {
@@ -64,7 +61,7 @@ void MpiTransfers::Start(uint32_t peer, int tag, std::byte* bytes, size_t size, 
   const std::lock_guard lock(world_->mutex());
   size_t begin = 0;
   do {
-    const size_t piece = std::min(size - begin, kLongestPiece);
+    const size_t piece = std::min(size - begin, piece_bytes_);
     const int count = static_cast<int>(piece), to = static_cast<int>(peer);
     MPI_Request request = MPI_REQUEST_NULL;
     const int code =

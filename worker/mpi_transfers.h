@@ -20,8 +20,11 @@ namespace savior {
 // receptions in the order in which those were started. Both sides know the size.
 class MpiTransfers {
  public:
-  // `world` outlives this.
-  explicit MpiTransfers(MpiWorld* world);
+  // MPI counts in ints: longer messages go in pieces, of the same size on both sides.
+  static constexpr size_t kPieceBytes = size_t{1} << 30;
+
+  // `world` outlives this. 1 <= piece_bytes < 2^31.
+  explicit MpiTransfers(MpiWorld* world, size_t piece_bytes = kPieceBytes);
   // What is still under way then can touch its bytes until the process ends: their owners are kept.
   ~MpiTransfers();
   MpiTransfers(const MpiTransfers&) = delete;
@@ -55,6 +58,7 @@ class MpiTransfers {
              std::shared_ptr<const void> owner);
 
   MpiWorld* const world_;
+  const size_t piece_bytes_;
   const std::unique_ptr<Requests> requests_;
   std::vector<Transfer> transfers_;  // one per request
   size_t under_way_ = 0;

@@ -15,7 +15,7 @@ namespace savior {
 namespace {
 
 constexpr int64_t kNoCancel = std::numeric_limits<int64_t>::max();
-// Until a shard whose disk is full is asked again.
+// Until a shard that has no room, on disk or for requests that wait, is asked again.
 constexpr std::chrono::milliseconds kAgainWhenFull{50};
 constexpr size_t kLeastMessageBytes = 4096;
 constexpr size_t kMaxShards = kBuckets;
@@ -309,8 +309,9 @@ void RemoteStore::Accept(ShardLink::Request answered, const Frame& reply, ShardL
   absl::Status status = DecodeReply(reply.bytes(), &reply_);
   if (status.ok()) status = call.Accept(answered.message, reply_);
   status = Annotate(status, status.ok() ? "" : link->Name());
-  if (absl::IsResourceExhausted(status)) {
-    // A full disk, where nothing has been applied: as a store in this process, wait for space.
+  if (absl::IsResourceExhausted(status) && call.type != MessageType::kCheckpoint) {
+    // A full disk, or too much that waits: nothing has been applied. As a store in this process,
+    // wait for room. A checkpoint does not: the caller may go on without it.
     call.waiting = std::move(status);
     link->AskAgain(std::move(answered), SteadyClock::now() + kAgainWhenFull);
     return;

@@ -75,7 +75,7 @@ class RemoteStore final : public EmbeddingStore {
   [[nodiscard]] absl::StatusOr<StoreStats> Stats(Deadline deadline) override;
 
   // Every shard writes its rows, as they are after `steps` steps of all workers, to where its
-  // server says (ps/server.h).
+  // server says (ps/server.h). kResourceExhausted: a disk is full; at once, not at the deadline.
   [[nodiscard]] absl::Status Checkpoint(int64_t steps, Deadline deadline);
 
   // Both wait only where a shard has max_in_flight requests unanswered (back-pressure).

@@ -125,6 +125,31 @@ TEST(FileLock, IsRefusedWhileHeldAndNamesTheHolder) {
   EXPECT_TRUE(FileLock::Take(folder / "lock").ok());
 }
 
+// Who opened the file before it was removed must not lock what others cannot find any more.
+TEST(FileLock, ExcludesOthersEvenIfItsHoldersRemoveTheFile) {
+  const TempFolder folder;
+  std::atomic<int> holders = 0;
+  std::atomic<int> together = 0;
+  std::atomic<int> taken = 0;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&] {
+      for (int i = 0; i < 3000; ++i) {
+        const auto lock = FileLock::Take(folder / "lock");
+        if (!lock.ok()) continue;
+        ++taken;
+        if (++holders > 1) ++together;
+        std::this_thread::yield();
+        --holders;  // others may have it as soon as the file is gone
+        fs::remove(folder / "lock");
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(together, 0);
+  EXPECT_GT(taken, 0);
+}
+
 TEST(FileLock, DiesWithItsProcess) {
   const TempFolder folder;
   const pid_t child = ::fork();

@@ -21,11 +21,14 @@ std::vector<RankCard> Cards(const std::vector<std::string>& hosts, const Config&
   for (const std::string& host : hosts) {
     cards.push_back({.host = host,
                      .pid = 100,
+                     .role = "",
                      .version = "savior 1",
                      .program = "abc",
                      .config = ToToml(config),
                      .public_key = "key",
-                     .incarnation = 5});
+                     .incarnation = 5,
+                     .gpus = 2,
+                     .no_gpu = ""});
   }
   return cards;
 }
@@ -135,6 +138,42 @@ TEST(Cluster, MoreShardsThanBucketsAreRefused) {
   config.cluster.servers = kBuckets + 1;
   const std::vector<std::string> hosts(kBuckets + 2, "a");
   EXPECT_THAT(Roles(config, Cards(hosts)), HasSubstr("at most 4096"));
+}
+
+// "cuda because", "cpu because ..." or the error.
+std::string Device(const std::string& choice, const std::vector<RankCard>& cards) {
+  const auto placement = Place({}, cards);
+  if (!placement.ok()) return std::string(placement.status().message());
+  const auto chosen = AgreeOnDevice(choice, *placement, cards);
+  if (chosen.ok()) return chosen->device + " because " + chosen->why;
+  EXPECT_TRUE(absl::IsInvalidArgument(chosen.status()));
+  return std::string(chosen.status().message());
+}
+
+TEST(Cluster, AllWorkersComputeOnTheSameKindOfDevice) {
+  // Servers are ranks 0 and 2.
+  std::vector<RankCard> cards = Cards({"a", "a", "b", "b", "b"});
+  EXPECT_EQ(Device("auto", cards), "cuda because ");
+  EXPECT_EQ(Device("cuda", cards), "cuda because ");
+  EXPECT_EQ(Device("cpu", cards), "cpu because ");
+  const auto take = [&](size_t rank) {
+    cards[rank].gpus = 0;
+    cards[rank].no_gpu = "no driver";
+  };
+  take(2);
+  EXPECT_EQ(Device("auto", cards), "cuda because ") << "a server needs none";
+  EXPECT_EQ(Device("cuda", cards), "cuda because ");
+  take(4);
+  EXPECT_EQ(Device("auto", cards), "cpu because rank 4 (worker on b): no driver");
+  EXPECT_EQ(Device("cuda", cards), "cluster.device = \"cuda\": rank 4 (worker on b): no driver");
+  EXPECT_EQ(Device("cpu", cards), "cpu because ");
+  take(1);
+  take(3);
+  EXPECT_EQ(Device("auto", cards), "cpu because ") << "nothing is given up";
+  EXPECT_THAT(Device("cuda", cards), HasSubstr("rank 1 (worker on a)"));
+  // The same from what went over the wire.
+  for (RankCard& card : cards) card = RankCard::Decode(card.Encode()).value();
+  EXPECT_THAT(Device("cuda", cards), HasSubstr("rank 1 (worker on a): no driver"));
 }
 
 TEST(Cluster, SaysWhatItIs) {

@@ -33,6 +33,31 @@ TEST(MpiGroup, GathersWhatEachGave) {
   }
 }
 
+// What is longer than MPI can count goes in pieces; here after a few bytes.
+TEST(MpiGroup, LongGiftsGoInPieces) {
+  const auto group = OwnGroup();
+  for (const size_t piece : {size_t{1}, size_t{7}, size_t{4096}}) {
+    group->set_piece_bytes(piece);
+    for (uint32_t round = 0; round < 6; ++round) {
+      // Of a piece less one, one piece, and one more, and several with and without a rest.
+      const auto size = [&](uint32_t r) {
+        const size_t sizes[] = {piece - 1, piece, piece + 1, 0, 5 * piece, 5 * piece + piece / 2};
+        return sizes[(r + round) % 6];
+      };
+      const auto gift = [&](uint32_t r) {
+        std::string bytes(size(r), '\0');
+        for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<char>(i * 31 + r * 7);
+        return bytes;
+      };
+      const auto all = group->Allgather(gift(group->rank()), Soon());
+      ASSERT_TRUE(all.ok()) << all.status();
+      for (uint32_t r = 0; r < group->size(); ++r) {
+        EXPECT_TRUE((*all)[r] == gift(r)) << r << ", pieces of " << piece;
+      }
+    }
+  }
+}
+
 TEST(MpiGroup, IsABarrier) {
   MpiGroup& group = WorldGroup();
   const auto start = SteadyClock::now();

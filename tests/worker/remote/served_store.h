@@ -30,6 +30,7 @@ struct ServedOptions {
   Network network = Network::kTcp;
   std::optional<StepRules> steps = std::nullopt;
   double steps_per_minute = 1000;  // of eviction
+  size_t max_waiting_bytes = ServerOptions{}.max_waiting_bytes;
 };
 
 class ServedStore {
@@ -51,15 +52,15 @@ class ServedStore {
 
   // Starts a server where there is none: tcp ports are new ones.
   void Serve() {
-    ServerOptions options{.endpoint = options_.network == Network::kIpc
-                                          ? "ipc://" + (folder_ / "shard").string()
-                                          : "tcp://127.0.0.1:0",
-                          .incarnation = kIncarnation,
-                          .codebook_version = kCodebookVersion,
-                          .steps = options_.steps,
-                          .checkpoint_folder = [this](int64_t step, uint32_t shard) {
-                            return Checkpoint(step) / ShardFolder(shard);
-                          }};
+    ServerOptions options{
+        .endpoint = options_.network == Network::kIpc ? "ipc://" + (folder_ / "shard").string()
+                                                      : "tcp://127.0.0.1:0",
+        .incarnation = kIncarnation,
+        .codebook_version = kCodebookVersion,
+        .steps = options_.steps,
+        .checkpoint_folder =
+            [this](int64_t step, uint32_t shard) { return Checkpoint(step) / ShardFolder(shard); },
+        .max_waiting_bytes = options_.max_waiting_bytes};
     if (options_.network == Network::kCurve) {
       options.security.keys = server_keys_;
       EXPECT_TRUE(context_.AllowClients({&client_keys_.public_key, 1}).ok());

@@ -181,6 +181,44 @@ TEST_F(StepProtocolTest, APullOfALaterStepEndsAtItsDeadlineAndIsServedAfterThePu
   EXPECT_TRUE(one->Finish(*ticket).ok());
 }
 
+// Room for one pull of 50 keys to wait, but not for two.
+TEST_F(StepProtocolTest, TooManyBytesThatWaitAreRefusedAndAskedForAgain) {
+  served_ = std::make_unique<ServedStore>(
+      ServedOptions{.tables = tables_, .steps = StepRules{.workers = 2}, .max_waiting_bytes = 700});
+  const auto one = Worker(0), other = Worker(1);
+  const std::vector<uint64_t> keys = Keys(0, 50);
+  const auto start = [&](int64_t step, std::vector<float>* rows, Deadline deadline) {
+    rows->assign(keys.size() * kDim, 0);
+    const TablePull pull{.table = 0, .keys = keys, .rows = *rows};
+    const auto ticket = one->StartPull(step, {&pull, 1}, deadline);
+    EXPECT_TRUE(ticket.ok()) << ticket.status();
+    return *ticket;
+  };
+  constexpr std::chrono::milliseconds kShortly{100};
+  for (int64_t step = 0; step < 3; ++step) {
+    SCOPED_TRACE(step);
+    std::vector<float> unused, rows;
+    // Waits, and is waited for no longer than this. There is room again in every step.
+    EXPECT_TRUE(
+        absl::IsDeadlineExceeded(one->Finish(start(step + 1, &unused, DeadlineIn(kShortly)))));
+    absl::Status refused;
+    // As long as the refusal takes on a busy machine.
+    for (auto wait = kShortly; wait < 500 * kShortly; wait *= 2) {
+      refused = one->Finish(start(step + 1, &unused, DeadlineIn(wait)));
+      if (!absl::IsDeadlineExceeded(refused)) break;
+    }
+    EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
+    EXPECT_THAT(refused.message(), HasSubstr("bytes wait for worker 0 to push step"));
+    const Ticket again = start(step + 1, &rows, Soon());
+    // What is due is served however much waits: the step's own pulls and pushes.
+    Work(one.get(), 0, step, step + 1);
+    Work(other.get(), 1, step, step + 1);
+    const absl::Status served = one->Finish(again);
+    ASSERT_TRUE(served.ok()) << served;
+    EXPECT_EQ(rows, PullRows(*other, 0, keys).rows);
+  }
+}
+
 // A worker without data pulls and pushes nothing at all, counts all the same, and may be early.
 TEST_F(StepProtocolTest, EmptyPushesAreTicksOfTheClock) {
   Serve(3, {.workers = 2});
