@@ -228,8 +228,8 @@ absl::StatusOr<std::unique_ptr<FileLock>> FileLock::Take(const fs::path& path) {
   }
   // Somebody may have removed the file between our open and our lock: the name stands for another
   // one now, or for none, and a lock on ours excludes nobody.
-  struct stat mine {
-  }, named{};
+  struct stat mine = {};
+  struct stat named = {};
   if (::fstat(file.get(), &mine) != 0) return FileError(errno, "locking", path);
   if (::stat(path.c_str(), &named) != 0 || mine.st_ino != named.st_ino ||
       mine.st_dev != named.st_dev) {

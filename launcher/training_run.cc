@@ -312,7 +312,7 @@ absl::Status TrainingRun::CommitNow() {
   SAVIOR_RETURN_IF_ERROR(trainer_->Settle());
   Group& workers = place_.workers();
   SAVIOR_RETURN_IF_ERROR(workers.Allgather("commit", DeadlineIn(kPatience)).status());
-  const absl::Status mine = lead() ? WriteWholeCommit() : absl::OkStatus();
+  absl::Status mine = lead() ? WriteWholeCommit() : absl::OkStatus();
   if (!mine.ok() && !absl::IsResourceExhausted(mine)) return mine;
   SAVIOR_ASSIGN_OR_RETURN(const std::vector<std::string> all,
                           workers.Allgather(std::string(mine.message()), DeadlineIn(kPatience)));
