@@ -386,7 +386,12 @@ absl::Status TrainingRun::WriteResult(const Scores& scores) {
 
 absl::Status TrainingRun::PublishLast() {
   if (config_.exports.dir.empty()) return absl::OkStatus();
-  if (publisher_) publisher_->Finish(committed_step_, [this] { return StopAsked(); });
+  if (publisher_) {
+    publisher_->Finish(committed_step_, [this] { return StopAsked(); });
+    publisher_.reset();
+    // What was kept for a child, too.
+    SAVIOR_RETURN_IF_ERROR(KeepNewest(folder_->commits(), config_.commit.keep));
+  }
   // Who left before the lead would be waited for by nobody, and then end the job (MpiWorld).
   return place_.workers().Allgather("published", DeadlineIn(kPatience)).status();
 }
