@@ -120,7 +120,6 @@ std::vector<int64_t> StepsIn(const fs::path& dir) {
 // Out of sight at once, off the disk then.
 absl::Status DeleteBundle(const fs::path& folder) {
   const fs::path part = folder.string() + kPart;
-  SAVIOR_RETURN_IF_ERROR(RemoveAll(part));
   if (::rename(folder.c_str(), part.c_str()) != 0) {
     return SystemError(errno, "renaming " + folder.string());
   }
@@ -264,6 +263,7 @@ absl::Status KeepNewestChains(const fs::path& dir, int64_t keep) {
   SAVIOR_ASSIGN_OR_RETURN(const auto lock, FileLock::Take(dir / "lock"));
   SAVIOR_ASSIGN_OR_RETURN(const std::string current, CurrentBundle(dir));
   SAVIOR_ASSIGN_OR_RETURN(const BundleChain serving, OpenChain(dir, current, /*digests=*/false));
+  SAVIOR_RETURN_IF_ERROR(RemoveUnfinished(dir));
   const std::vector<int64_t> steps = StepsIn(dir);
   // By step: that of the full bundle it goes back to. What is missing there is not in `fulls`.
   std::map<int64_t, int64_t> root;

@@ -91,8 +91,9 @@ TempFolder* PublisherTest::folder_ = nullptr;
 
 TEST_F(PublisherTest, BundlesAppearWhileTrainingGoesOnAndChangeNoBit) {
   Config plain = Named("plain");
-  RunToTheEnd(plain);
   Config config = Publishing("publishing");
+  plain.train.max_steps = config.train.max_steps = 55;
+  RunToTheEnd(plain);
   config.commit.keep = 1;
   size_t seen = 0;  // while training goes on
   const RunOptions options = Waiting([&] { seen = BundlesIn(config.exports.dir).size(); });
@@ -164,8 +165,9 @@ TEST_F(PublisherTest, ARunThatGoesOnContinuesItsChainAndAnotherStartsOne) {
 // A file where the folder should be: root may write anywhere else.
 TEST_F(PublisherTest, AnExportThatFailsIsCountedAndEndsNothing) {
   Config plain = Named("plain-2");
-  RunToTheEnd(plain);
   Config config = Publishing("failing");
+  plain.train.max_steps = config.train.max_steps = 35;
+  RunToTheEnd(plain);
   std::ofstream(config.exports.dir) << "in the way";
   config.train.metrics_every_s = 1e-6;
   const auto failures = [&] {
@@ -179,9 +181,9 @@ TEST_F(PublisherTest, AnExportThatFailsIsCountedAndEndsNothing) {
   ExpectSame(plain, config);
   const std::string log = LogOf(config);
   EXPECT_GE(failures(), 2) << "tried again when the next was due";
-  EXPECT_THAT(
-      log, AllOf(HasSubstr("export | savior: " + config.exports.dir), HasSubstr("training goes on"),
-                 HasSubstr("the run's last commit is not published; do it by hand")));
+  EXPECT_THAT(log, AllOf(HasSubstr("export | savior: folder " + config.exports.dir),
+                         HasSubstr("training goes on"),
+                         HasSubstr("the run's last commit is not published; do it by hand")));
   std::ifstream metrics(fs::path(config.run.dir) / "metrics.jsonl");
   std::string line, last;
   while (std::getline(metrics, line)) last = line;
