@@ -105,15 +105,17 @@ int Run(const Sizes& sizes, const BenchFlags& flags) {
 
   CurrentScorer current;
   ServingMetrics metrics;
-  std::string name = names[0];
+  std::atomic<size_t> newest = 0;
+  const auto name = [&] { return names[newest % names.size()]; };
   BundleWatcher watcher(
-      {}, [&] { return name; }, [&] { return LoadScorer(dir, name, true); }, current, metrics);
+      {.poll_s = 0.001}, name, [&] { return LoadScorer(dir, name(), true); }, current, metrics);
   CheckOk(watcher.Poll(SteadyClock::now()).status());
   const auto server = ScoringServer::Start({}, current, metrics);
   CheckOk(server.status());
+  watcher.Start();
 
   std::atomic<bool> reloading = false, stop = false;
-  const std::vector<std::string> bodies = Bodies(dir / name);
+  const std::vector<std::string> bodies = Bodies(dir / name());
   std::vector<Times> of(static_cast<size_t>(sizes.clients));
   std::vector<std::thread> clients;
   const double start = NowSeconds();
@@ -130,15 +132,18 @@ int Run(const Sizes& sizes, const BenchFlags& flags) {
     reloading = true;
     const double until = NowSeconds() + flags.seconds;
     do {
-      name = names[(load_ms.size() + 1) % names.size()];
       const double begin = NowSeconds();
-      CheckOk(watcher.Poll(SteadyClock::now()).status());
+      ++newest;
+      while (current.Get()->card().version != name()) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      }
       load_ms.push_back(1e3 * (NowSeconds() - begin));
     } while (NowSeconds() < until);
   }
   stop = true;
   for (std::thread& client : clients) client.join();
   (*server)->Stop();
+  watcher.Stop();
   std::error_code ignored;
   fs::remove_all(folder, ignored);
 

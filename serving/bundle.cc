@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <map>
-#include <ranges>
 #include <set>
 #include <system_error>
 #include <utility>
@@ -264,7 +263,7 @@ absl::Status KeepNewestChains(const fs::path& dir, int64_t keep) {
   SAVIOR_ASSIGN_OR_RETURN(const std::string current, CurrentBundle(dir));
   SAVIOR_ASSIGN_OR_RETURN(const BundleChain serving, OpenChain(dir, current, /*digests=*/false));
   SAVIOR_RETURN_IF_ERROR(RemoveUnfinished(dir));
-  const std::vector<int64_t> steps = StepsIn(dir);
+  std::vector<int64_t> steps = StepsIn(dir);
   // By step: that of the full bundle it goes back to. What is missing there is not in `fulls`.
   std::map<int64_t, int64_t> root;
   std::vector<int64_t> fulls;
@@ -279,11 +278,13 @@ absl::Status KeepNewestChains(const fs::path& dir, int64_t keep) {
       root[step] = of_base->second;
     }
   }
+  std::ranges::reverse(fulls);
   std::set<int64_t> kept = {serving.bundles.front().manifest.step};
-  for (const int64_t step : std::views::reverse(fulls)) {
+  for (const int64_t step : fulls) {
     if (static_cast<int64_t>(kept.size()) < keep) kept.insert(step);
   }
-  for (const int64_t step : std::views::reverse(steps)) {
+  std::ranges::reverse(steps);  // a delta before its base
+  for (const int64_t step : steps) {
     const auto of_step = root.find(step);
     if (of_step != root.end() && kept.contains(of_step->second)) continue;
     SAVIOR_RETURN_IF_ERROR(DeleteBundle(dir / BundleName(step)));
