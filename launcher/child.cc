@@ -1,5 +1,6 @@
 #include "launcher/child.h"
 
+#include <absl/strings/str_cat.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
@@ -61,7 +62,7 @@ std::vector<std::string> Environment(const ChildOptions& options) {
   for (char** variable = environ; *variable != nullptr; ++variable) {
     if (!is_replaced(*variable)) variables.emplace_back(*variable);
   }
-  for (const auto& [name, value] : options.set) variables.push_back(name + "=" + value);
+  for (const auto& [name, value] : options.set) variables.push_back(absl::StrCat(name, "=", value));
   return variables;
 }
 
