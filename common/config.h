@@ -139,6 +139,14 @@ struct Config {
     int64_t keep = 2;
   } commit;
 
+  struct Export {  // of bundles, while the run goes on
+    std::string dir;
+    double every_s = 0;
+    std::string precision = "float32";
+    int64_t full_every = 24;
+    int64_t keep = 2;
+  } exports;
+
   struct Eval {
     int64_t requests_per_batch = 256;
     bool save_predictions = false;

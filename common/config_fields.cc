@@ -278,6 +278,20 @@ void CommitAndEvalFields(Config& c, std::vector<ConfigField>& f) {
   f.push_back(
       Count("commit.keep", &c.commit.keep, 1, 10000, "Commits kept; older ones are deleted"));
 
+  auto& x = c.exports;
+  f.push_back(Text("export.dir", &x.dir,
+                   "Folder of serving bundles that training publishes into, while it goes on and "
+                   "at its end (docs/serving.md). Empty: none"));
+  f.push_back(NotNegative("export.every_s", &x.every_s,
+                          "Seconds between bundles; each is of a commit made for it. 0: only one, "
+                          "at the end of the run"));
+  f.push_back(Text("export.precision", &x.precision, "Of the rows in bundles",
+                   {"float32", "float16", "int8"}));
+  f.push_back(Count("export.full_every", &x.full_every, 0, 10000,
+                    "Deltas between two full bundles; 0: every bundle is full"));
+  f.push_back(Count("export.keep", &x.keep, 1, 10000,
+                    "Full bundles kept, with their deltas; older ones are deleted"));
+
   f.push_back(Count("eval.requests_per_batch", &c.eval.requests_per_batch, 1, 1 << 20,
                     "Requests per scoring batch"));
   f.push_back(

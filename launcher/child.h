@@ -8,22 +8,30 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/status.h"
 
 namespace savior {
 
+// What a program gets otherwise than this process has it.
+struct ChildOptions {
+  int nice = 0;                         // > 0: lower priority than this process by so much
+  std::vector<std::string> unset = {};  // environment variables that start so
+  std::vector<std::pair<std::string, std::string>> set = {};  // name and value
+};
+
 // A running program in a session of its own, so that Ctrl-C in a terminal reaches this process
 // alone and nothing below can ask the terminal for a password. Its input is empty, its output and
-// errors come through pipes. When the thread that started it ends, even by SIGKILL, the system
-// sends it SIGTERM. Single-threaded.
+// errors come through pipes; no other file of this process is open there. When the thread that
+// started it ends, even by SIGKILL, the system sends it SIGTERM. Single-threaded.
 class Child {
  public:
   // `argv`: the program, found by PATH, and its arguments. kFailedPrecondition: it is not there or
   // cannot be started.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<Child>> Start(
-      const std::vector<std::string>& argv);
+      const std::vector<std::string>& argv, const ChildOptions& options = {});
   // Kills what still runs.
   ~Child();
   Child(const Child&) = delete;

@@ -132,10 +132,6 @@ absl::StatusOr<CommitManifest> ParseManifest(const fs::path& path, const std::st
   }
 }
 
-fs::path CommitFolder(const fs::path& commits, int64_t step) {
-  return commits / fmt::format("{}{:012}", kPrefix, step);
-}
-
 absl::Status RemoveUnfinished(const fs::path& commits) {
   std::error_code error;
   std::vector<fs::path> parts;
@@ -148,6 +144,10 @@ absl::Status RemoveUnfinished(const fs::path& commits) {
 }
 
 }  // namespace
+
+fs::path CommitFolder(const fs::path& commits, int64_t step) {
+  return commits / fmt::format("{}{:012}", kPrefix, step);
+}
 
 fs::path UnfinishedCommit(const fs::path& commits, int64_t step) {
   return CommitFolder(commits, step).string() + kPart;
@@ -216,9 +216,10 @@ absl::StatusOr<Commit> NewestCommit(const fs::path& commits) {
   return last;
 }
 
-absl::Status KeepNewest(const fs::path& commits, int64_t keep) {
+absl::Status KeepNewest(const fs::path& commits, int64_t keep, const fs::path& in_use) {
   const std::vector<fs::path> folders = ListCommits(commits);
   for (size_t i = 0; i + static_cast<size_t>(keep) < folders.size(); ++i) {
+    if (folders[i] == in_use) continue;
     SAVIOR_RETURN_IF_ERROR(RemoveAll(folders[i]));
   }
   return absl::OkStatus();

@@ -45,7 +45,10 @@ struct Commit {
   CommitManifest manifest;
 };
 
-// The folder of the commit at `step` while it is written.
+// The folder of the commit at `step`.
+std::filesystem::path CommitFolder(const std::filesystem::path& commits, int64_t step);
+
+// The same while it is written.
 std::filesystem::path UnfinishedCommit(const std::filesystem::path& commits, int64_t step);
 
 // Writes a commit. `fill` puts the files into the folder given to it; their list, sizes and digests
@@ -67,7 +70,9 @@ std::filesystem::path UnfinishedCommit(const std::filesystem::path& commits, int
 // Commit folders by ascending step, whole or not.
 std::vector<std::filesystem::path> ListCommits(const std::filesystem::path& commits);
 
-// Deletes all but the newest `keep` commits.
-[[nodiscard]] absl::Status KeepNewest(const std::filesystem::path& commits, int64_t keep);
+// Deletes all but the newest `keep` commits and `in_use` (a commit's folder that somebody reads;
+// empty: none).
+[[nodiscard]] absl::Status KeepNewest(const std::filesystem::path& commits, int64_t keep,
+                                      const std::filesystem::path& in_use = {});
 
 }  // namespace savior

@@ -71,6 +71,10 @@ void AddExport(CLI::App& app, ExportArguments& a) {
   command->add_flag("--triton", a.triton, "Also a model repository for Triton (triton/)");
   command->add_option("--golden", a.golden, "Requests that carry the live model's scores")
       ->check(CLI::Range(1, 1'000'000));
+  command
+      ->add_option("--keep", a.keep,
+                   "Then delete bundles of --out, all but this many full ones and their deltas")
+      ->check(CLI::Range(1, 1'000'000));
   command->add_flag("--verify", a.verify, "Check digests, rows and scores of a bundle");
   command->add_flag("--merge", a.merge, "Write a delta and all it is based on as a full bundle");
   command->add_option("--bundle", a.bundle, "Of --verify and --merge: this one, not the current");
@@ -102,6 +106,7 @@ absl::Status RunExport(const ExportArguments& a, std::ostream& out) {
   SAVIOR_ASSIGN_OR_RETURN(const Bundle bundle, ExportBundle(options));
   Print(bundle, out);
   SAVIOR_RETURN_IF_ERROR(RunVerify(a.out, bundle.version(), out));
+  if (a.keep > 0) SAVIOR_RETURN_IF_ERROR(KeepNewestChains(a.out, a.keep));
   out << fmt::format("serve it: savior serve {}\n", a.out);
   return absl::OkStatus();
 }

@@ -21,6 +21,7 @@ struct ExportArguments {
   std::string precision = "float32";
   bool hps = false, triton = false;
   int64_t golden = 64;
+  int64_t keep = 0;  // full bundles, with their deltas; 0: all
   bool verify = false, merge = false;
   std::string bundle = {};  // of --verify and --merge; empty: the current one
 };

@@ -23,6 +23,7 @@ bool MayDiffer(const std::string& difference) {
   constexpr const char* kFree[] = {"run.",
                                    "commit.",
                                    "eval.",
+                                   "export.",
                                    "ps.",
                                    "security.",
                                    "cluster.servers",

@@ -79,7 +79,9 @@ absl::StatusOr<EvalResult> TrainingRun::Work() {
         trainer_->step(), trainer_->total_steps(), (fs::path(config_.run.dir) / "commits").string(),
         (fs::path(config_.run.dir) / kResolvedFile).string()));
   }
-  return Finish();
+  SAVIOR_ASSIGN_OR_RETURN(EvalResult result, Finish());
+  SAVIOR_RETURN_IF_ERROR(PublishLast());
+  return result;
 }
 
 absl::Status TrainingRun::Open() {
@@ -181,6 +183,10 @@ absl::Status TrainingRun::TrainLoop() {
   if (lead()) {
     SAVIOR_ASSIGN_OR_RETURN(server_cpu_start_, ServerCpuSeconds());
     last_server_cpu_ = server_cpu_start_;
+    if (!config_.exports.dir.empty()) {
+      publisher_ = std::make_unique<Publisher>(
+          PublisherOptions{folder_->path(), config_.exports, options_.program}, SteadyClock::now());
+    }
   }
   samples_start_ = last_samples_ = samples_;
   const int64_t first_step = trainer_->step();
@@ -190,12 +196,12 @@ absl::Status TrainingRun::TrainLoop() {
   }
   while (trainer_->step() < trainer_->total_steps() && !stopped_) {
     const absl::Time begin = absl::Now();
-    SAVIOR_ASSIGN_OR_RETURN(const StepFigures figures, trainer_->Step(StopAsked()));
+    SAVIOR_ASSIGN_OR_RETURN(const StepFigures figures, trainer_->Step(Wishes()));
     const double step_s = absl::ToDoubleSeconds(absl::Now() - begin);
     step_times_.Add(figures.seconds, step_s);
     last_step_times_.Add(figures.seconds, step_s);
     if (options_.after_step) options_.after_step(trainer_->step() - 1, figures);
-    stopped_ = figures.stop;
+    stopped_ = figures.wishes.stop;
     samples_ += figures.rows;
     const double keep = trainer_->step() == first_step + 1 ? 0.0 : 0.99;
     mean_.ctr = keep * mean_.ctr + (1 - keep) * figures.losses.ctr;
@@ -251,7 +257,16 @@ absl::Status TrainingRun::AfterStep(const StepFigures& figures) {
   if (lead() && absl::Now() - last_metrics_ >= absl::Seconds(config_.train.metrics_every_s)) {
     SAVIOR_RETURN_IF_ERROR(WriteMetrics(figures));
   }
-  return due(config_.commit.every_steps) ? CommitNow() : absl::OkStatus();
+  if (due(config_.commit.every_steps) || figures.wishes.commit) {
+    SAVIOR_RETURN_IF_ERROR(CommitNow());
+  }
+  // The last commit is exported when the run's result is there, too.
+  if (publisher_ && step < trainer_->total_steps() && !stopped_) {
+    if (figures.wishes.commit && committed_step_ != step)
+      publisher_->NotCommitted(SteadyClock::now());
+    publisher_->AfterStep(SteadyClock::now(), step, committed_step_);
+  }
+  return absl::OkStatus();
 }
 
 absl::Status TrainingRun::WriteMetrics(const StepFigures& figures) {
@@ -278,24 +293,27 @@ absl::Status TrainingRun::WriteMetrics(const StepFigures& figures) {
         {"admitted", t.admitted},   {"refused", t.refused},
         {"evicted", t.evicted},     {"skipped", t.skipped}};
   }
-  const Json line = {{"step", trainer_->step()},
-                     {"samples", samples_},
-                     {"time", absl::ToUnixSeconds(now)},
-                     {"loss_ctr", mean_.ctr},
-                     {"loss_ctcvr", mean_.ctcvr},
-                     {"samples_per_s", samples / absl::ToDoubleSeconds(now - last_metrics_)},
-                     {"samples_per_cpu_s", samples / all_cpu},
-                     {"rows_pulled", figures.rows_pulled},
-                     {"hot_hit_rate", hit_rate(hits, pulled)},
-                     {"tables", by_table},
-                     {"pulls_held", stats.steps.pulls_held},
-                     {"max_staleness", stats.steps.max_staleness},
-                     {"net_bytes",
-                      {{"store_sent", stats.network.bytes_sent},
-                       {"store_received", stats.network.bytes_received},
-                       {"allreduce_sent", place_.allreduce().bytes_sent()}}},
-                     {"rss_bytes", RssBytes()},
-                     {"step_seconds", last_step_times_.ToJson()}};
+  Json line = {{"step", trainer_->step()},
+               {"samples", samples_},
+               {"time", absl::ToUnixSeconds(now)},
+               {"loss_ctr", mean_.ctr},
+               {"loss_ctcvr", mean_.ctcvr},
+               {"samples_per_s", samples / absl::ToDoubleSeconds(now - last_metrics_)},
+               {"samples_per_cpu_s", samples / all_cpu},
+               {"rows_pulled", figures.rows_pulled},
+               {"hot_hit_rate", hit_rate(hits, pulled)},
+               {"tables", by_table},
+               {"pulls_held", stats.steps.pulls_held},
+               {"max_staleness", stats.steps.max_staleness},
+               {"net_bytes",
+                {{"store_sent", stats.network.bytes_sent},
+                 {"store_received", stats.network.bytes_received},
+                 {"allreduce_sent", place_.allreduce().bytes_sent()}}},
+               {"rss_bytes", RssBytes()},
+               {"step_seconds", last_step_times_.ToJson()}};
+  if (publisher_) {
+    line["bundles"] = {{"published", publisher_->published()}, {"failed", publisher_->failed()}};
+  }
   last_metrics_ = now;
   last_cpu_ = cpu;
   last_server_cpu_ = server_cpu;
@@ -343,7 +361,8 @@ absl::Status TrainingRun::WriteWholeCommit() {
   manifest.tables = store_->store().tables();
   const auto fill = [this](const fs::path& part) { return WriteCommitFiles(part); };
   SAVIOR_RETURN_IF_ERROR(WriteCommit(folder_->commits(), std::move(manifest), fill).status());
-  return KeepNewest(folder_->commits(), config_.commit.keep);
+  return KeepNewest(folder_->commits(), config_.commit.keep,
+                    publisher_ ? publisher_->in_use() : fs::path());
 }
 
 absl::Status TrainingRun::WriteCommitFiles(const fs::path& part) {
@@ -394,6 +413,18 @@ absl::Status TrainingRun::WriteResult(const Scores& scores) {
                       samples_ - samples_start_, train_wall_s_,
                       train_cpu_s_ > 0 ? trained / train_cpu_s_ : 0.0, folder_->result().string());
   return absl::OkStatus();
+}
+
+absl::Status TrainingRun::PublishLast() {
+  if (config_.exports.dir.empty()) return absl::OkStatus();
+  if (publisher_) {
+    publisher_->Finish(committed_step_, [this] { return StopAsked(); });
+    publisher_.reset();
+    // What was kept for a child, too.
+    SAVIOR_RETURN_IF_ERROR(KeepNewest(folder_->commits(), config_.commit.keep));
+  }
+  // Who left before the lead would be waited for by nobody, and then end the job (MpiWorld).
+  return place_.workers().Allgather("published", DeadlineIn(kPatience)).status();
 }
 
 }  // namespace savior

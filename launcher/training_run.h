@@ -13,6 +13,7 @@
 
 #include "common/config.h"
 #include "common/status.h"
+#include "launcher/publisher.h"
 #include "launcher/run_folder.h"
 #include "launcher/run_inputs.h"
 #include "launcher/run_place.h"
@@ -32,6 +33,8 @@ struct RunOptions {
   std::function<void()> before_first_step = {};
   // Called after every step, with its number: for benches.
   std::function<void(int64_t step, const StepFigures& figures)> after_step = {};
+  // savior, which exports bundles (export.dir) as a process of its own.
+  std::string program = "/proc/self/exe";
 };
 
 struct Scores {
@@ -79,8 +82,13 @@ class TrainingRun {
   absl::Status WriteCommitFiles(const std::filesystem::path& part);
   absl::StatusOr<EvalResult> Finish();
   absl::Status WriteResult(const Scores& scores);
+  // The last bundle; all workers wait for it.
+  absl::Status PublishLast();
   bool lead() { return place_.lead(); }
   bool StopAsked() const { return options_.stop && options_.stop->load(); }
+  StepWishes Wishes() const {
+    return {.stop = StopAsked(), .commit = publisher_ && publisher_->wants_commit()};
+  }
 
   const Config config_;
   const RunOptions options_;
@@ -92,6 +100,7 @@ class TrainingRun {
   std::unique_ptr<RunStore> store_;
   Content content_;  // the lead's
   std::unique_ptr<Trainer> trainer_;
+  std::unique_ptr<Publisher> publisher_;  // the lead's, with export.dir
 
   bool stopped_ = false;
   int64_t samples_ = 0;          // impressions since step 0

@@ -28,13 +28,13 @@
 #include <string>
 #include <vector>
 
+#include "common/initial_row.h"
 #include "common/partition.h"
 #include "common/status.h"
 #include "common/store.h"
 #include "ps/cold_store.h"
 #include "ps/cold_thread.h"
 #include "ps/hot_tier.h"
-#include "common/initial_row.h"
 #include "ps/ram_budget.h"
 #include "ps/row.h"
 #include "ps/table_rules.h"

@@ -1,11 +1,14 @@
 #include "serving/bundle.h"
 
+#include <absl/strings/numbers.h>
 #include <absl/strings/str_cat.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <map>
+#include <set>
 #include <system_error>
 #include <utility>
 
@@ -97,6 +100,30 @@ absl::Status PointTo(const fs::path& dir, const std::string& name) {
     return SystemError(errno, "renaming " + beside.string());
   }
   return SyncFolder(dir);
+}
+
+// Steps that have a bundle in `dir`, whole or not; ascending.
+std::vector<int64_t> StepsIn(const fs::path& dir) {
+  std::vector<int64_t> steps;
+  std::error_code error;
+  for (auto it = fs::directory_iterator(dir, error); !error && it != fs::end(it);
+       it.increment(error)) {
+    const std::string name = it->path().filename().string();
+    int64_t step = 0;
+    if (absl::SimpleAtoi(name, &step) && name == BundleName(step)) steps.push_back(step);
+  }
+  std::ranges::sort(steps);
+  return steps;
+}
+
+// Out of sight at once, off the disk then.
+absl::Status DeleteBundle(const fs::path& folder) {
+  const fs::path part = folder.string() + kPart;
+  if (::rename(folder.c_str(), part.c_str()) != 0) {
+    return SystemError(errno, "renaming " + folder.string());
+  }
+  SAVIOR_RETURN_IF_ERROR(SyncFolder(folder.parent_path()));
+  return RemoveAll(part);
 }
 
 }  // namespace
@@ -229,6 +256,40 @@ absl::StatusOr<BundleChain> OpenChain(const fs::path& dir, const std::string& na
     SAVIOR_RETURN_IF_ERROR(CheckNext(chain.bundles[b - 1], chain.bundles[b]));
   }
   return chain;
+}
+
+absl::Status KeepNewestChains(const fs::path& dir, int64_t keep) {
+  SAVIOR_ASSIGN_OR_RETURN(const auto lock, FileLock::Take(dir / "lock"));
+  SAVIOR_ASSIGN_OR_RETURN(const std::string current, CurrentBundle(dir));
+  SAVIOR_ASSIGN_OR_RETURN(const BundleChain serving, OpenChain(dir, current, /*digests=*/false));
+  SAVIOR_RETURN_IF_ERROR(RemoveUnfinished(dir));
+  std::vector<int64_t> steps = StepsIn(dir);
+  // By step: that of the full bundle it goes back to. What is missing there is not in `fulls`.
+  std::map<int64_t, int64_t> root;
+  std::vector<int64_t> fulls;
+  for (const int64_t step : steps) {
+    const auto bundle = OpenBundle(dir / BundleName(step), /*digests=*/false);
+    if (!bundle.ok()) continue;
+    const std::optional<BundleBase>& base = bundle->manifest.base;
+    if (!base) {
+      root[step] = step;
+      fulls.push_back(step);
+    } else if (const auto of_base = root.find(base->step); of_base != root.end()) {
+      root[step] = of_base->second;
+    }
+  }
+  std::ranges::reverse(fulls);
+  std::set<int64_t> kept = {serving.bundles.front().manifest.step};
+  for (const int64_t step : fulls) {
+    if (static_cast<int64_t>(kept.size()) < keep) kept.insert(step);
+  }
+  std::ranges::reverse(steps);  // a delta before its base
+  for (const int64_t step : steps) {
+    const auto of_step = root.find(step);
+    if (of_step != root.end() && kept.contains(of_step->second)) continue;
+    SAVIOR_RETURN_IF_ERROR(DeleteBundle(dir / BundleName(step)));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace savior

@@ -95,6 +95,14 @@ using FillBundle = std::function<absl::Status(const std::filesystem::path&, Bund
 // The name of what `dir`/current points to. kNotFound: nothing was exported there.
 [[nodiscard]] absl::StatusOr<std::string> CurrentBundle(const std::filesystem::path& dir);
 
+// Deletes all bundles of `dir` but the current one, the `keep` - 1 newest full ones beside the one
+// that it is based on, and their deltas; keep >= 1. Also what does not open. Each is renamed to
+// .part before it is deleted, a delta before its base, so that a crash leaves only whole chains in
+// sight; files that a server has mapped live until it lets go of them. Errors: CurrentBundle's,
+// OpenChain's of the current one: nothing is deleted then; kFailedPrecondition: somebody writes a
+// bundle there.
+[[nodiscard]] absl::Status KeepNewestChains(const std::filesystem::path& dir, int64_t keep);
+
 // Whether `delta` comes right behind `have`. kFailedPrecondition says what it is instead: a
 // duplicate, one that is too old, one behind a gap, or one on another base.
 [[nodiscard]] absl::Status CheckNext(const Bundle& have, const Bundle& delta);

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <glog/logging.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <chrono>
@@ -9,6 +10,11 @@
 #include <utility>
 
 namespace savior {
+namespace {
+
+constexpr int kNice = 10;  // of the thread that loads
+
+}  // namespace
 
 bool ReloadPolicy::ShouldLoad(const std::string& version, Deadline now) const {
   if (version == loaded_) return false;
@@ -103,6 +109,8 @@ void BundleWatcher::Stop() {
 }
 
 void BundleWatcher::Run() {
+  // Of this thread alone: loading a bundle can wait, requests cannot. Refused: as it was.
+  static_cast<void>(::setpriority(PRIO_PROCESS, 0, kNice));
   std::unique_lock lock(mutex_);
   while (!wake_.wait_for(lock, Milliseconds(options_.poll_s), [this] { return stop_; })) {
     lock.unlock();

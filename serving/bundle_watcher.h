@@ -62,7 +62,7 @@ class BundleWatcher {
   // tells whether there is anything to serve at all.
   [[nodiscard]] absl::StatusOr<bool> Poll(Deadline now);
 
-  // Polls every poll_s on a thread of its own.
+  // Polls every poll_s on a thread of its own, of low priority.
   void Start();
   // Returns when a load that is under way has ended.
   void Stop();

@@ -180,7 +180,7 @@ absl::Status Trainer::LookAhead(StepSeconds* seconds) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<StepFigures> Trainer::Step(bool stop) {
+absl::StatusOr<StepFigures> Trainer::Step(StepWishes wishes) {
   StepFigures figures;
   StepSeconds& seconds = figures.seconds;
   SAVIOR_RETURN_IF_ERROR(LookAhead(&seconds));
@@ -194,7 +194,7 @@ absl::StatusOr<StepFigures> Trainer::Step(bool stop) {
   for (const TableKeys& keys : LearnedKeys(in))
     figures.rows_pulled += static_cast<int64_t>(keys.keys.size());
   RowGradients grads;
-  SAVIOR_RETURN_IF_ERROR(Compute(in, stop, &grads, &figures));
+  SAVIOR_RETURN_IF_ERROR(Compute(in, wishes, &grads, &figures));
   {
     const Stopwatch watch(&seconds.push_wait);
     SAVIOR_RETURN_IF_ERROR(StartPush(in, grads));
@@ -214,7 +214,7 @@ absl::StatusOr<StepFigures> Trainer::Step(bool stop) {
     adam.weight_decay = config_.train.dense_weight_decay;
     SAVIOR_RETURN_IF_ERROR(Guarded([&] { ranker_.dense().AdamStep(adam); }));
   }
-  if (figures.stop || step_ == total_steps_) {
+  if (figures.wishes.stop || step_ == total_steps_) {
     const Stopwatch watch(&seconds.push_wait);
     SAVIOR_RETURN_IF_ERROR(Settle());
   }
@@ -222,7 +222,7 @@ absl::StatusOr<StepFigures> Trainer::Step(bool stop) {
 }
 
 // Forward and backward; leaves all sums of the step started.
-absl::Status Trainer::Compute(const StepInputs& in, bool stop, RowGradients* grads,
+absl::Status Trainer::Compute(const StepInputs& in, StepWishes wishes, RowGradients* grads,
                               StepFigures* figures) {
   const Stopwatch watch(&figures->seconds.compute);
   summing_ = true;
@@ -231,7 +231,8 @@ absl::Status Trainer::Compute(const StepInputs& in, bool stop, RowGradients* gra
   // Before a push spreads it.
   SAVIOR_RETURN_IF_ERROR(CheckLosses(step_, losses));
   buckets_.StartRest();
-  totals_ = {static_cast<float>(losses.ctr), static_cast<float>(losses.ctcvr), stop ? 1.0f : 0.0f};
+  totals_ = {static_cast<float>(losses.ctr), static_cast<float>(losses.ctcvr),
+             wishes.stop ? 1.0f : 0.0f, wishes.commit ? 1.0f : 0.0f};
   allreduce_->Start(totals_);
   return absl::OkStatus();
 }
@@ -244,7 +245,7 @@ absl::Status Trainer::Sum(StepFigures* figures) {
       Annotate(allreduce_->Finish(DeadlineIn(Milliseconds(config_.cluster.allreduce_timeout_s))),
                absl::StrCat("step ", step_ - 1)));
   figures->losses = {totals_[0], totals_[1]};
-  figures->stop = totals_[2] > 0;
+  figures->wishes = {.stop = totals_[2] > 0, .commit = totals_[3] > 0};
   return CheckLosses(step_ - 1, figures->losses);
 }
 

@@ -44,12 +44,18 @@ struct StepSeconds {
   double adam = 0;
 };
 
+// What a worker wants of all of them after a step: nobody can stop or commit alone.
+struct StepWishes {
+  bool stop = false;
+  bool commit = false;
+};
+
 struct StepFigures {
   int64_t requests = 0;     // of all workers
   int64_t rows = 0;         // impressions, of all workers
   int64_t rows_pulled = 0;  // unique rows of all tables; of this worker
   RankerLosses losses;      // of all workers
-  bool stop = false;        // some worker asked to stop after this step
+  StepWishes wishes;        // of any worker, and so the same at all
   StepSeconds seconds;
 };
 
@@ -71,14 +77,14 @@ class Trainer {
   // Goes on at `step`, 0 <= step <= total_steps() (the caller has restored weights and tables).
   [[nodiscard]] absl::Status Seek(int64_t step);
 
-  // Performs one step; step() < total_steps(). All workers do, with the same step. `stop`: this
-  // worker wants all to stop after it. kDataLoss: the loss is not finite (step named);
+  // Performs one step; step() < total_steps(). All workers do, with the same step. `wishes`: of
+  // this worker; they change nothing of the step. kDataLoss: the loss is not finite (step named);
   // kResourceExhausted: the device's memory is full; errors of the store and of the allreduce.
   // After an error the trainer is of no use.
-  [[nodiscard]] absl::StatusOr<StepFigures> Step(bool stop = false);
+  [[nodiscard]] absl::StatusOr<StepFigures> Step(StepWishes wishes = {});
 
   // Waits until this worker's pushes of all steps so far are applied. Before a commit; after the
-  // last step, and one with `stop`, Step has done so.
+  // last step, and one after which all stop, Step has done so.
   [[nodiscard]] absl::Status Settle();
 
   // Scores all requests of `period` in time order. Leaves no trace in tables or weights.
@@ -105,7 +111,8 @@ class Trainer {
   absl::Status LookAhead(StepSeconds* seconds);
   absl::Status StartPulls(int64_t until);
   absl::Status FinishPull(Ahead& ahead);
-  absl::Status Compute(const StepInputs& in, bool stop, RowGradients* grads, StepFigures* figures);
+  absl::Status Compute(const StepInputs& in, StepWishes wishes, RowGradients* grads,
+                       StepFigures* figures);
   absl::Status StartPush(const StepInputs& in, const RowGradients& grads);
   absl::Status Sum(StepFigures* figures);
   static absl::Status CheckLosses(int64_t step, const RankerLosses& losses);
@@ -130,8 +137,8 @@ class Trainer {
   int64_t step_ = 0;
   std::deque<Ahead> ahead_;  // steps step_, step_ + 1, ...: hinted, the first of them pulled, too
   std::optional<Ticket> push_;  // of the last step
-  // Summed behind the gradients: losses, and how many workers ask to stop.
-  std::array<float, 3> totals_ = {};
+  // Summed behind the gradients: losses, and how many workers ask to stop, and to commit.
+  std::array<float, 4> totals_ = {};
   bool summing_ = false;  // started, not finished
 };
 

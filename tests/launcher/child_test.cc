@@ -2,18 +2,26 @@
 
 #include "launcher/child.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
+#include <cstdlib>
 
 #include "common/clock.h"
+#include "tests/common/temp_folder.h"
 
 namespace savior {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
+using ::testing::StartsWith;
 using Command = std::vector<std::string>;
 
 Command Shell(const std::string& script) { return {"sh", "-c", script}; }
@@ -89,6 +97,30 @@ TEST(Child, WhatItLeftBehindIsKilledToo) {
     ::poll(nullptr, 0, 5);
   }
   EXPECT_FALSE(ReadAvailable((*child)->out(), bytes));
+}
+
+TEST(Child, GetsAnotherEnvironmentAndPriorityAndNoneOfOurFiles) {
+  const TempFolder folder;
+  ::setenv("SAVIOR_CHILD_A", "1", 1);
+  ::setenv("SAVIOR_CHILD_B", "2", 1);
+  ::setenv("SAVIOR_OTHER", "3", 1);
+  // Open, and without O_CLOEXEC.
+  const int open = ::open((folder / "held").c_str(), O_RDWR | O_CREAT, 0600);
+  ASSERT_GE(open, 0);
+  auto child =
+      Child::Start(Shell("echo $SAVIOR_CHILD_A,$SAVIOR_CHILD_B,$SAVIOR_OTHER,$SAVIOR_NEW; nice; "
+                         "ls -l /proc/self/fd"),
+                   {.nice = 3,
+                    .unset = {"SAVIOR_CHILD_"},
+                    .set = {{"SAVIOR_OTHER", "x y"}, {"SAVIOR_NEW", ""}}});
+  ::close(open);
+  ASSERT_TRUE(child.ok()) << child.status();
+  EXPECT_EQ(EndOf(**child), 0);
+  std::string out;
+  ReadAvailable((*child)->out(), out);
+  const int nice = ::getpriority(PRIO_PROCESS, 0) + 3;
+  EXPECT_THAT(out, StartsWith(",,x y,\n" + std::to_string(std::min(nice, 19)) + "\n"));
+  EXPECT_THAT(out, Not(HasSubstr("held")));
 }
 
 }  // namespace

@@ -286,6 +286,10 @@ TEST(Commit, KeepNewestDeletesTheOlder) {
   ASSERT_TRUE(KeepNewest(commits, 1).ok());
   EXPECT_THAT(NamesIn(commits), ElementsAre("commit-000000001000"));
   EXPECT_TRUE(KeepNewest(folder / "nowhere", 1).ok());
+  // What is read stays.
+  for (const int64_t step : {5, 10}) Write(commits, step);
+  ASSERT_TRUE(KeepNewest(commits, 1, commits / "commit-000000000005").ok());
+  EXPECT_THAT(NamesIn(commits), ElementsAre("commit-000000000005", "commit-000000001000"));
 }
 
 }  // namespace

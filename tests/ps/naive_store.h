@@ -10,8 +10,8 @@
 #include <utility>
 #include <vector>
 
-#include "common/store.h"
 #include "common/initial_row.h"
+#include "common/store.h"
 #include "ps/optimizer.h"
 #include "ps/rounding.h"
 #include "ps/row.h"

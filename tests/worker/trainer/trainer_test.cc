@@ -47,9 +47,9 @@ class TrainerTest : public testing::Test {
     return config;
   }
 
-  // `wants_stop`: whether a worker asks to stop with a step.
+  // `wishes`: of a worker, with a step.
   static Trained Train(const Config& config, uint32_t workers,
-                       const std::function<bool(uint32_t, int64_t)>& wants_stop = {}) {
+                       const std::function<StepWishes(uint32_t, int64_t)>& wishes = {}) {
     Trained run;
     run.figures.resize(workers);
     run.digests.resize(workers);
@@ -62,10 +62,11 @@ class TrainerTest : public testing::Test {
       ASSERT_TRUE(trainer.ok()) << trainer.status();
       bool stop = false;
       while ((*trainer)->step() < (*trainer)->total_steps() && !stop) {
-        const auto figures = (*trainer)->Step(wants_stop && wants_stop(w, (*trainer)->step()));
+        const auto figures =
+            (*trainer)->Step(wishes ? wishes(w, (*trainer)->step()) : StepWishes{});
         ASSERT_TRUE(figures.ok()) << figures.status();
         run.figures[w].push_back(*figures);
-        stop = figures->stop;
+        stop = figures->wishes.stop;
       }
       run.digests[w] = (*trainer)->Digest();
       run.lengths[w] = allreduce.lengths();
@@ -140,22 +141,41 @@ TEST_F(TrainerTest, AnAllreduceOfOneChangesNothing) {
     const auto figures = (*trainer)->Step();
     ASSERT_TRUE(figures.ok()) << figures.status();
     EXPECT_EQ(figures->losses.ctr, with.figures[0][static_cast<size_t>(s)].losses.ctr);
-    EXPECT_FALSE(figures->stop);
+    EXPECT_FALSE(figures->wishes.stop);
   }
   EXPECT_EQ((*trainer)->Digest(), with.digests[0]);
   EXPECT_EQ(store.learned(), with.rows);
 }
 
 TEST_F(TrainerTest, AllStopAfterTheSameStepWhoeverAsks) {
-  const Trained run =
-      Train(ShortRun(), 3, [](uint32_t w, int64_t step) { return w == 1 && step == 2; });
+  const Trained run = Train(ShortRun(), 3, [](uint32_t w, int64_t step) -> StepWishes {
+    return {.stop = w == 1 && step == 2};
+  });
   for (uint32_t w = 0; w < 3; ++w) {
     ASSERT_EQ(run.figures[w].size(), 3u);
-    EXPECT_FALSE(run.figures[w][1].stop);
-    EXPECT_TRUE(run.figures[w][2].stop);
+    EXPECT_FALSE(run.figures[w][1].wishes.stop);
+    EXPECT_TRUE(run.figures[w][2].wishes.stop);
+    EXPECT_FALSE(run.figures[w][2].wishes.commit);
   }
   EXPECT_EQ(run.applied, 3);
   EXPECT_EQ(run.unfinished, 0u);  // the pull of step 3, too, that nobody will use
+}
+
+TEST_F(TrainerTest, AWishToCommitReachesAllAndChangesNoBit) {
+  const Config config = ShortRun();
+  const Trained plain = Train(config, 3);
+  const Trained run = Train(config, 3, [](uint32_t w, int64_t step) -> StepWishes {
+    return {.commit = w == 0 && step % 2 == 1};
+  });
+  for (uint32_t w = 0; w < 3; ++w) {
+    ASSERT_EQ(run.figures[w].size(), static_cast<size_t>(kSteps));
+    for (size_t s = 0; s < run.figures[w].size(); ++s) {
+      EXPECT_EQ(run.figures[w][s].wishes.commit, s % 2 == 1) << "worker " << w << ", step " << s;
+      EXPECT_FALSE(run.figures[w][s].wishes.stop);
+    }
+  }
+  EXPECT_EQ(run.digests, plain.digests);
+  EXPECT_EQ(run.rows, plain.rows);
 }
 
 TEST_F(TrainerTest, PullsAreStartedInOrderAndNoFurtherThanTheRun) {
