@@ -220,10 +220,6 @@ absl::Status CheckTogether(const std::string& where, const Config& config) {
   SAVIOR_RETURN_IF_ERROR(Annotate(ParseSizes(config.model.dnn).status(), where + ": model.dnn"));
   SAVIOR_RETURN_IF_ERROR(
       Annotate(ParseSizes(config.model.tower).status(), where + ": model.tower"));
-  if (config.exports.every_s > 0 && config.exports.dir.empty()) {
-    return absl::InvalidArgumentError(fmt::format(
-        "{}: export.every_s = {}: where to? Set export.dir, too", where, config.exports.every_s));
-  }
   int64_t previous = std::numeric_limits<int64_t>::min();
   const std::pair<const char*, const std::string*> dates[] = {
       {"data.train_from", &config.data.train_from},

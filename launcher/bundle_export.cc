@@ -82,17 +82,17 @@ absl::Status CopyVersioned(const fs::path& from, const fs::path& to, std::string
   return WriteFileAtomically(to, bytes);
 }
 
-// What the run's result says of this very step; null: nothing.
-Json MetricsOf(const Commit& commit) {
+// What the run's result says of this very step; "": nothing.
+std::string MetricsOf(const Commit& commit) {
   const fs::path run = commit.folder.parent_path().parent_path();
   const auto text = ReadFile(run / "result.json");
-  if (!text.ok()) return nullptr;
+  if (!text.ok()) return {};
   const Json result = Json::parse(*text, nullptr, /*allow_exceptions=*/false);
   if (!result.is_object() || !result.contains("eval") ||
       result.value("steps", int64_t{-1}) != commit.manifest.step) {
-    return nullptr;
+    return {};
   }
-  return result["eval"];
+  return result["eval"].dump();
 }
 
 // One export at work.

@@ -38,7 +38,8 @@ std::string KindOf(const BundleManifest& m) {
   return fmt::format("delta {} since {}", m.sequence, BundleName(m.base->step));
 }
 
-void PrintMetrics(const nlohmann::ordered_json& metrics, std::ostream& out) {
+void PrintMetrics(const std::string& text, std::ostream& out) {
+  const auto metrics = nlohmann::ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!metrics.is_object() || !metrics.contains("ctr")) {
     out << "not evaluated at this step\n";
     return;

@@ -39,9 +39,9 @@ class Publisher {
   void AfterStep(Deadline now, int64_t step, int64_t committed);
 
   // Whether a bundle waits for a commit: one should be made after the next step.
+  bool wants_commit() const { return wants_commit_; }
   // The commit that it wanted failed (a full disk): the next is wanted when it is due again.
   void NotCommitted(Deadline now) { policy_.Started(now); }
-  bool wants_commit() const { return wants_commit_; }
   // The commit that the running child reads, which must stay; empty: none runs.
   const std::filesystem::path& in_use() const { return in_use_; }
 

@@ -274,7 +274,8 @@ absl::StatusOr<std::optional<ColdWrite>> Table::CleanAhead() {
   if (writing_ || hot_.size() < capacity - capacity / 16 || capacity < 16 * kEvictAtLeast) {
     return std::nullopt;
   }
-  std::vector<HotTier::Place> dirty = hot_.DirtyAhead(std::min(kRows, capacity / 16), capacity / 32);
+  std::vector<HotTier::Place> dirty =
+      hot_.DirtyAhead(std::min(kRows, capacity / 16), capacity / 32);
   if (dirty.size() < kEvictAtLeast) return std::nullopt;
   std::sort(dirty.begin(), dirty.end(),
             [](const HotTier::Place& a, const HotTier::Place& b) { return a.key() < b.key(); });

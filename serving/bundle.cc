@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <system_error>
 #include <utility>
@@ -35,7 +36,8 @@ Json ToJson(const BundleManifest& m) {
             {"commit", m.commit},
             {"codebook_version", m.codebook_version},
             {"encoder_version", m.encoder_version},
-            {"metrics", m.metrics}};
+            {"metrics", nullptr}};
+  if (!m.metrics.empty()) j["metrics"] = Json::parse(m.metrics, nullptr, false);
   if (m.base) j["base"] = {{"step", m.base->step}, {"digest", m.base->digest}};
   j["tables"] = Json::array();
   for (const BundleManifest::Table& t : m.tables) {
@@ -65,7 +67,7 @@ absl::StatusOr<BundleManifest> FromJson(const fs::path& path, const Json& j) {
     m.commit = j.at("commit").get<std::string>();
     m.codebook_version = j.at("codebook_version").get<std::string>();
     m.encoder_version = j.at("encoder_version").get<std::string>();
-    m.metrics = j.at("metrics");
+    if (!j.at("metrics").is_null()) m.metrics = j.at("metrics").dump();
     for (const Json& t : j.at("tables")) {
       m.tables.push_back({t.at("name").get<std::string>(), t.at("rows").get<uint64_t>(),
                           t.at("gone").get<uint64_t>(), t.at("total").get<uint64_t>()});

@@ -21,7 +21,6 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -52,10 +51,10 @@ struct BundleManifest {
   int64_t sequence = 0;                 // since the full bundle
   std::optional<BundleBase> base = {};  // none: a full bundle
   Precision precision = Precision::kFloat32;
-  std::string commit = {};              // the folder that it was made of, absolute
-  std::string codebook_version = {};    // digest of the codebook's file; "": none
-  std::string encoder_version = {};     // likewise
-  nlohmann::ordered_json metrics = {};  // what the run's result says, if it is of this step
+  std::string commit = {};            // the folder that it was made of, absolute
+  std::string codebook_version = {};  // digest of the codebook's file; "": none
+  std::string encoder_version = {};   // likewise
+  std::string metrics = {};           // JSON: what the run's result says; "": not of this step
   struct Table {
     std::string name;
     uint64_t rows = 0;   // in this bundle's file

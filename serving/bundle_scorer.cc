@@ -21,6 +21,7 @@ namespace {
 ModelCard CardOf(const Bundle& bundle, const BundleModel& model) {
   const auto names = [](const std::vector<CategoricalFeature>& features) {
     std::vector<std::string> all;
+    all.reserve(features.size());
     for (const CategoricalFeature& feature : features) all.push_back(feature.name);
     return all;
   };

@@ -13,12 +13,14 @@ namespace {
 
 std::vector<std::string> NamesOf(const std::vector<CategoricalFeature>& features) {
   std::vector<std::string> names;
+  names.reserve(features.size());
   for (const CategoricalFeature& feature : features) names.push_back(feature.name);
   return names;
 }
 
 std::vector<std::string> NamesOf(const std::vector<Modality>& modalities) {
   std::vector<std::string> names;
+  names.reserve(modalities.size());
   for (const Modality& modality : modalities) names.push_back(modality.name);
   return names;
 }

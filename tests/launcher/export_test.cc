@@ -82,7 +82,7 @@ TEST_F(ExportTest, EveryArmsBundleScoresAsTheLiveModelDoes) {
     const fs::path out = out_ / arm;
     const auto bundle = ExportBundle({.from = config.run.dir, .out = out, .golden = 40});
     ASSERT_TRUE(bundle.ok()) << bundle.status();
-    EXPECT_FALSE(bundle->manifest.metrics.is_null());
+    EXPECT_FALSE(bundle->manifest.metrics.empty());
     const auto verified = VerifyBundle(out, bundle->version());
     ASSERT_TRUE(verified.ok()) << verified.status();
     EXPECT_EQ(verified->parity.requests, 40);

@@ -114,13 +114,21 @@ TEST_F(PublisherTest, BundlesAppearWhileTrainingGoesOnAndChangeNoBit) {
   const Bundle last = *OpenBundle(fs::path(config.exports.dir) / *CurrentBundle(config.exports.dir),
                                   /*digests=*/true);
   EXPECT_EQ(last.manifest.step, LearnedBy(config).step) << "the end of the run";
-  EXPECT_FALSE(last.manifest.metrics.is_null()) << "with the run's result";
+  EXPECT_FALSE(last.manifest.metrics.empty()) << "with the run's result";
   const std::string log = LogOf(config);
   EXPECT_THAT(log,
               AllOf(HasSubstr("export | "), HasSubstr("golden requests"),
                     HasSubstr("(" + std::to_string(bundles.size()) + " published, 0 failed)")));
   EXPECT_EQ(ListCommits(fs::path(config.run.dir) / "commits").size(), 1u);
   EXPECT_FALSE(fs::exists(fs::path(config.run.dir) / "export")) << "the children's own files";
+}
+
+TEST_F(PublisherTest, AnIntervalWithoutAFolderIsRefused) {
+  Config config = Publishing("nowhere");
+  config.exports.dir.clear();
+  const auto result = TrainQuietly(config);
+  EXPECT_TRUE(absl::IsInvalidArgument(result.status())) << result.status();
+  EXPECT_NE(result.status().message().find("export.dir"), std::string::npos);
 }
 
 TEST_F(PublisherTest, WithoutAnIntervalTheLastCommitIsPublished) {

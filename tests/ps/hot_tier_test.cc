@@ -51,8 +51,8 @@ TEST(HotTier, FindsWhatWasInserted) {
   EXPECT_EQ(tier.size(), 1u);
 }
 
-// A catalogue that never stops growing: every row is new, nobody comes back. The hand must not leave
-// emptiness behind and crowds ahead of it.
+// A catalogue that never stops growing: every row is new, nobody comes back. The hand must not
+// leave emptiness behind and crowds ahead of it.
 TEST(HotTier, AStreamOfNewRowsKeepsRowsNearTheirHomes) {
   constexpr uint32_t kRows = 100'000;
   HotTier tier(Layout(), kMuch, kMuch);
