@@ -29,6 +29,7 @@ struct SealedFile {
 // "files" nor "xxh3".
 std::string SealManifest(nlohmann::ordered_json fields, std::span<const SealedFile> files);
 
+// NOLINTNEXTLINE(bugprone-exception-escape): a JSON object's move may only fail by an assertion.
 struct SealedManifest {
   nlohmann::ordered_json fields;  // "files" and "xxh3" are taken out
   std::vector<SealedFile> files;
