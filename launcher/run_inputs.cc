@@ -24,8 +24,8 @@ absl::StatusOr<std::vector<Bucket>> BucketsOf(const Config& config) {
 
 absl::StatusOr<RunInputs> RunInputs::Open(const Config& config) {
   if (config.exports.every_s > 0 && config.exports.dir.empty()) {
-    return absl::InvalidArgumentError(fmt::format(
-        "export.every_s = {}: where to? Set export.dir, too", config.exports.every_s));
+    return absl::InvalidArgumentError(
+        fmt::format("export.every_s = {}: where to? Set export.dir, too", config.exports.every_s));
   }
   RunInputs inputs;
   SAVIOR_ASSIGN_OR_RETURN(inputs.buckets, BucketsOf(config));
