@@ -12,5 +12,5 @@ cd "$ROOT"
 configure
 step build "Building the program, tests and benches" "20 minutes the first time, then seconds" \
   cmake --build --preset release
-say "Running the default test suite (usually 5 minutes)"
+say "Running the default test suite (usually 8 minutes)"
 exec ctest --preset release -j 2 "$@"
