@@ -13,6 +13,17 @@ namespace savior {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
+absl::Status RemoveUnfinished(const fs::path& folder) {
+  std::error_code error;
+  std::vector<fs::path> parts;
+  for (auto it = fs::directory_iterator(folder, error); !error && it != fs::end(it);
+       it.increment(error)) {
+    if (it->path().string().ends_with(kUnfinished)) parts.push_back(it->path());
+  }
+  for (const fs::path& part : parts) SAVIOR_RETURN_IF_ERROR(RemoveAll(part));
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::vector<SealedFile>> ListFiles(const fs::path& folder) {
   std::vector<SealedFile> files;
   std::error_code error;

@@ -14,6 +14,12 @@
 namespace savior {
 
 inline constexpr const char* kManifestFile = "manifest.json";
+// Ends the name of whatever is being written, until it is renamed to what it will be.
+inline constexpr const char* kUnfinished = ".part";
+
+// Deletes what was left unfinished in `folder`, by whomever; a missing folder is OK. First of all:
+// it holds disk space, which may be what ended it.
+[[nodiscard]] absl::Status RemoveUnfinished(const std::filesystem::path& folder);
 
 struct SealedFile {
   std::string path;  // relative to the folder

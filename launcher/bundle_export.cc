@@ -167,9 +167,8 @@ class Exporter {
 }  // namespace
 
 absl::StatusOr<Bundle> ExportBundle(const ExportOptions& options) {
-  SAVIOR_ASSIGN_OR_RETURN(const Commit found, FindCommit(options.from));
   // Whatever is exported is served: every byte of it must be what was trained.
-  SAVIOR_RETURN_IF_ERROR(OpenCommit(found.folder, /*digests=*/true).status());
+  SAVIOR_ASSIGN_OR_RETURN(const Commit found, FindCommit(options.from, /*digests=*/true));
   SAVIOR_ASSIGN_OR_RETURN(const auto commit, InspectedCommit::Open(found.folder));
   SAVIOR_ASSIGN_OR_RETURN(const RunInputs inputs, RunInputs::Open(commit->config()));
   if (inputs.log->fingerprint() != found.manifest.log_fingerprint) {

@@ -40,11 +40,6 @@ std::vector<int32_t> PriorCounts(const TrainingLog& log) {
   return counts;
 }
 
-bool HasContent(const Config& config) {
-  const Arm arm = ArmOf(config.model.arm);
-  return arm.content || arm.uses_codes();
-}
-
 absl::Status WriteHpsTable(const fs::path& folder, const TableChain& table,
                            const std::string& column, uint32_t dim) {
   SAVIOR_ASSIGN_OR_RETURN(const RowDecoder decoder, RowDecoder::Of(table.columns(), column, dim));
@@ -82,7 +77,7 @@ absl::StatusOr<std::vector<BundleManifest::Table>> BundleTables::Write() {
     SAVIOR_RETURN_IF_ERROR(WriteRows(table));
   }
   SAVIOR_RETURN_IF_ERROR(WriteItems());
-  if (HasContent(commit_.config())) SAVIOR_RETURN_IF_ERROR(WriteContent());
+  if (ArmOf(commit_.config().model.arm).uses_contents()) SAVIOR_RETURN_IF_ERROR(WriteContent());
   if (base_ == nullptr) {
     SAVIOR_RETURN_IF_ERROR(WriteDerivedTables(folder_, commit_.config(), precision_, &tables_));
   }
@@ -166,7 +161,7 @@ absl::Status BundleTables::WriteItems() {
 
 absl::Status WriteDerivedTables(const fs::path& folder, const Config& config, Precision precision,
                                 std::vector<BundleManifest::Table>* tables) {
-  if (!HasContent(config)) return absl::OkStatus();
+  if (!ArmOf(config.model.arm).uses_contents()) return absl::OkStatus();
   const auto chain = [&folder](const char* name) -> absl::StatusOr<TableChain> {
     SAVIOR_ASSIGN_OR_RETURN(auto file, TableFile::Open(folder / TableFileName(name)));
     return TableChain::Of({std::move(file)});
@@ -193,7 +188,7 @@ absl::Status WriteHps(const fs::path& folder, const Config& config) {
   std::vector<HpsTable> tables = {{"user", "row", config.model.id_dim},
                                   {"item", "row", config.model.id_dim},
                                   {"feature", "row", config.model.feature_dim}};
-  if (HasContent(config)) {
+  if (ArmOf(config.model.arm).uses_contents()) {
     tables.push_back({"content", kZColumn, config.encoder.dim});
     tables.push_back({kAlignedTable, "row", config.encoder.dim});
   }

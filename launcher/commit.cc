@@ -20,7 +20,6 @@ using Json = nlohmann::ordered_json;
 
 constexpr int kFormat = 1;
 constexpr const char* kPrefix = "commit-";
-constexpr const char* kPart = ".part";
 
 Json TableToJson(const TableSpec& t) {
   const OptimizerSpec& o = t.optimizer;
@@ -132,17 +131,6 @@ absl::StatusOr<CommitManifest> ParseManifest(const fs::path& path, const std::st
   }
 }
 
-absl::Status RemoveUnfinished(const fs::path& commits) {
-  std::error_code error;
-  std::vector<fs::path> parts;
-  for (auto it = fs::directory_iterator(commits, error); !error && it != fs::end(it);
-       it.increment(error)) {
-    if (it->path().string().ends_with(kPart)) parts.push_back(it->path());
-  }
-  for (const fs::path& part : parts) SAVIOR_RETURN_IF_ERROR(RemoveAll(part));
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 fs::path CommitFolder(const fs::path& commits, int64_t step) {
@@ -150,7 +138,7 @@ fs::path CommitFolder(const fs::path& commits, int64_t step) {
 }
 
 fs::path UnfinishedCommit(const fs::path& commits, int64_t step) {
-  return CommitFolder(commits, step).string() + kPart;
+  return CommitFolder(commits, step).string() + kUnfinished;
 }
 
 absl::StatusOr<Commit> WriteCommit(const fs::path& commits, CommitManifest manifest,
@@ -195,7 +183,7 @@ std::vector<fs::path> ListCommits(const fs::path& commits) {
   for (auto it = fs::directory_iterator(commits, error); !error && it != fs::end(it);
        it.increment(error)) {
     const std::string name = it->path().filename().string();
-    if (name.starts_with(kPrefix) && !name.ends_with(kPart)) folders.push_back(it->path());
+    if (name.starts_with(kPrefix) && !name.ends_with(kUnfinished)) folders.push_back(it->path());
   }
   std::ranges::sort(folders);  // fixed-width steps: by name is by step
   return folders;

@@ -15,13 +15,13 @@ constexpr uint64_t kRamBytes = uint64_t{64} << 20;
 
 }  // namespace
 
-absl::StatusOr<Commit> FindCommit(const fs::path& path) {
+absl::StatusOr<Commit> FindCommit(const fs::path& path, bool digests) {
   std::error_code error;
   if (!fs::is_directory(path, error)) {
     return absl::NotFoundError(fmt::format("{}: no such folder", path.string()));
   }
   if (fs::is_directory(path / "commits", error)) return NewestCommit(path / "commits");
-  absl::StatusOr<Commit> commit = OpenCommit(path, /*digests=*/false);
+  absl::StatusOr<Commit> commit = OpenCommit(path, digests);
   if (!absl::IsNotFound(commit.status())) return commit;
   return absl::NotFoundError(
       fmt::format("{}: neither a run folder (no commits/ in it) nor a commit (no manifest.json)",

@@ -14,9 +14,10 @@
 
 namespace savior {
 
-// `path` is a commit folder, or a run folder: then its newest whole commit. kNotFound: neither;
-// kDataLoss: damaged (file named).
-[[nodiscard]] absl::StatusOr<Commit> FindCommit(const std::filesystem::path& path);
+// `path` is a commit folder, or a run folder: then its newest whole commit, of which every byte is
+// checked; of a commit folder with `digests`. kNotFound: neither; kDataLoss: damaged (file named).
+[[nodiscard]] absl::StatusOr<Commit> FindCommit(const std::filesystem::path& path,
+                                                bool digests = false);
 
 // Single-threaded. The commit is only read; the temporary folder goes with the object.
 class InspectedCommit {

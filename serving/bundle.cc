@@ -23,7 +23,6 @@ using Json = nlohmann::ordered_json;
 
 constexpr const char* kFormat = "savior.bundle";
 constexpr int kVersion = 1;
-constexpr const char* kPart = ".part";
 constexpr const char* kCurrent = "current";
 
 Json ToJson(const BundleManifest& m) {
@@ -78,21 +77,9 @@ absl::StatusOr<BundleManifest> FromJson(const fs::path& path, const Json& j) {
   }
 }
 
-// Unfinished ones, of any step: they hold disk space.
-absl::Status RemoveUnfinished(const fs::path& dir) {
-  std::error_code error;
-  std::vector<fs::path> parts;
-  for (auto it = fs::directory_iterator(dir, error); !error && it != fs::end(it);
-       it.increment(error)) {
-    if (it->path().string().ends_with(kPart)) parts.push_back(it->path());
-  }
-  for (const fs::path& part : parts) SAVIOR_RETURN_IF_ERROR(RemoveAll(part));
-  return absl::OkStatus();
-}
-
 absl::Status PointTo(const fs::path& dir, const std::string& name) {
   const fs::path link = dir / kCurrent;
-  const fs::path beside = dir / absl::StrCat(kCurrent, ".", ::getpid(), kPart);
+  const fs::path beside = dir / absl::StrCat(kCurrent, ".", ::getpid(), kUnfinished);
   std::error_code error;
   fs::remove(beside, error);
   if (::symlink(name.c_str(), beside.c_str()) != 0) {
@@ -120,7 +107,7 @@ std::vector<int64_t> StepsIn(const fs::path& dir) {
 
 // Out of sight at once, off the disk then.
 absl::Status DeleteBundle(const fs::path& folder) {
-  const fs::path part = folder.string() + kPart;
+  const fs::path part = folder.string() + kUnfinished;
   if (::rename(folder.c_str(), part.c_str()) != 0) {
     return SystemError(errno, "renaming " + folder.string());
   }
@@ -141,7 +128,7 @@ std::string TableFileName(const std::string& table) {
 absl::StatusOr<Bundle> WriteBundle(const fs::path& dir, BundleManifest manifest,
                                    const FillBundle& fill) {
   const fs::path target = dir / BundleName(manifest.step);
-  const fs::path part = target.string() + kPart;
+  const fs::path part = target.string() + kUnfinished;
   std::error_code error;
   SAVIOR_RETURN_IF_ERROR(MakeWritableFolder(dir));
   SAVIOR_ASSIGN_OR_RETURN(const auto lock, FileLock::Take(dir / "lock"));

@@ -75,7 +75,7 @@ class BundleModel {
   const LogSchema& schema() const { return schema_; }
   const TensorFile& ranker() const { return ranker_; }
   uint64_t items() const { return items_count_; }
-  bool has_content() const { return arm_.content || arm_.uses_codes(); }
+  bool has_content() const { return arm_.uses_contents(); }
 
   // row [id_dim]; no key: zeros, the mean of initial rows.
   void UserRow(std::optional<uint64_t> key, std::span<float> row) const;

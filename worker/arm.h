@@ -16,6 +16,7 @@ struct Arm {
   bool shuffled_codes = false;   // control: codes permuted over contents
   bool free_content = false;     // control: one free vector per content in place of the code tables
 
+  bool uses_contents() const { return content || uses_codes(); }
   bool uses_codes() const { return codes_in_dnn || (alignment && !free_content); }
 };
 

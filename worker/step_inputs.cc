@@ -56,8 +56,7 @@ absl::StatusOr<StepInputs> StepAssembler::Assemble(Batch batch, EmbeddingStore& 
   AssembleItems(in);
   AssembleFeatures(in);
   AssembleNumerics(in);
-  if (arm_.content || arm_.uses_codes())
-    SAVIOR_RETURN_IF_ERROR(AssembleContents(in, store, deadline));
+  if (arm_.uses_contents()) SAVIOR_RETURN_IF_ERROR(AssembleContents(in, store, deadline));
   return in;
 }
 
