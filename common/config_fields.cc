@@ -253,7 +253,7 @@ void ClusterFields(Config& c, std::vector<ConfigField>& f) {
                     "Steps between comparisons of the workers' dense weights; 0: never"));
   f.push_back(
       Text("cluster.device", &k.device,
-           "Where workers compute. auto: on GPUs if the build and every worker's machine have one",
+           "Where workers compute. auto: on GPUs if the build has CUDA and every worker a GPU of its own",
            {"auto", "cpu", "cuda"}));
   f.push_back(Positive("cluster.start_timeout_s", &k.start_timeout_s,
                        "Seconds that each phase of the start may take, but for preparing data"));

@@ -99,6 +99,22 @@ absl::Status PlacePerNode(const Config::Cluster& cluster, const std::string& nam
   return absl::OkStatus();
 }
 
+// Two workers that would compute on the same GPU; empty: there are none. All have GPUs.
+std::string WhoSharesGpu(const Placement& placement, const std::vector<RankCard>& cards) {
+  std::map<std::pair<std::string, std::string>, uint32_t> owners;  // of (host, GPU)
+  for (const uint32_t rank : placement.workers) {
+    const std::vector<std::string>& gpus = cards[rank].gpus;
+    const std::string& gpu = gpus[placement.LocalWorker(rank) % gpus.size()];
+    const auto [owner, alone] = owners.emplace(std::pair(placement.hosts[rank], gpu), rank);
+    if (alone) continue;
+    return fmt::format(
+        "{} and {} would share GPU {}, and NCCL takes one worker per GPU: lower "
+        "cluster.workers_per_node or cluster.workers, or set cluster.device = \"cpu\"",
+        placement.NameOfRank(owner->second), placement.NameOfRank(rank), gpu);
+  }
+  return "";
+}
+
 }  // namespace
 
 const char* NameOf(Role role) {
@@ -131,7 +147,7 @@ absl::StatusOr<RankCard> RankCard::Decode(std::string_view bytes) {
                     .config = json.at("config"),
                     .public_key = json.at("key"),
                     .incarnation = json.at("incarnation"),
-                    .gpus = json.at("gpus"),
+                    .gpus = json.at("gpus").get<std::vector<std::string>>(),
                     .no_gpu = json.at("no_gpu")};
   } catch (const Json::exception& e) {
     return absl::DataLossError(fmt::format(
@@ -206,6 +222,11 @@ uint32_t Placement::ShardCount(uint32_t server) const {
   return FirstShard(server + 1) - FirstShard(server);
 }
 
+uint32_t Placement::LocalWorker(uint32_t rank) const {
+  return static_cast<uint32_t>(std::ranges::count_if(
+      workers, [&](uint32_t other) { return other < rank && hosts[other] == hosts[rank]; }));
+}
+
 bool Placement::one_host() const {
   return std::ranges::all_of(hosts, [this](const std::string& host) { return host == hosts[0]; });
 }
@@ -228,11 +249,13 @@ std::string Placement::Describe() const {
 absl::StatusOr<DeviceChoice> AgreeOnDevice(const std::string& choice, const Placement& placement,
                                            const std::vector<RankCard>& cards) {
   if (choice == "cpu") return DeviceChoice{.device = "cpu", .why = ""};
-  const auto has_one = [&](uint32_t rank) { return cards[rank].gpus > 0; };
+  const auto has_one = [&](uint32_t rank) { return !cards[rank].gpus.empty(); };
   const auto without = std::ranges::find_if_not(placement.workers, has_one);
-  if (without == placement.workers.end()) return DeviceChoice{.device = "cuda", .why = ""};
   const std::string who =
-      fmt::format("{}: {}", placement.NameOfRank(*without), cards[*without].no_gpu);
+      without == placement.workers.end()
+          ? WhoSharesGpu(placement, cards)
+          : fmt::format("{}: {}", placement.NameOfRank(*without), cards[*without].no_gpu);
+  if (who.empty()) return DeviceChoice{.device = "cuda", .why = ""};
   if (choice == "cuda") {
     return absl::InvalidArgumentError(fmt::format("cluster.device = \"cuda\": {}", who));
   }

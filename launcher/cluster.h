@@ -33,8 +33,10 @@ struct RankCard {
   std::string config;        // the resolved configuration, as TOML
   std::string public_key;    // CURVE
   uint64_t incarnation = 0;  // rank 0's is the run's
-  int64_t gpus = 0;          // that it can use; not counted where cluster.device is "cpu"
-  std::string no_gpu;        // why there are none
+  // GPUs that it can use, as FindGpus (worker/device.h) names them; not looked for where
+  // cluster.device is "cpu".
+  std::vector<std::string> gpus;
+  std::string no_gpu;  // why there are none
 
   std::string Encode() const;
   // kDataLoss: not a card.
@@ -56,6 +58,8 @@ struct Placement {
   // Shards of server number `server`: [first, first + count), count >= 1.
   uint32_t FirstShard(uint32_t server) const;
   uint32_t ShardCount(uint32_t server) const;
+  // Of the worker at `rank`: its number among those of its host.
+  uint32_t LocalWorker(uint32_t rank) const;
   // The rank of the worker that writes commits and results.
   uint32_t lead() const { return workers[0]; }
   bool one_host() const;
@@ -72,12 +76,13 @@ struct Placement {
 // Where all workers compute.
 struct DeviceChoice {
   std::string device;  // "cpu" or "cuda"
-  std::string why;     // "auto" and "cpu" although some have a GPU: who has none, and why
+  std::string why;  // "auto" and "cpu" although some have a GPU: who has none of its own, and why
 };
 
-// By `choice`, the configuration's cluster.device. "auto": on GPUs if every worker has one, else
-// all on CPUs, since workers on both would wait for the slow ones, differ in their bits, and have
-// no way of summing that suits all. kInvalidArgument: "cuda", and a worker has none (named).
+// By `choice`, the configuration's cluster.device. "auto": on GPUs if every worker has one of its
+// own (NCCL takes no two of a GPU), else all on CPUs, since workers on both would wait for the slow
+// ones, differ in their bits, and have no way of summing that suits all. kInvalidArgument: "cuda",
+// and a worker has none, or would share one (named).
 [[nodiscard]] absl::StatusOr<DeviceChoice> AgreeOnDevice(const std::string& choice,
                                                          const Placement& placement,
                                                          const std::vector<RankCard>& cards);

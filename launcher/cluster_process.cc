@@ -98,9 +98,9 @@ absl::StatusOr<std::vector<std::string>> ClusterProcess::Share(
 
 absl::Status ClusterProcess::ExchangeCards(const std::string& role) {
   SAVIOR_ASSIGN_OR_RETURN(const std::string program, DigestFile("/proc/self/exe"));
-  const absl::StatusOr<int64_t> gpus = config_.cluster.device == "cpu"
-                                           ? absl::FailedPreconditionError("not looked for")
-                                           : CountGpus();
+  const absl::StatusOr<std::vector<std::string>> gpus =
+      config_.cluster.device == "cpu" ? absl::FailedPreconditionError("not looked for")
+                                      : FindGpus();
   const RankCard mine{.host = HostName(),
                       .pid = ::getpid(),
                       .role = role,
@@ -109,7 +109,7 @@ absl::Status ClusterProcess::ExchangeCards(const std::string& role) {
                       .config = ToToml(config_),
                       .public_key = keys_.public_key,
                       .incarnation = DrawUniqueNumber(),
-                      .gpus = gpus.value_or(0),
+                      .gpus = gpus.value_or(std::vector<std::string>{}),
                       .no_gpu = std::string(gpus.status().message())};
   SAVIOR_ASSIGN_OR_RETURN(const std::vector<std::string> all,
                           everybody_->Allgather(mine.Encode(), PhaseDeadline()));
@@ -125,8 +125,7 @@ absl::Status ClusterProcess::ExchangeCards(const std::string& role) {
   if (rank() == 0) {
     LOG(INFO) << placement_.Describe();
     LOG_IF(WARNING, !device_.why.empty())
-        << "cluster.device = \"auto\": all workers compute on CPUs, since one has no GPU: "
-        << device_.why;
+        << "cluster.device = \"auto\": all workers compute on CPUs: " << device_.why;
   }
   return context_.AllowClients(keys);
 }
@@ -211,11 +210,7 @@ absl::Status ClusterProcess::FormGroups() {
   return absl::OkStatus();
 }
 
-int64_t ClusterProcess::local_worker() const {
-  return std::ranges::count_if(placement_.workers, [this](uint32_t rank) {
-    return rank < this->rank() && placement_.hosts[rank] == placement_.hosts[this->rank()];
-  });
-}
+int64_t ClusterProcess::local_worker() const { return placement_.LocalWorker(rank()); }
 
 // Servers write commits into it, and all read them: found out before anything is trained.
 absl::Status ClusterProcess::CheckFolderIsShared() {

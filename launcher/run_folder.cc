@@ -18,7 +18,7 @@ namespace fs = std::filesystem;
 constexpr const char* kMetricsFile = "metrics.jsonl";
 
 // Keys that may differ when a run goes on: they move work or say how much of it to do, and change
-// no step's outcome.
+// no step's outcome, or only in the order of its sums (cluster.workers, cluster.device).
 bool MayDiffer(const std::string& difference) {
   constexpr const char* kFree[] = {"run.",
                                    "commit.",
@@ -28,6 +28,7 @@ bool MayDiffer(const std::string& difference) {
                                    "security.",
                                    "cluster.servers",
                                    "cluster.workers",
+                                   "cluster.device ",
                                    "cluster.interface ",
                                    "cluster.port ",
                                    "cluster.allreduce_timeout_s ",

@@ -4,7 +4,9 @@
 #include <c10/core/Device.h>
 
 #include <cstdint>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "common/status.h"
 
@@ -17,9 +19,15 @@ namespace savior {
 //   "cuda"   GPU `local_rank` modulo their number; kInvalidArgument, which names the key and the
 //            reason, where this build or this machine has none
 //   "auto"   as "cuda" where that works, else the CPU
+//
+// Where it is a GPU, LibTorch is told to take only kernels there that repeat their bits; for cuBLAS
+// that is an environment variable, so: before anything is computed, and while no other thread reads
+// the environment.
 [[nodiscard]] absl::StatusOr<c10::Device> PickDevice(std::string_view choice, int64_t local_rank);
 
-// GPUs that this build can use on this machine. kFailedPrecondition says why there are none.
-[[nodiscard]] absl::StatusOr<int64_t> CountGpus();
+// The GPUs that this process can use, at least one, by their addresses on the machine's bus: two
+// processes that see different sets of them (CUDA_VISIBLE_DEVICES) still call one by the same name.
+// kFailedPrecondition says why there are none.
+[[nodiscard]] absl::StatusOr<std::vector<std::string>> FindGpus();
 
 }  // namespace savior

@@ -7,6 +7,7 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstring>
 #include <string_view>
@@ -116,7 +117,7 @@ NcclAllreduce::~NcclAllreduce() {
 void NcclAllreduce::Start(std::span<float> values) {
   if (!broken_.ok() || values.empty()) return;  // Finish reports it
   try {
-    const at::IntArrayRef shape = {static_cast<int64_t>(values.size())};
+    const std::array<int64_t, 1> shape = {static_cast<int64_t>(values.size())};
     const auto there = at::TensorOptions(at::kFloat).device(device_);
     Waiting& waiting = waiting_.emplace_back();
     if (IsOnDevice(values.data())) {

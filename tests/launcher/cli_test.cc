@@ -127,7 +127,7 @@ TEST_F(Cli, BadConfigurationIsNamed) {
   EXPECT_THAT(refusal("data.train_from="), HasSubstr("data.train_from is not set"));
   EXPECT_THAT(refusal("data.raw="), HasSubstr("data.raw is not set"));
   EXPECT_THAT(refusal("eval.buckets.new=age_dais <= 5"), HasSubstr("age_da"));
-  if (!CountGpus().ok()) {
+  if (!FindGpus().ok()) {
     EXPECT_THAT(refusal("cluster.device=cuda"), HasSubstr("cluster.device = \"cuda\": "));
   }
   EXPECT_FALSE(fs::exists(folder_ / "run"));

@@ -27,7 +27,7 @@ std::vector<RankCard> Cards(const std::vector<std::string>& hosts, const Config&
                      .config = ToToml(config),
                      .public_key = "key",
                      .incarnation = 5,
-                     .gpus = 2,
+                     .gpus = {"01:00.0", "02:00.0"},
                      .no_gpu = ""});
   }
   return cards;
@@ -157,7 +157,7 @@ TEST(Cluster, AllWorkersComputeOnTheSameKindOfDevice) {
   EXPECT_EQ(Device("cuda", cards), "cuda because ");
   EXPECT_EQ(Device("cpu", cards), "cpu because ");
   const auto take = [&](size_t rank) {
-    cards[rank].gpus = 0;
+    cards[rank].gpus.clear();
     cards[rank].no_gpu = "no driver";
   };
   take(2);
@@ -174,6 +174,25 @@ TEST(Cluster, AllWorkersComputeOnTheSameKindOfDevice) {
   // The same from what went over the wire.
   for (RankCard& card : cards) card = RankCard::Decode(card.Encode()).value();
   EXPECT_THAT(Device("cuda", cards), HasSubstr("rank 1 (worker on a): no driver"));
+}
+
+TEST(Cluster, NoTwoWorkersShareAGpu) {
+  // Servers are ranks 0 and 2; workers 3 and 4 are of one host.
+  std::vector<RankCard> cards = Cards({"a", "a", "b", "b", "b"});
+  cards[4].gpus.pop_back();
+  const std::string shared =
+      "rank 3 (worker on b) and rank 4 (worker on b) would share GPU 01:00.0, and NCCL takes one "
+      "worker per GPU: lower cluster.workers_per_node or cluster.workers, or set cluster.device = "
+      "\"cpu\"";
+  EXPECT_EQ(Device("cuda", cards), "cluster.device = \"cuda\": " + shared);
+  EXPECT_EQ(Device("auto", cards), "cpu because " + shared);
+  EXPECT_EQ(Device("cpu", cards), "cpu because ");
+  // As Slurm binds them: each sees one, and not the same.
+  cards[3].gpus = {"02:00.0"};
+  EXPECT_EQ(Device("cuda", cards), "cuda because ");
+  // The same address on another host is another GPU, and a server uses none.
+  cards[1].gpus = cards[2].gpus = {"02:00.0"};
+  EXPECT_EQ(Device("cuda", cards), "cuda because ");
 }
 
 TEST(Cluster, SaysWhatItIs) {

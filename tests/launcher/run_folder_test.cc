@@ -122,6 +122,8 @@ TEST(RunFolder, KeysThatChangeNoStepMayDiffer) {
   config.ps.shards = 3;
   config.ps.ram_budget_mb = 8;
   config.ps.timeout_s = 5;
+  config.cluster.workers = 2;
+  config.cluster.device = "cpu";
   config.commit.every_steps = 7;
   config.commit.keep = 1;
   config.eval.requests_per_batch = 32;

@@ -9,8 +9,8 @@
 namespace savior {
 namespace {
 
-// embedding and embedding_bag rather than index_select and index_add: on a GPU their backward
-// passes sort instead of adding atomically.
+// embedding and embedding_bag rather than index_select and index_add: their backward passes add up
+// fast and in a fixed order, on a GPU if told so (PickDevice).
 at::Tensor Gather(const at::Tensor& table, const at::Tensor& indices) {
   return at::embedding(table, indices);
 }

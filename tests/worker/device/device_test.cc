@@ -4,12 +4,17 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <set>
+#include <string>
+
 #include "worker/device_staging.h"
 
 namespace savior {
 namespace {
 
+using testing::Each;
 using testing::HasSubstr;
+using testing::MatchesRegex;
 
 TEST(PickDevice, CpuIsTheCpu) {
   const auto device = PickDevice("cpu", 3);
@@ -18,7 +23,7 @@ TEST(PickDevice, CpuIsTheCpu) {
 }
 
 TEST(PickDevice, WithoutAGpuAutoIsTheCpuAndCudaSaysWhyNot) {
-  if (CountGpus().ok()) GTEST_SKIP() << "this machine has a GPU";
+  if (FindGpus().ok()) GTEST_SKIP() << "this machine has a GPU";
   const auto chosen = PickDevice("auto", 0);
   ASSERT_TRUE(chosen.ok());
   EXPECT_TRUE(chosen->is_cpu());
@@ -29,16 +34,24 @@ TEST(PickDevice, WithoutAGpuAutoIsTheCpuAndCudaSaysWhyNot) {
 }
 
 TEST(PickDeviceGpu, WorkersOfAMachineShareItsGpusInTurn) {
-  const absl::StatusOr<int64_t> gpus = CountGpus();
+  const auto gpus = FindGpus();
   if (!gpus.ok()) GTEST_SKIP() << gpus.status().message();
-  for (int64_t rank = 0; rank < 2 * *gpus; ++rank) {
+  const auto count = static_cast<int64_t>(gpus->size());
+  for (int64_t rank = 0; rank < 2 * count; ++rank) {
     for (const char* choice : {"auto", "cuda"}) {
       const auto device = PickDevice(choice, rank);
       ASSERT_TRUE(device.ok()) << device.status();
       EXPECT_TRUE(device->is_cuda());
-      EXPECT_EQ(device->index(), rank % *gpus);
+      EXPECT_EQ(device->index(), rank % count);
     }
   }
+}
+
+TEST(FindGpusGpu, NamesEachByItsAddress) {
+  const auto gpus = FindGpus();
+  if (!gpus.ok()) GTEST_SKIP() << gpus.status().message();
+  EXPECT_THAT(*gpus, Each(MatchesRegex("[0-9A-Fa-f]+:[0-9A-Fa-f]+:[0-9A-Fa-f]+\\.[0-9]+")));
+  EXPECT_EQ(std::set<std::string>(gpus->begin(), gpus->end()).size(), gpus->size());
 }
 
 // Several steps, each with more to copy than the last, so that buffers are outgrown while in use;
@@ -91,7 +104,7 @@ TEST(DeviceStaging, OfAStepWithoutDataKeepsShapes) {
 }
 
 TEST(DeviceStagingGpu, MovesAStepsArraysThereAndBack) {
-  const absl::StatusOr<int64_t> gpus = CountGpus();
+  const auto gpus = FindGpus();
   if (!gpus.ok()) GTEST_SKIP() << gpus.status().message();
   MoveThereAndBack(at::Device(at::kCUDA, 0));
 }

@@ -83,20 +83,20 @@ void SumSteps(Group& group, int64_t gpu, Wire wire) {
 }
 
 TEST(NcclAllreduceGpu, OfOneWorkerKeepsItsValues) {
-  const absl::StatusOr<int64_t> gpus = CountGpus();
+  const auto gpus = FindGpus();
   if (!gpus.ok()) GTEST_SKIP() << gpus.status().message();
   SoloGroup alone;
   for (const Wire wire : {Wire::kFloat32, Wire::kBfloat16}) SumSteps(alone, 0, wire);
 }
 
 TEST(NcclAllreduceGpu, SumsOverGpus) {
-  const absl::StatusOr<int64_t> gpus = CountGpus();
+  const auto gpus = FindGpus();
   if (!gpus.ok()) GTEST_SKIP() << gpus.status().message();
-  if (*gpus < 2) GTEST_SKIP() << "one GPU only: a second rank needs one of its own";
+  if (gpus->size() < 2) GTEST_SKIP() << "one GPU only: a second rank needs one of its own";
   for (const Wire wire : {Wire::kFloat32, Wire::kBfloat16}) {
-    Meeting meeting(static_cast<uint32_t>(*gpus));
+    Meeting meeting(static_cast<uint32_t>(gpus->size()));
     std::vector<std::thread> workers;
-    for (int64_t rank = 0; rank < *gpus; ++rank) {
+    for (int64_t rank = 0; rank < static_cast<int64_t>(gpus->size()); ++rank) {
       workers.emplace_back([&meeting, rank, wire] {
         ThreadGroup group(&meeting, static_cast<uint32_t>(rank));
         SumSteps(group, rank, wire);
@@ -108,7 +108,7 @@ TEST(NcclAllreduceGpu, SumsOverGpus) {
 
 // Error feedback: of one value that bfloat16 cannot hold, the sum over many steps is right.
 TEST(NcclAllreduceGpu, RoundingIsMadeUpForInLaterSteps) {
-  const absl::StatusOr<int64_t> gpus = CountGpus();
+  const auto gpus = FindGpus();
   if (!gpus.ok()) GTEST_SKIP() << gpus.status().message();
   SoloGroup alone;
   auto allreduce = NcclAllreduce::Create(alone, On(0).device(), Wire::kBfloat16, Soon());
@@ -126,7 +126,7 @@ TEST(NcclAllreduceGpu, RoundingIsMadeUpForInLaterSteps) {
 }
 
 TEST(NcclAllreduceGpu, WithoutThePeerCreateEndsByItsDeadline) {
-  const absl::StatusOr<int64_t> gpus = CountGpus();
+  const auto gpus = FindGpus();
   if (!gpus.ok()) GTEST_SKIP() << gpus.status().message();
   // Rank 1 gives nothing and never connects.
   Meeting meeting(2);

@@ -238,7 +238,11 @@ TEST(Ranker, BehaviourFeaturesReachTheHistory) {
 
 // 30 requests of 0 to 6 candidates and 0 to 11 positions, over 40 items: keys that occur often, and
 // requests without candidates, without history, without either.
-StepInputs MakeJaggedInputs(const Config& config) {
+struct JaggedSizes {
+  int64_t requests = 30, candidates = 7, positions = 12;  // of a request at most: one less
+};
+
+StepInputs MakeJaggedInputs(const Config& config, const JaggedSizes& sizes = {}) {
   constexpr int64_t kItems = 40, kCandidates = 25, kContents = 15, kUsers = 9, kFeatures = 20;
   const Arm arm = ArmOf(config.model.arm);
   StepInputs in;
@@ -253,17 +257,18 @@ StepInputs MakeJaggedInputs(const Config& config) {
     for (int64_t i = 0; i < n; ++i) to->push_back(static_cast<float>(scale * random.Normal()));
   };
   in.batch.row_offsets = in.batch.history_offsets = {0};
-  for (int64_t request = 0; request < 30; ++request) {
+  for (int64_t request = 0; request < sizes.requests; ++request) {
     in.batch.users.push_back(static_cast<int32_t>(request));
     const int64_t user = below(kUsers);
-    for (int64_t n = below(7); n > 0; --n) {
+    for (int64_t n = below(sizes.candidates); n > 0; --n) {
       in.batch.items.push_back(0);
       in.batch.clicks.push_back(static_cast<float>(below(2)));
       in.batch.conversions.push_back(static_cast<float>(below(2)));
       in.user_of_row.push_back(user);
       in.item_of_row.push_back(below(kCandidates));
     }
-    for (int64_t t = below(12); t > 0; --t) in.item_of_position.push_back(below(kItems));
+    for (int64_t t = below(sizes.positions); t > 0; --t)
+      in.item_of_position.push_back(below(kItems));
     in.batch.row_offsets.push_back(static_cast<int32_t>(in.batch.items.size()));
     in.batch.history_offsets.push_back(static_cast<int32_t>(in.item_of_position.size()));
   }
@@ -386,32 +391,51 @@ TEST(Ranker, DevicePathTakesBatchesWithoutHistoryAndEmptyOnes) {
 // Kernels of a GPU add in another order: what 1e-5 is between two orders on the CPU, grows there.
 class RankerGpu : public testing::TestWithParam<const char*> {
   void SetUp() override {
-    const absl::StatusOr<int64_t> gpus = CountGpus();
+    const auto gpus = FindGpus();
     if (!gpus.ok()) GTEST_SKIP() << gpus.status().message();
+    gpu_ = PickDevice("cuda", 0).value();
   }
+
+ protected:
+  at::Device gpu_ = at::kCPU;
 };
 INSTANTIATE_TEST_SUITE_P(Arms, RankerGpu, testing::ValuesIn(kArms),
                          [](const auto& p) { return std::string(p.param); });
 
 TEST_P(RankerGpu, AgreesWithTheCpu) {
   const Config config = SmallConfig(GetParam());
-  ExpectPathsAgree(config, MakeJaggedInputs(config), at::Device(at::kCUDA, 0), 1e-4);
+  ExpectPathsAgree(config, MakeJaggedInputs(config), gpu_, 1e-4);
+}
+
+void ExpectRepeats(const Config& config, const StepInputs& in, at::Device device, int64_t steps) {
+  Ranker a(config, kSizes, {.device = device}), b(config, kSizes, {.device = device});
+  for (int64_t step = 0; step < steps; ++step) {
+    RowGradients grads_a, grads_b;
+    a.Learn(in, step, &grads_a);
+    b.Learn(in, step, &grads_b);
+    ASSERT_EQ(a.dense().gradients(), b.dense().gradients()) << "step " << step;
+    ASSERT_EQ(grads_a.user, grads_b.user) << "step " << step;
+    ASSERT_EQ(grads_a.item, grads_b.item) << "step " << step;
+    ASSERT_EQ(grads_a.feature, grads_b.feature) << "step " << step;
+    ASSERT_EQ(grads_a.align, grads_b.align) << "step " << step;
+    ASSERT_EQ(grads_a.content_vector, grads_b.content_vector) << "step " << step;
+    a.dense().AdamStep({});
+    b.dense().AdamStep({});
+  }
 }
 
 TEST_P(RankerGpu, RepeatsItselfBitForBit) {
   const Config config = SmallConfig(GetParam());
-  const StepInputs in = MakeJaggedInputs(config);
-  const Ranker::Placement gpu = {.device = at::Device(at::kCUDA, 0)};
-  Ranker a(config, kSizes, gpu), b(config, kSizes, gpu);
-  for (int64_t step = 0; step < 20; ++step) {
-    RowGradients grads_a, grads_b;
-    a.Learn(in, step, &grads_a);
-    b.Learn(in, step, &grads_b);
-    ASSERT_EQ(a.dense().gradients(), b.dense().gradients());
-    ASSERT_EQ(grads_a.item, grads_b.item);
-    a.dense().AdamStep({});
-    b.dense().AdamStep({});
-  }
+  ExpectRepeats(config, MakeJaggedInputs(config), gpu_, 20);
+}
+
+// Kernels of a GPU are others for many rows than for few.
+TEST_P(RankerGpu, RepeatsItselfBitForBitAtTheSizeOfARealStep) {
+  Config config;
+  config.model.arm = GetParam();
+  ExpectRepeats(config,
+                MakeJaggedInputs(config, {.requests = 64, .candidates = 40, .positions = 100}),
+                gpu_, 20);
 }
 
 }  // namespace
