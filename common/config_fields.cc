@@ -251,10 +251,10 @@ void ClusterFields(Config& c, std::vector<ConfigField>& f) {
                        "Seconds that workers wait for each other at a step before the run fails"));
   f.push_back(Count("cluster.digest_every_steps", &k.digest_every_steps, 0, 1e12,
                     "Steps between comparisons of the workers' dense weights; 0: never"));
-  f.push_back(
-      Text("cluster.device", &k.device,
-           "Where workers compute. auto: on GPUs if the build has CUDA and every worker a GPU of its own",
-           {"auto", "cpu", "cuda"}));
+  f.push_back(Text("cluster.device", &k.device,
+                   "Where workers compute. auto: on GPUs if the build has CUDA and every worker a "
+                   "GPU of its own",
+                   {"auto", "cpu", "cuda"}));
   f.push_back(Positive("cluster.start_timeout_s", &k.start_timeout_s,
                        "Seconds that each phase of the start may take, but for preparing data"));
   f.push_back(Positive("cluster.lease_s", &k.lease_s,
