@@ -124,6 +124,9 @@ absl::Status ClusterProcess::ExchangeCards(const std::string& role) {
   SAVIOR_ASSIGN_OR_RETURN(device_, AgreeOnDevice(config_.cluster.device, placement_, cards_));
   if (rank() == 0) {
     LOG(INFO) << placement_.Describe();
+    LOG_IF(WARNING, config_.security.insecure)
+        << "INSECURE: security.insecure = true: whoever reaches the ports of a run over several "
+           "machines can read and change the model";
     LOG_IF(WARNING, !device_.why.empty())
         << "cluster.device = \"auto\": all workers compute on CPUs: " << device_.why;
   }

@@ -140,6 +140,16 @@ class SlurmTest(unittest.TestCase):
         self.assertEqual(runs.result(run), self.undisturbed)
         runs.wait_for_none(run)
 
+    def test_a_launcher_takes_two_ranks_of_every_node(self):
+        # As docs/cluster.md has it for Slurm by hand: of each node a server and a worker.
+        run = BED.work / self._testMethodName
+        said = on_node1("salloc", f"--nodes={NODES}", "--ntasks-per-node=2", "--quiet",
+                        runs.PROGRAM, "launch", self.config, f"run.dir={run}", *CLUSTER,
+                        "train.max_steps=50", "--np", "2")
+        self.assertIn(f"{NODES} servers with {NODES} shards, {NODES} workers on {NODES} hosts", said)
+        self.assertIn("finished after 0 restarts", said)
+        runs.wait_for_none(run)
+
     def test_an_allocation_that_is_too_small_is_not_tried_again(self):
         run = BED.work / self._testMethodName
         said = on_node1("salloc", f"--nodes={NODES}", "--ntasks-per-node=1", "--quiet",

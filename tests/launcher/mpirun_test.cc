@@ -274,14 +274,17 @@ TEST_F(Mpirun, TheResultSaysWhatEveryProcessUsed) {
   EXPECT_EQ(nlohmann::json::parse(alone).at("train").at("processes").at("servers_cpu_s"), 0.0);
 }
 
-TEST_F(Mpirun, EncryptedAndHalfPrecisionRunsTrain) {
+TEST_F(Mpirun, EncryptedInsecureAndHalfPrecisionRunsTrain) {
   Config curve = Named("curve");
   curve.security.curve = "always";
   Finishes(2, curve);
   ExpectSame(Alone(), curve);
   Config half = Named("half");
   half.cluster.wire_dtype = half.cluster.allreduce_dtype = "bfloat16";
-  Finishes(3, half);
+  half.security.insecure = true;  // said at every start, on one machine, too
+  const Ended ended = Run(Job(3, half));
+  EXPECT_EQ(ended.code, 0) << ended.err;
+  EXPECT_THAT(ended.err, HasSubstr("INSECURE: security.insecure = true"));
 }
 
 // The signal that mpirun passes on: all stop after the same step, and the run goes on as if it had
