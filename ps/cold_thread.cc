@@ -4,6 +4,8 @@
 
 #include <utility>
 
+#include "ps/shard_note.h"
+
 namespace savior {
 
 void ColdRead::Run(ColdStore& store) {
@@ -17,6 +19,17 @@ void ColdRead::Run(ColdStore& store) {
     values.append(value);
     return absl::OkStatus();
   });
+}
+
+void ColdCheckpoint::Run(ColdStore& store) {
+  const auto take = [&]() -> absl::Status {
+    for (const TableRules::Saved& saved : rules) {
+      SAVIOR_RETURN_IF_ERROR(TableRules::Write(saved, &store));
+    }
+    SAVIOR_RETURN_IF_ERROR(store.PutNote(ShardNote::kName, note));
+    return TakeCheckpoint(&store, live, place, digests);
+  };
+  status = take();
 }
 
 ColdThread::ColdThread(ColdStore* store, absl::AnyInvocable<void()> wake)

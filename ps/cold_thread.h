@@ -11,6 +11,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <filesystem>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -21,7 +22,9 @@
 
 #include "common/status.h"
 #include "ps/arena.h"
+#include "ps/checkpoint_place.h"
 #include "ps/cold_store.h"
+#include "ps/table_rules.h"
 
 namespace savior {
 
@@ -38,8 +41,14 @@ struct ColdRead {
 };
 
 struct ColdWrite {
+  enum class Of {
+    kAhead,  // rows about to leave RAM
+    kSlice,  // rows of a cut (Table::NextSlice); the batch may have older values of others, too
+    kHeld,   // what was held back (ps/held_writes.h)
+  };
   uint32_t table = 0;
-  std::vector<uint64_t> keys = {};  // of the batch
+  Of of = Of::kAhead;
+  std::vector<uint64_t> keys = {};  // of the batch, less what a slice has beside them
   ColdStore::Batch batch = {};
   absl::Status status = {};
 
@@ -55,7 +64,19 @@ struct PageTouch {
   }
 };
 
-using ColdJob = std::variant<ColdRead, ColdWrite, PageTouch>;
+// Notes about a cut, then a checkpoint: everything that was written before.
+struct ColdCheckpoint {
+  std::vector<TableRules::Saved> rules = {};  // [tables]
+  std::string note = {};                      // ShardNote's
+  CheckpointPlace place = {};
+  std::filesystem::path live = {};  // folder of the database
+  DigestCache* digests = nullptr;
+  absl::Status status = {};
+
+  void Run(ColdStore& store);
+};
+
+using ColdJob = std::variant<ColdRead, ColdWrite, PageTouch, ColdCheckpoint>;
 
 // All methods are for one owner's thread.
 class ColdThread {

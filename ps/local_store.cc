@@ -27,6 +27,9 @@ constexpr size_t kPullSlice = 4096;
 // Until a shard whose disk is full is asked again.
 constexpr std::chrono::milliseconds kAgainWhenFull{50};
 
+// Between two looks at a checkpoint that is being written.
+constexpr std::chrono::milliseconds kBetweenLooks{5};
+
 absl::Status Expired() { return absl::DeadlineExceededError("the shards did not answer in time"); }
 
 }  // namespace
@@ -118,6 +121,13 @@ absl::Status LocalStore::RunOn(std::span<const uint32_t> shards, Deadline deadli
     if (!posted) call->Refuse(p, absl::UnavailableError(absl::StrCat("shard ", s, " has stopped")));
   }
   return call->Wait(deadline);
+}
+
+template <typename ShardWork>
+absl::Status LocalStore::RunOnAll(Deadline deadline, ShardWork work) {
+  std::vector<uint32_t> all(host_->shards());
+  std::iota(all.begin(), all.end(), 0);
+  return RunOn(all, deadline, std::move(work));
 }
 
 std::vector<uint32_t> LocalStore::Owners(const Partition& partition) const {
@@ -255,9 +265,7 @@ absl::Status LocalStore::CancelHints(int64_t from_step) {
 absl::StatusOr<StoreStats> LocalStore::Stats(Deadline deadline) {
   StoreStats stats{.tables = std::vector<TableStats>(tables().size())};
   std::mutex mutex;  // of stats: the shards answer at the same time
-  std::vector<uint32_t> all(host_->shards());
-  std::iota(all.begin(), all.end(), 0);
-  SAVIOR_RETURN_IF_ERROR(RunOn(all, deadline, [&](uint32_t, const Shard& shard, const Call&) {
+  SAVIOR_RETURN_IF_ERROR(RunOnAll(deadline, [&](uint32_t, const Shard& shard, const Call&) {
     const std::lock_guard lock(mutex);
     shard.AddStats(stats.tables);
     return absl::OkStatus();
@@ -265,13 +273,34 @@ absl::StatusOr<StoreStats> LocalStore::Stats(Deadline deadline) {
   return stats;
 }
 
+absl::Status LocalStore::Freeze(int64_t step, const CheckpointPlace& place, Deadline deadline) {
+  return RunOnAll(deadline, [&](uint32_t s, Shard& shard, const Call&) {
+    return shard.Freeze(step,
+                        {.folder = place.folder / ShardFolder(s),
+                         .base = place.base.empty() ? fs::path() : place.base / ShardFolder(s)});
+  });
+}
+
+absl::Status LocalStore::AwaitCheckpoint(int64_t step, Deadline deadline) {
+  while (true) {
+    std::atomic<bool> all = true;
+    const absl::Status status = RunOnAll(deadline, [&](uint32_t, Shard& shard, const Call&) {
+      const std::optional<absl::Status> written = shard.CheckpointOf(step);
+      if (!written.has_value()) all = false;
+      return written.value_or(absl::OkStatus());
+    });
+    if (all || absl::IsDeadlineExceeded(status) || absl::IsUnavailable(status)) return status;
+    if (SteadyClock::now() + kBetweenLooks >= deadline) return Expired();
+    std::this_thread::sleep_for(kBetweenLooks);
+  }
+}
+
 absl::Status LocalStore::Checkpoint(const fs::path& folder, Deadline deadline) {
   SAVIOR_RETURN_IF_ERROR(MakeWritableFolder(folder));
-  std::vector<uint32_t> all(host_->shards());
-  std::iota(all.begin(), all.end(), 0);
-  return RunOn(all, deadline, [&](uint32_t s, Shard& shard, const Call&) {
-    return shard.Checkpoint(folder / ShardFolder(s));
-  });
+  constexpr int64_t kStep = -1;  // of nobody else's
+  const absl::Status frozen = Freeze(kStep, {.folder = folder}, deadline);
+  const absl::Status written = AwaitCheckpoint(kStep, deadline);
+  return frozen.ok() ? written : frozen;
 }
 
 absl::Status LocalStore::ForEachRow(uint32_t table, RowVisitor visit, Deadline deadline) {
