@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "common/files.h"
+#include "ps/restore.h"
 
 namespace savior {
 namespace {
@@ -76,6 +77,11 @@ absl::Status Bring(const fs::path& local, const CheckpointPlace& place, DigestCa
 }
 
 }  // namespace
+
+CheckpointPlace PlaceOfShard(const CheckpointPlace& all, uint32_t shard) {
+  return {.folder = all.folder / ShardFolder(shard),
+          .base = all.base.empty() ? fs::path() : all.base / ShardFolder(shard)};
+}
 
 absl::Status TakeCheckpoint(ColdStore* store, const fs::path& live, const CheckpointPlace& place,
                             DigestCache* digests) {

@@ -1,6 +1,7 @@
 // Where a shard's checkpoint goes, and how it gets there.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 
 #include "common/digest_cache.h"
@@ -15,6 +16,9 @@ struct CheckpointPlace {
   // An earlier checkpoint of this shard, whole, on the same file system as `folder`; or empty.
   std::filesystem::path base = {};
 };
+
+// A shard's part of a place of all shards: shard-<k>/ of both folders (ps/restore.h).
+CheckpointPlace PlaceOfShard(const CheckpointPlace& all, uint32_t shard);
 
 // Writes a checkpoint of `store`, whose files are in `live`, to place.folder, so that files that
 // have not changed take no space and are not written again. On the file system of `live` they are

@@ -281,15 +281,23 @@ absl::Status LocalStore::Freeze(int64_t step, const CheckpointPlace& place, Dead
   });
 }
 
+absl::StatusOr<bool> LocalStore::CheckpointWritten(int64_t step, Deadline deadline) {
+  std::atomic<bool> all = true;
+  const absl::Status status = RunOnAll(deadline, [&](uint32_t, Shard& shard, const Call&) {
+    const std::optional<absl::Status> written = shard.CheckpointOf(step);
+    if (!written.has_value()) all = false;
+    return written.value_or(absl::OkStatus());
+  });
+  // What one shard says of its own is the answer when all have ended.
+  if (!all && !absl::IsDeadlineExceeded(status) && !absl::IsUnavailable(status)) return false;
+  SAVIOR_RETURN_IF_ERROR(status);
+  return true;
+}
+
 absl::Status LocalStore::AwaitCheckpoint(int64_t step, Deadline deadline) {
   while (true) {
-    std::atomic<bool> all = true;
-    const absl::Status status = RunOnAll(deadline, [&](uint32_t, Shard& shard, const Call&) {
-      const std::optional<absl::Status> written = shard.CheckpointOf(step);
-      if (!written.has_value()) all = false;
-      return written.value_or(absl::OkStatus());
-    });
-    if (all || absl::IsDeadlineExceeded(status) || absl::IsUnavailable(status)) return status;
+    SAVIOR_ASSIGN_OR_RETURN(const bool written, CheckpointWritten(step, deadline));
+    if (written) return absl::OkStatus();
     if (SteadyClock::now() + kBetweenLooks >= deadline) return Expired();
     std::this_thread::sleep_for(kBetweenLooks);
   }

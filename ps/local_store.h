@@ -54,9 +54,11 @@ class LocalStore final : public EmbeddingStore {
   // refuses (Shard::Freeze), others may go on writing theirs: AwaitCheckpoint says when they are
   // done.
   [[nodiscard]] absl::Status Freeze(int64_t step, const CheckpointPlace& place, Deadline deadline);
-  // Waits until no shard writes a checkpoint any more. OK: all have written that of `step`. Files
-  // are not yet synced (PublishFolder does that). Else what the first shard said
-  // (Shard::CheckpointOf).
+  // False: a shard still writes its checkpoint of `step`. True: all have written it; files are not
+  // yet synced (PublishFolder does that). Errors: none writes any more, and what the first one said
+  // that has none (Shard::CheckpointOf).
+  [[nodiscard]] absl::StatusOr<bool> CheckpointWritten(int64_t step, Deadline deadline);
+  // Asks so until no shard writes.
   [[nodiscard]] absl::Status AwaitCheckpoint(int64_t step, Deadline deadline);
   // Both in one.
   [[nodiscard]] absl::Status Checkpoint(const std::filesystem::path& folder, Deadline deadline);

@@ -200,17 +200,25 @@ absl::Status RemoteStore::Freeze(int64_t steps, Deadline deadline) {
   return Run(&call);
 }
 
+absl::StatusOr<bool> RemoteStore::CheckpointWritten(int64_t steps, Deadline deadline) {
+  RemoteCall call;
+  call.type = MessageType::kCheckpointWritten;
+  call.step = steps;
+  call.deadline = deadline;
+  call.ToEveryShard(plan_.shards);
+  const absl::Status status = Run(&call);
+  if (!call.waiting.ok() && !absl::IsDeadlineExceeded(status)) return false;
+  SAVIOR_RETURN_IF_ERROR(status);
+  return true;
+}
+
 absl::Status RemoteStore::AwaitCheckpoint(int64_t steps, Deadline deadline) {
   while (true) {
-    RemoteCall call;
-    call.type = MessageType::kCheckpointWritten;
-    call.step = steps;
-    call.deadline = deadline;
-    call.ToEveryShard(plan_.shards);
-    const absl::Status status = Run(&call);
-    if (call.waiting.ok() || absl::IsDeadlineExceeded(status)) return status;
+    SAVIOR_ASSIGN_OR_RETURN(const bool written, CheckpointWritten(steps, deadline));
+    if (written) return absl::OkStatus();
     if (SteadyClock::now() + kBetweenLooks >= deadline) {
-      return absl::DeadlineExceededError(call.waiting.message());
+      return absl::DeadlineExceededError(
+          absl::StrCat("the checkpoint of step ", steps, " is still being written"));
     }
     // Not in the turn: whoever trains goes on.
     std::this_thread::sleep_for(kBetweenLooks);

@@ -78,8 +78,10 @@ class RemoteStore final : public EmbeddingStore {
   // where its server says (ps/server.h). Returns when all have frozen: from then on pushes may
   // come. An error of one shard does not stop the others: AwaitCheckpoint says when they are done.
   [[nodiscard]] absl::Status Freeze(int64_t steps, Deadline deadline);
-  // Asks all shards until none writes a checkpoint any more; calls of others go between. OK: all
-  // have written that of `steps`. kResourceExhausted: a disk is full.
+  // False: a shard still writes its checkpoint. True: all have written it. Errors: none writes any
+  // more, and one has none (kResourceExhausted: its disk is full).
+  [[nodiscard]] absl::StatusOr<bool> CheckpointWritten(int64_t steps, Deadline deadline);
+  // Asks so until no shard writes; calls of others go between.
   [[nodiscard]] absl::Status AwaitCheckpoint(int64_t steps, Deadline deadline);
 
   // Both wait only where a shard has max_in_flight requests unanswered (back-pressure).
