@@ -24,8 +24,7 @@ absl::Status RemoveUnfinished(const fs::path& folder) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<SealedFile>> ListFiles(const fs::path& folder,
-                                                  DigestCache* digests) {
+absl::StatusOr<std::vector<SealedFile>> ListFiles(const fs::path& folder, DigestCache* digests) {
   std::vector<SealedFile> files;
   std::error_code error;
   for (auto it = fs::recursive_directory_iterator(folder, error); !error && it != fs::end(it);

@@ -10,8 +10,8 @@
 //
 // Files of different commits may be one file under several names (hard links): what a commit has in
 // common with the one before takes no space and is not written again. A file goes with its last
-// name, so deleting a commit takes nothing from another. The price: a file that rots on disk rots in
-// all commits that share it; digests find it in each.
+// name, so deleting a commit takes nothing from another. The price: a file that rots on disk rots
+// in all commits that share it; digests find it in each.
 //
 // A commit is written as commit-<step>.part and renamed when every byte is synced: a folder without
 // the suffix is whole. What is random in a run is a function of (seed, step), so the step is also
@@ -58,8 +58,8 @@ std::filesystem::path CommitFolder(const std::filesystem::path& commits, int64_t
 // The same while it is written.
 std::filesystem::path UnfinishedCommit(const std::filesystem::path& commits, int64_t step);
 
-// Where shards write their parts of the commit at `step`, and the newest commit that is there, whose
-// files they may link: folders of commits, not of shards.
+// Where shards write their parts of the commit at `step`, and the newest commit that is there,
+// whose files they may link: folders of commits, not of shards.
 CheckpointPlace PlaceOfCommit(const std::filesystem::path& commits, int64_t step);
 
 // A commit is written in two steps. First its folder is made, and its name returned; unfinished
@@ -73,8 +73,9 @@ CheckpointPlace PlaceOfCommit(const std::filesystem::path& commits, int64_t step
                                                    CommitManifest manifest,
                                                    DigestCache* digests = nullptr);
 
-// Both in one. `fill` puts the files into the folder given to it. One that fails is deleted at once, so
-// that it holds no space (kResourceExhausted: the disk is full; commits that were there stay).
+// Both in one. `fill` puts the files into the folder given to it. One that fails is deleted at
+// once, so that it holds no space (kResourceExhausted: the disk is full; commits that were there
+// stay).
 [[nodiscard]] absl::StatusOr<Commit> WriteCommit(
     const std::filesystem::path& commits, CommitManifest manifest,
     const std::function<absl::Status(const std::filesystem::path&)>& fill);

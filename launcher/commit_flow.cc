@@ -45,9 +45,9 @@ bool CommitFlow::Write() {
   absl::StatusOr<bool> written = shards_.Written(step_);
   if (written.ok() && !*written) {
     if (options_.now() < began_ + options_.limit) return false;
-    written = absl::DeadlineExceededError(fmt::format(
-        "the shards have not written their checkpoints of step {} within {} s", step_,
-        std::chrono::duration_cast<std::chrono::seconds>(options_.limit).count()));
+    written = absl::DeadlineExceededError(
+        fmt::format("the shards have not written their checkpoints of step {} within {} s", step_,
+                    std::chrono::duration_cast<std::chrono::seconds>(options_.limit).count()));
   }
   // The first error is the reason; that shards say so, too, when one never froze, is not.
   if (failure_.ok()) failure_ = written.status();

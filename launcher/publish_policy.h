@@ -28,7 +28,8 @@ struct PublishAction {
 };
 
 // One bundle at a time, every_s apart from start to start, or later if one takes longer; each is of
-// a commit that was begun when it was due, or later. Single-threaded, knows no clock, file or process.
+// a commit that was begun when it was due, or later. Single-threaded, knows no clock, file or
+// process.
 class PublishPolicy {
  public:
   // The first is due every_s after `start`; every_s 0: none ever is. `full_every`: deltas between

@@ -20,9 +20,7 @@ constexpr std::chrono::minutes kAnswerTimeout{1};
 // Between two looks at what the shards write.
 constexpr std::chrono::milliseconds kPause{20};
 
-double SecondsOf(SteadyClock::duration time) {
-  return std::chrono::duration<double>(time).count();
-}
+double SecondsOf(SteadyClock::duration time) { return std::chrono::duration<double>(time).count(); }
 
 }  // namespace
 
@@ -157,10 +155,10 @@ std::optional<CommitOutcome> RunCommits::Take(bool wait) {
   if (!under_way_ || (!wait && !ended_)) return std::nullopt;
   Wait();
   under_way_ = false;
-  return CommitOutcome{flow_.step(),
-                       Annotate(flow_.failure(),
-                                "writing commit " +
-                                    CommitFolder(files_->commits(), flow_.step()).string())};
+  return CommitOutcome{
+      flow_.step(),
+      Annotate(flow_.failure(),
+               "writing commit " + CommitFolder(files_->commits(), flow_.step()).string())};
 }
 
 void RunCommits::Prune(int64_t keep, fs::path in_use) {

@@ -66,7 +66,7 @@ class RunCommits final {
   const std::unique_ptr<Files> files_;
   CommitFlow flow_;
   bool under_way_ = false;
-  std::atomic<bool> ended_ = true;      // what thread_ does
+  std::atomic<bool> ended_ = true;  // what thread_ does
   std::atomic<bool> give_up_ = false;
   std::thread thread_;
 };

@@ -339,8 +339,7 @@ absl::Status TrainingRun::WriteMetrics(const StepFigures& figures) {
 
 StepWishes TrainingRun::Wishes() const {
   const bool free = commits_ != nullptr && !commits_->under_way();
-  const bool by_clock =
-      free && config_.commit.interval_s > 0 && SteadyClock::now() >= commit_due_;
+  const bool by_clock = free && config_.commit.interval_s > 0 && SteadyClock::now() >= commit_due_;
   return {.stop = StopAsked(),
           .commit = by_clock || (free && publisher_ && publisher_->wants_commit())};
 }
@@ -362,9 +361,9 @@ absl::Status TrainingRun::BeginCommit() {
 
 absl::Status TrainingRun::SettleCommit() {
   if (lead()) SAVIOR_RETURN_IF_ERROR(TakeCommit(/*wait=*/true));
-  SAVIOR_ASSIGN_OR_RETURN(const std::vector<std::string> all,
-                          place_.workers().Allgather(std::string(not_committed_.message()),
-                                                     DeadlineIn(kPatience)));
+  SAVIOR_ASSIGN_OR_RETURN(
+      const std::vector<std::string> all,
+      place_.workers().Allgather(std::string(not_committed_.message()), DeadlineIn(kPatience)));
   // The lead's word: what all do next depends on it.
   not_committed_ = all[0].empty() ? absl::OkStatus() : absl::ResourceExhaustedError(all[0]);
   if (begun_step_ >= 0 && not_committed_.ok()) committed_step_ = begun_step_;

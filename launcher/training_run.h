@@ -113,7 +113,7 @@ class TrainingRun {
   std::unique_ptr<Publisher> publisher_;  // the lead's, with export.dir
 
   bool stopped_ = false;
-  int64_t samples_ = 0;          // impressions since step 0
+  int64_t samples_ = 0;  // impressions since step 0
   // Of the newest commit; other workers than the lead know it after SettleCommit.
   int64_t committed_step_ = -1;
   int64_t begun_step_ = -1;     // of the commit under way, or ended and not agreed on; -1: none

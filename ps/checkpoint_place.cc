@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <system_error>
 #include <vector>
@@ -25,16 +26,46 @@ absl::StatusOr<dev_t> FileSystemOf(const fs::path& path) {
   return s.st_dev;
 }
 
+class Descriptor {
+ public:
+  Descriptor(const fs::path& path, int flags)
+      : fd_(::open(path.c_str(), flags | O_CLOEXEC, 0644)) {}
+  ~Descriptor() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  int get() const { return fd_; }
+
+ private:
+  const int fd_;
+};
+
+// The errno of what failed, or 0. (std::filesystem's copy calls a full disk an I/O error.)
+int CopyAndSync(const fs::path& from, const fs::path& to) {
+  const Descriptor in(from, O_RDONLY);
+  const Descriptor out(to, O_WRONLY | O_CREAT | O_EXCL);
+  if (in.get() < 0 || out.get() < 0) return errno;
+  std::vector<char> slice(size_t{1} << 20);
+  while (true) {
+    const ssize_t n = ::read(in.get(), slice.data(), slice.size());
+    if (n == 0) break;
+    if (n < 0 && errno != EINTR) return errno;
+    for (ssize_t done = 0; done < n;) {
+      const ssize_t written =
+          ::write(out.get(), slice.data() + done, static_cast<size_t>(n - done));
+      if (written < 0 && errno != EINTR) return errno;
+      done += std::max<ssize_t>(written, 0);
+    }
+  }
+  return ::fsync(out.get()) == 0 ? 0 : errno;
+}
+
 absl::Status CopyDurably(const fs::path& from, const fs::path& to) {
-  const std::string doing = absl::StrCat("copying ", from.string(), " to ", to.string());
-  std::error_code error;
-  fs::copy_file(from, to, error);
-  if (error) return SystemError(error.value(), doing);
-  const int file = ::open(to.c_str(), O_RDONLY | O_CLOEXEC);
-  if (file < 0) return SystemError(errno, doing);
-  const int synced = ::fsync(file) == 0 ? 0 : errno;
-  ::close(file);
-  return synced == 0 ? absl::OkStatus() : SystemError(synced, doing);
+  const int error = CopyAndSync(from, to);
+  return error == 0
+             ? absl::OkStatus()
+             : SystemError(error, absl::StrCat("copying ", from.string(), " to ", to.string()));
 }
 
 // A table file of the checkpoint that lies beside the live database.

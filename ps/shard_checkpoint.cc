@@ -40,8 +40,8 @@ absl::Status Shard::Freeze(int64_t step, const CheckpointPlace& place) {
     rows.push_back(table->stored_rows());
     c.job.rules.push_back(table->SaveRules());
   }
-  c.job.note =
-      ShardNote::Of(options_.number, options_.shards, options_.seed, options_.tables, rows).Encode();
+  c.job.note = ShardNote::Of(options_.number, options_.shards, options_.seed, options_.tables, rows)
+                   .Encode();
   GoOnWriting();
   return absl::OkStatus();
 }
@@ -53,9 +53,9 @@ std::optional<absl::Status> Shard::CheckpointOf(int64_t step) {
   if (!checkpoint_.has_value() && written_.has_value() && written_->step == step) {
     return written_->status;
   }
-  return Remember(
-      absl::FailedPreconditionError(absl::StrCat("no checkpoint of step ", step, " was begun here")),
-      false);
+  return Remember(absl::FailedPreconditionError(
+                      absl::StrCat("no checkpoint of step ", step, " was begun here")),
+                  false);
 }
 
 absl::Status Shard::FinishCheckpoint() {
@@ -153,8 +153,9 @@ absl::Status Shard::WriteHeld(size_t most) {
     PostHeld();
     SAVIOR_RETURN_IF_ERROR(AlreadyFailed());
     if (AfterFullDisk() || cold_thread_->outstanding() == 0) {
-      return Remember(absl::ResourceExhaustedError(absl::StrCat(
-                          HeldBytes(), " bytes of rows that left RAM during the last checkpoint "
+      return Remember(absl::ResourceExhaustedError(
+                          absl::StrCat(HeldBytes(),
+                                       " bytes of rows that left RAM during the last checkpoint "
                                        "cannot be written: the disk is full")),
                       false);
     }

@@ -62,7 +62,8 @@ class CommitFlowTest : public testing::Test {
 
   FakeShards shards_;
   FakeFiles files_;
-  CommitFlow flow_{&shards_, &files_, {.limit = std::chrono::seconds(100), .now = [] { return now; }}};
+  CommitFlow flow_{
+      &shards_, &files_, {.limit = std::chrono::seconds(100), .now = [] { return now; }}};
 };
 
 TEST_F(CommitFlowTest, FreezesWritesAndPublishesInThisOrder) {

@@ -45,7 +45,8 @@ TEST_F(PublishPolicyTest, OneAtATimeAndEverySFromStartToStart) {
   policy_.Found(ChainEnd{11, 0});
   EXPECT_EQ(policy_.Next(At(119.9), 20, 20, 20, false), kNothing);
   EXPECT_EQ(policy_.Next(At(130), 20, 20, 20, true), kNothing) << "one runs";
-  EXPECT_EQ(policy_.Next(At(130), 20, 20, 20, false), DeltaSince(11)) << "at once when it has ended";
+  EXPECT_EQ(policy_.Next(At(130), 20, 20, 20, false), DeltaSince(11))
+      << "at once when it has ended";
 }
 
 TEST_F(PublishPolicyTest, AFullBundleAfterSoManyDeltas) {

@@ -322,8 +322,8 @@ TEST(Checkpoint, SharesTheFilesThatAreAsTheyWere) {
   for (const bool elsewhere : {false, true}) {
     SCOPED_TRACE(elsewhere ? "two file systems" : "one file system");
     const TempFolder folder;
-    const fs::path live = elsewhere ? fs::path("/dev/shm") / folder.path().filename()
-                                    : folder.path() / "live";
+    const fs::path live =
+        elsewhere ? fs::path("/dev/shm") / folder.path().filename() : folder.path() / "live";
     if (elsewhere && !fs::is_directory("/dev/shm")) GTEST_SKIP() << "no second file system here";
     fs::create_directories(live);
     const Config config{.tables = {IdTable("t", 16)}, .ram_bytes = uint64_t{64} << 20};
