@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
-#include <future>
 #include <mutex>
 #include <numeric>
 #include <string>
@@ -14,7 +13,6 @@
 #include "common/routing.h"
 #include "common/store_checks.h"
 #include "ps/restore.h"
-#include "ps/row_slice.h"
 
 namespace savior {
 namespace {
@@ -311,46 +309,22 @@ absl::Status LocalStore::Checkpoint(const fs::path& folder, Deadline deadline) {
   return frozen.ok() ? written : frozen;
 }
 
-absl::Status LocalStore::ForEachRow(uint32_t table, RowVisitor visit, Deadline deadline) {
+absl::StatusOr<std::unique_ptr<RowCursor>> LocalStore::Rows(uint32_t table, Deadline deadline) {
   SAVIOR_RETURN_IF_ERROR(CheckTable(tables(), table));
-  // Of every shard a slice to look at, and the one behind it, which is read meanwhile.
-  struct Source {
-    uint32_t shard = 0;
-    RowSlice now, behind;
-    std::future<absl::Status> reading;  // of `behind`
-  };
-  std::vector<Source> sources(host_->shards());
-  const auto read_from = [&](Source* source, uint64_t from) {
-    source->reading = std::async(std::launch::async, [this, table, deadline, source, from] {
-      return RunOn({&source->shard, 1}, deadline, [&](uint32_t, Shard& shard, const Call&) {
-        return source->behind.Fill(&shard, table, from);
+  return std::make_unique<RowCursor>(
+      host_->shards(), [this, table, deadline](uint32_t s, uint64_t from, RowSlice* slice) {
+        return RunOn({&s, 1}, deadline, [&](uint32_t, Shard& shard, const Call&) {
+          return slice->Fill(&shard, table, from);
+        });
       });
-    });
-  };
-  const auto advance = [&](Source* source) -> absl::Status {
-    if (!source->reading.valid()) return absl::OkStatus();  // at its end
-    SAVIOR_RETURN_IF_ERROR(source->reading.get());
-    std::swap(source->now, source->behind);
-    if (source->now.next()) read_from(source, *source->now.next());
-    return absl::OkStatus();
-  };
-  for (uint32_t s = 0; s < sources.size(); ++s) {
-    sources[s].shard = s;
-    read_from(&sources[s], 0);
-  }
-  for (Source& source : sources) SAVIOR_RETURN_IF_ERROR(advance(&source));
+}
+
+absl::Status LocalStore::ForEachRow(uint32_t table, RowVisitor visit, Deadline deadline) {
+  SAVIOR_ASSIGN_OR_RETURN(const std::unique_ptr<RowCursor> cursor, Rows(table, deadline));
   while (true) {
-    // Shards are few: the least of their first keys is found by looking at each.
-    Source* first = nullptr;
-    for (Source& source : sources) {
-      if (!source.now.empty() && (first == nullptr || source.now.key() < first->now.key())) {
-        first = &source;
-      }
-    }
-    if (first == nullptr) return absl::OkStatus();
-    SAVIOR_RETURN_IF_ERROR(visit(first->now.row()));
-    first->now.Pop();
-    if (first->now.empty()) SAVIOR_RETURN_IF_ERROR(advance(first));
+    SAVIOR_ASSIGN_OR_RETURN(const bool more, cursor->Next());
+    if (!more) return absl::OkStatus();
+    SAVIOR_RETURN_IF_ERROR(visit(cursor->row()));
   }
 }
 

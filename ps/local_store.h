@@ -10,6 +10,7 @@
 #include "common/partition.h"
 #include "common/status.h"
 #include "common/store.h"
+#include "ps/row_cursor.h"
 #include "ps/shard_host.h"
 
 namespace savior {
@@ -66,6 +67,9 @@ class LocalStore final : public EmbeddingStore {
   // Calls `visit` for all rows of a table, on this thread, keys ascending over all shards. An error
   // of `visit` ends the call and is returned. Rows pushed meanwhile may be seen or not.
   [[nodiscard]] absl::Status ForEachRow(uint32_t table, RowVisitor visit, Deadline deadline);
+
+  // The same, for who walks at a pace of its own. The store outlives the cursor.
+  [[nodiscard]] absl::StatusOr<std::unique_ptr<RowCursor>> Rows(uint32_t table, Deadline deadline);
 
   // The shards, for who serves them to others (ps/server.h).
   ShardHost& host() { return *host_; }
