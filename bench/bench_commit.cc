@@ -29,11 +29,11 @@ namespace fs = std::filesystem;
 struct Sizes {
   uint64_t rows = 1'000'000;
   uint64_t restart_rows = 10'000'000;
-  int commits = 30;       // with all rows dirty
-  int increments = 20;    // with a hundredth of them
-  size_t keys = 1024;     // of a request
-  double quiet_s = 2;     // without a commit, beside each
-  std::string folder;     // of the working files; empty: a temporary one
+  int commits = 30;     // with all rows dirty
+  int increments = 20;  // with a hundredth of them
+  size_t keys = 1024;   // of a request
+  double quiet_s = 2;   // without a commit, beside each
+  std::string folder;   // of the working files; empty: a temporary one
 };
 
 constexpr uint32_t kDim = 16;  // and as many floats of Adagrad's: 128 bytes
@@ -118,10 +118,9 @@ class Training {
   uint64_t steps() const { return steps_; }
   void Freeze(int64_t number) {
     const fs::path before = Commit(number - 1);
-    CheckOk(store_->Freeze(number,
-                           {.folder = Commit(number),
-                            .base = fs::exists(before) ? before : fs::path()},
-                           Soon()));
+    CheckOk(store_->Freeze(
+        number, {.folder = Commit(number), .base = fs::exists(before) ? before : fs::path()},
+        Soon()));
   }
   bool Written(int64_t number) {
     const auto written = store_->CheckpointWritten(number, Soon());
@@ -161,7 +160,8 @@ Stretch Run(Training* training, Go go) {
   Stretch stretch;
   const double begin = NowSeconds(), cpu = CpuSecondsOf();
   const uint64_t steps = training->steps();
-  while (go(NowSeconds() - begin)) stretch.longest_s = std::max(stretch.longest_s, training->Step());
+  while (go(NowSeconds() - begin))
+    stretch.longest_s = std::max(stretch.longest_s, training->Step());
   stretch.seconds = NowSeconds() - begin;
   stretch.cpu_s = CpuSecondsOf() - cpu;
   stretch.steps = static_cast<double>(training->steps() - steps);
@@ -195,8 +195,8 @@ void MeasurePauses(const Sizes& sizes, const fs::path& folder, BenchReport* repo
     fs::remove_all(training.Commit(c - 1));
   }
   const auto row = [](const char* what, const char* unit, const std::vector<double>& values) {
-    std::cout << fmt::format("  {:<44} p50 {:>8.2f} {:<3} p99 {:>8.2f} {}\n", what,
-                             Median(values), unit, Percentile(values, 0.99), unit);
+    std::cout << fmt::format("  {:<44} p50 {:>8.2f} {:<3} p99 {:>8.2f} {}\n", what, Median(values),
+                             unit, Percentile(values, 0.99), unit);
   };
   std::cout << fmt::format("{} commits of {} dirty rows of 128 B, requests of {} keys\n",
                            sizes.commits, sizes.rows, sizes.keys);
@@ -233,8 +233,8 @@ void MeasureBytes(const Sizes& sizes, const fs::path& folder, BenchReport* repor
   for (int c = 1; c <= sizes.increments; ++c) {
     training.PushEvery(100);
     training.Checkpoint(c);
-    added.push_back(
-        static_cast<double>(NewBytesIn(training.Commit(c), training.Commit(c - 1))) / full);
+    added.push_back(static_cast<double>(NewBytesIn(training.Commit(c), training.Commit(c - 1))) /
+                    full);
     fs::remove_all(training.Commit(c - 1));
   }
   const double all = static_cast<double>(WrittenBytes()) - before;
@@ -304,14 +304,19 @@ int Main(int argc, char** argv) {
   app.add_option("--folder", sizes.folder, "Of the working files; none: a temporary one");
   CLI11_PARSE(app, argc, argv);
   if (flags.smoke) {
-    sizes = {.rows = 5000, .restart_rows = 5000, .commits = 2, .increments = 5, .quiet_s = 0.05,
+    sizes = {.rows = 5000,
+             .restart_rows = 5000,
+             .commits = 2,
+             .increments = 5,
+             .quiet_s = 0.05,
              .folder = sizes.folder};
   }
   BenchReport report("bench_commit",
                      "a shard in this process, a client that pulls and pushes without a pause",
                      flags);
-  const fs::path folder = sizes.folder.empty() ? fs::temp_directory_path() / fmt::format("bench-commit-{}", getpid())
-                                               : fs::path(sizes.folder);
+  const fs::path folder = sizes.folder.empty()
+                              ? fs::temp_directory_path() / fmt::format("bench-commit-{}", getpid())
+                              : fs::path(sizes.folder);
   for (const auto measure : {MeasurePauses, MeasureBytes, MeasureRestart}) {
     fs::remove_all(folder);
     fs::create_directories(folder);

@@ -2,6 +2,9 @@
 
 #include <absl/strings/str_cat.h>
 
+#include <algorithm>
+#include <numeric>
+#include <string_view>
 #include <utility>
 
 #include "ps/shard_note.h"
@@ -19,6 +22,19 @@ void ColdRead::Run(ColdStore& store) {
     values.append(value);
     return absl::OkStatus();
   });
+}
+
+void ColdSlice::Run(ColdStore& store) {
+  std::vector<uint32_t> order(keys.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(),
+            [this](uint32_t a, uint32_t b) { return keys[a] < keys[b]; });
+  std::vector<uint64_t> sorted(keys.size());
+  for (size_t i = 0; i < order.size(); ++i) sorted[i] = keys[order[i]];
+  status = store.WriteSorted(table, sorted, [&](size_t i) {
+    return std::string_view(values).substr(order[i] * stored_bytes, stored_bytes);
+  });
+  values = {};  // its owner needs the marked keys only
 }
 
 void ColdCheckpoint::Run(ColdStore& store) {

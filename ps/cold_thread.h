@@ -43,16 +43,29 @@ struct ColdRead {
 struct ColdWrite {
   enum class Of {
     kAhead,  // rows about to leave RAM
-    kSlice,  // rows of a cut (Table::NextSlice); the batch may have older values of others, too
     kHeld,   // what was held back (ps/held_writes.h)
   };
   uint32_t table = 0;
   Of of = Of::kAhead;
-  std::vector<uint64_t> keys = {};  // of the batch, less what a slice has beside them
+  std::vector<uint64_t> keys = {};  // of the batch
   ColdStore::Batch batch = {};
   absl::Status status = {};
 
   void Run(ColdStore& store) { status = store.Write(&batch); }
+};
+
+// Rows of a cut (Table::NextSlice).
+struct ColdSlice {
+  uint32_t table = 0;
+  size_t stored_bytes = 0;            // of a row
+  std::vector<uint64_t> marked = {};  // keys of rows that are marked as being written
+  std::vector<uint64_t> keys = {};    // [n] of all, in no order, no key twice
+  std::string values = {};            // [n, stored_bytes]
+  absl::Status status = {};
+
+  // RAM of its rows, until Run has ended.
+  size_t bytes() const { return keys.size() * (sizeof(keys[0]) + stored_bytes); }
+  void Run(ColdStore& store);
 };
 
 // Memory that a table will need soon: ps/arena.h says why.
@@ -76,7 +89,7 @@ struct ColdCheckpoint {
   void Run(ColdStore& store);
 };
 
-using ColdJob = std::variant<ColdRead, ColdWrite, PageTouch, ColdCheckpoint>;
+using ColdJob = std::variant<ColdRead, ColdWrite, ColdSlice, PageTouch, ColdCheckpoint>;
 
 // All methods are for one owner's thread.
 class ColdThread {

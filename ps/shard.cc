@@ -97,8 +97,8 @@ absl::Status Shard::TakeIn(ColdJob job) {
   if (auto* const checkpoint = std::get_if<ColdCheckpoint>(&job)) {
     return TakeInCheckpoint(*checkpoint);
   }
+  if (const auto* const slice = std::get_if<ColdSlice>(&job)) return TakeInSlice(*slice);
   const auto& write = std::get<ColdWrite>(job);
-  if (write.of == ColdWrite::Of::kSlice) return TakeInSlice(write);
   if (absl::IsResourceExhausted(write.status)) clean_after_ = DeadlineIn(kAfterFullDisk);
   return Remember(tables_[write.table]->FinishWrite(write), false);
 }

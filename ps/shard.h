@@ -29,9 +29,10 @@ struct ShardOptions {
   uint64_t seed = 0;
   double steps_per_minute = 1000;  // the clock of the tables' rules
   std::filesystem::path folder;    // the live database: empty, or as ps/restore.h left it
-  // RAM beside the budget for rows that leave RAM while a checkpoint is written. Beyond it, and
-  // what one request adds, requests wait until that is done.
-  uint64_t held_bytes = uint64_t{64} << 20;
+  // RAM beside the budget while a checkpoint is written, once for copies of rows and once for rows
+  // that leave RAM. Beyond it, and what one request adds, requests wait until enough is written.
+  // None: 64 MiB, or a quarter of the budget if that is more.
+  std::optional<uint64_t> held_bytes = std::nullopt;
 };
 
 // Rows of one table that a request brings.
@@ -110,10 +111,11 @@ class Shard {
   struct Checkpointing {
     int64_t step = 0;
     CheckpointPlace place;
-    ColdCheckpoint job;   // until `posted`
-    size_t slices = 0;    // under way
-    bool posted = false;  // job, after the last slice
-    absl::Status failed;  // why there will be none
+    ColdCheckpoint job;        // until `posted`
+    size_t slices = 0;         // under way
+    uint64_t slice_bytes = 0;  // of those
+    bool posted = false;       // job, after the last slice
+    absl::Status failed;       // why there will be none
   };
   struct WrittenCheckpoint {
     int64_t step = 0;
@@ -122,10 +124,12 @@ class Shard {
   // Posts the next job of the checkpoint under way, or of what it held back. False: none at
   // present.
   bool GoOnWriting();
+  // Posts what `table` has collected, if it is worth a job.
+  bool PostSlice(Table* table);
   bool PostHeld();
   // Takes in the next result of the second thread, waiting for it. There is one.
   [[nodiscard]] absl::Status WaitForJob();
-  [[nodiscard]] absl::Status TakeInSlice(const ColdWrite& slice);
+  [[nodiscard]] absl::Status TakeInSlice(const ColdSlice& slice);
   [[nodiscard]] absl::Status TakeInCheckpoint(const ColdCheckpoint& job);
   void EndCheckpoint(absl::Status status);
   size_t HeldBytes() const;

@@ -2,6 +2,7 @@
 #include <absl/strings/str_cat.h>
 #include <glog/logging.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "ps/shard.h"
@@ -11,9 +12,10 @@ namespace savior {
 namespace {
 
 // Slices that the second thread is given at a time: enough that it never waits for one.
-constexpr size_t kSlicesAhead = 3;
-// Copies of rows that changed before their slice came, for which requests wait beyond this.
-constexpr size_t kMostSavedBytes = size_t{4} << 20;
+constexpr size_t kSlicesAhead = 2;
+// RAM for what is on its way, unless options say how much: this, or a part of the budget.
+constexpr uint64_t kLeastHeldBytes = uint64_t{64} << 20;
+constexpr uint64_t kHeldPart = 4;
 
 std::string Describe(int64_t step, const CheckpointPlace& place) {
   return absl::StrCat("checkpoint of step ", step, " into ", place.folder.string());
@@ -61,9 +63,7 @@ std::optional<absl::Status> Shard::CheckpointOf(int64_t step) {
 absl::Status Shard::FinishCheckpoint() {
   SAVIOR_RETURN_IF_ERROR(AlreadyFailed());
   while (checkpoint_.has_value()) {
-    GoOnWriting();
-    if (!checkpoint_.has_value()) break;
-    SAVIOR_RETURN_IF_ERROR(WaitForJob());
+    if (!GoOnWriting()) SAVIOR_RETURN_IF_ERROR(WaitForJob());
   }
   return absl::OkStatus();
 }
@@ -80,28 +80,31 @@ bool Shard::GoOnWriting() {
   Checkpointing& c = *checkpoint_;
   if (c.posted) return false;
   if (!c.failed.ok()) {
-    // Those under way put their rows back first.
-    if (c.slices == 0) EndCheckpoint(c.failed);
-    return c.slices == 0;
+    if (c.slices > 0) return false;  // they put their rows back first
+    EndCheckpoint(c.failed);
+    return true;
   }
   bool all = true;
   for (const auto& table : tables_) {
     if (table->CutIsPosted()) continue;
     all = false;
+    // With enough under way, only what requests have to copy is collected.
     if (c.slices >= kSlicesAhead) return false;
-    absl::StatusOr<std::optional<ColdWrite>> slice = table->NextSlice();
-    if (!slice.ok()) {
-      c.failed = Remember(slice.status(), false);
-      return true;
-    }
-    if (!slice->has_value()) continue;
-    cold_thread_->Post(**std::move(slice));
-    ++c.slices;
-    return true;
+    const bool collected = table->Collect();
+    if (PostSlice(table.get()) || collected) return true;
   }
   if (!all || c.slices > 0) return false;
   c.posted = true;
   cold_thread_->Post(std::move(c.job));
+  return true;
+}
+
+bool Shard::PostSlice(Table* table) {
+  std::optional<ColdSlice> slice = table->NextSlice();
+  if (!slice.has_value()) return false;
+  checkpoint_->slice_bytes += slice->bytes();
+  ++checkpoint_->slices;
+  cold_thread_->Post(*std::move(slice));
   return true;
 }
 
@@ -115,10 +118,11 @@ void Shard::EndCheckpoint(absl::Status status) {
   for (const auto& table : tables_) table->EndCut();
 }
 
-absl::Status Shard::TakeInSlice(const ColdWrite& slice) {
+absl::Status Shard::TakeInSlice(const ColdSlice& slice) {
   --checkpoint_->slices;
-  tables_[slice.table]->FinishWrite(slice).IgnoreError();  // the job's own, as below
-  // Without this slice there is no checkpoint; what has become of its rows is the table's business.
+  checkpoint_->slice_bytes -= slice.bytes();
+  tables_[slice.table]->FinishSlice(slice);
+  // Without this slice there is no checkpoint; its rows are dirty again.
   const absl::Status status = Annotate(Remember(slice.status, false), "writing the rows of a cut");
   if (checkpoint_->failed.ok()) checkpoint_->failed = status;
   return absl::IsDataLoss(status) ? status : absl::OkStatus();
@@ -167,18 +171,23 @@ absl::Status Shard::WriteHeld(size_t most) {
 absl::Status Shard::KeepUp() {
   if (!checkpoint_.has_value() && HeldBytes() == 0) return absl::OkStatus();
   GoOnWriting();
-  const auto saved = [this] {
-    size_t bytes = 0;
-    for (const auto& table : tables_) bytes += table->saved_bytes();
+  const uint64_t most = options_.held_bytes.value_or(
+      std::max(kLeastHeldBytes, options_.ram_budget_bytes / kHeldPart));
+  // Copies that requests made: posted when there are enough, whatever is under way.
+  const auto copied = [this] {
+    uint64_t bytes = checkpoint_.has_value() ? checkpoint_->slice_bytes : 0;
+    for (const auto& table : tables_) bytes += table->slice_bytes();
     return bytes;
   };
-  while (checkpoint_.has_value() && checkpoint_->failed.ok() && !checkpoint_->posted &&
-         saved() > kMostSavedBytes) {
-    if (!GoOnWriting()) SAVIOR_RETURN_IF_ERROR(WaitForJob());
+  for (const auto& table : tables_) {
+    if (checkpoint_.has_value() && checkpoint_->failed.ok()) PostSlice(table.get());
   }
-  if (HeldBytes() <= options_.held_bytes) return absl::OkStatus();
+  while (checkpoint_.has_value() && checkpoint_->slices > 0 && copied() > most) {
+    SAVIOR_RETURN_IF_ERROR(WaitForJob());
+  }
+  if (HeldBytes() <= most) return absl::OkStatus();
   SAVIOR_RETURN_IF_ERROR(FinishCheckpoint());
-  const absl::Status written = WriteHeld(options_.held_bytes);
+  const absl::Status written = WriteHeld(most);
   return absl::IsResourceExhausted(written) ? absl::OkStatus() : written;  // it stays held
 }
 

@@ -171,7 +171,7 @@ void Table::Start(uint64_t key, const RowRef& row) const {
 template <typename Admit, typename Update>
 absl::Status Table::UpdateSlice(std::span<const uint64_t> keys, Admit admit, Update update) {
   rowless_.clear();
-  SAVIOR_RETURN_IF_ERROR(SaveBeforeChange(keys));
+  SaveBeforeChange(keys);
   // Hits first: making room for the misses may evict them.
   FindHits(keys, HotTier::Access::kUpdate, [&](size_t i, const RowRef& row) {
     if (!rules_.Forgotten(keys[i], row)) return update(i, row, /*fresh=*/false);

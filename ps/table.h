@@ -19,10 +19,12 @@
 //
 // A cut, for a checkpoint that does not stop the table: BeginCut names the moment, and takes no
 // time. From then until EndCut the cold store gets rows as they were at the cut, and no newer ones:
-//  - NextSlice goes through the hot tier in the order of hashes. A dirty row that has not changed
-//    since the cut is written, and clean then. A row about to change before its slice came is
-//    copied for the next slice as it is (SaveBeforeChange). So all that a row has to remember is
-//    one bit: whether it came or changed since the cut (HotTier::Changed).
+//  - Collect goes through the hot tier in the order of hashes. A dirty row that has not changed
+//  since
+//    the cut is copied, and clean once that copy is written by one of NextSlice's jobs; meanwhile
+//    it is no victim. A row about to change that Collect has not come to is copied as it is
+//    (SaveBeforeChange). So all that a row has to remember is one bit: whether it came or changed
+//    since the cut (HotTier::Changed).
 //  - A dirty row that leaves RAM is written at once if its value is still the cut's, else it is
 //    held back (ps/held_writes.h), to be found there, and written after EndCut by NextHeld's jobs.
 //  - Nothing is written ahead of need or swept meanwhile, nor while something is held back.
@@ -99,7 +101,7 @@ class Table {
 
   // A job that is worth doing now, if there is one; one at a time.
   [[nodiscard]] absl::StatusOr<std::optional<ColdWrite>> CleanAhead();
-  // Of a job of any of the three kinds. OK if it failed for a full disk: its rows are dirty again,
+  // Of a job of CleanAhead or NextHeld. OK if it failed for a full disk: its rows are dirty again,
   // or wait again.
   [[nodiscard]] absl::Status FinishWrite(const ColdWrite& write);
 
@@ -112,13 +114,17 @@ class Table {
 
   // The rows as they are now are the cut's. There is no cut yet, and nothing is held back.
   void BeginCut();
-  // The next job of the cut, of some hundred rows. Nothing: there is none at present, or at all
-  // (CutIsPosted). Several may be under way.
-  [[nodiscard]] absl::StatusOr<std::optional<ColdWrite>> NextSlice();
-  // Whether NextSlice has given all jobs of the cut.
-  bool CutIsPosted() const { return cut_->walked && cut_->saved_rows == 0; }
-  // Of copies that wait for the next slice.
-  size_t saved_bytes() const { return cut_.has_value() ? cut_->saved.bytes() : 0; }
+  // Goes on collecting rows of the cut for about a tenth of a millisecond. False: that is not
+  // possible at present, or all are collected.
+  bool Collect();
+  // What has been collected, if it is worth a job, or the last. Several may be under way.
+  std::optional<ColdSlice> NextSlice();
+  // Whether NextSlice has given all rows of the cut.
+  bool CutIsPosted() const { return cut_->walked && cut_->slice.keys.empty(); }
+  // Of what is collected.
+  size_t slice_bytes() const { return cut_.has_value() ? cut_->slice.bytes() : 0; }
+  // Of a job of NextSlice. If it failed its rows are dirty again.
+  void FinishSlice(const ColdSlice& slice);
   // The cut is in a checkpoint, or given up; no job of it is under way.
   void EndCut();
   // The next job that writes what was held back; one at a time.
@@ -171,10 +177,9 @@ class Table {
   };
   static constexpr uint32_t kNone = 0xffffffff;
   struct Cut {
-    uint64_t next = 0;  // the first hash that NextSlice has not passed, unless `walked`
+    uint64_t next = 0;  // the first hash that Collect has not passed, unless `walked`
     bool walked = false;
-    ColdStore::Batch saved = {};
-    uint64_t saved_rows = 0;  // in it
+    ColdSlice slice = {};  // collected, and copies of rows that changed since
   };
   // Rows that a hint named.
   struct Held {
@@ -208,10 +213,15 @@ class Table {
   [[nodiscard]] absl::Status MakeRoom(size_t rows);
   [[nodiscard]] absl::Status Evict(std::span<const HotTier::Victim> victims);
   [[nodiscard]] absl::Status Encode(const HotTier::Place& place, ColdStore::Batch* batch);
-  // Whether the hot row's value is not the cut's any more, or NextSlice has passed it.
+  // Whether the hot row's value is not the cut's any more, or Collect has passed it.
   bool AfterCut(const HotTier::Place& place) const;
   // During a cut, before the rows of `keys` may change.
-  [[nodiscard]] absl::Status SaveBeforeChange(std::span<const uint64_t> keys);
+  void SaveBeforeChange(std::span<const uint64_t> keys);
+  // Adds a copy of the row to the next slice.
+  void Copy(const HotTier::Place& place);
+  ColdSlice NewSlice() const;
+  // Rows that are worth a job.
+  size_t SliceRows() const;
   // Rows of hints of steps in [from, until) are no longer held for these.
   void Release(int64_t from, int64_t until);
   void Hold(Held* held, uint64_t key, const HotTier::Place& place);

@@ -7,12 +7,15 @@
 namespace savior {
 namespace {
 
-// A slice: so many rows, found in so many buckets of the index, whichever comes first. About a
-// tenth of a millisecond.
-constexpr uint32_t kSliceRows = 1024;
-constexpr uint64_t kSliceBuckets = 8192;
-// The part of the tier that a slice may take: rows that are being written are no victims.
+// Of a job: what RocksDB's own files have when they are new.
+constexpr size_t kSliceBytes = size_t{16} << 20;
+// The part of the tier that a job may take: rows that are being written are no victims.
 constexpr uint32_t kSlicePart = 8;
+// Collected at a time: so many rows, found in so many buckets of the index, whichever comes first.
+constexpr size_t kCollectRows = 512;
+constexpr uint64_t kCollectBuckets = 4096;
+// Beyond a full slice: a request's copies.
+constexpr size_t kSpareRows = 4096;
 // Buckets between two looks at how many rows there are.
 constexpr uint64_t kLook = 16;
 // Of what was held back, in one job.
@@ -20,12 +23,26 @@ constexpr size_t kHeldRows = 1024;
 
 }  // namespace
 
+ColdSlice Table::NewSlice() const {
+  ColdSlice slice{.table = number_, .stored_bytes = layout_.stored_bytes()};
+  // At once: growing would copy megabytes while a request waits.
+  const size_t rows = SliceRows() + kSpareRows;
+  slice.marked.reserve(rows);
+  slice.keys.reserve(rows);
+  slice.values.reserve(rows * slice.stored_bytes);
+  return slice;
+}
+
 void Table::BeginCut() {
   cut_.emplace();
+  cut_->slice = NewSlice();
   hot_.BeginCut();
 }
 
 void Table::EndCut() {
+  // What was collected and never posted: the cut was given up.
+  cut_->slice.status = absl::CancelledError();
+  FinishSlice(cut_->slice);
   cut_.reset();
   hot_.EndCut();
 }
@@ -34,48 +51,57 @@ bool Table::AfterCut(const HotTier::Place& place) const {
   return cut_->walked || HotIndex::HashOf(place.key()) < cut_->next || hot_.Changed(place);
 }
 
-absl::Status Table::SaveBeforeChange(std::span<const uint64_t> keys) {
-  if (!cut_.has_value() || cut_->walked) return absl::OkStatus();
-  absl::Status status;
-  hot_.Find(keys, HotTier::Access::kPeek, [&](size_t, const HotTier::Place& place) {
-    if (!place || AfterCut(place) || !status.ok()) return;
-    // One that CleanAhead is writing is saved, too: that write may still fail.
-    if ((place.marks() & (HotTier::kDirty | HotTier::kWriting)) != 0) {
-      status = Encode(place, &cut_->saved);
-      ++cut_->saved_rows;
-    }
-    hot_.SetChanged(place);
-  });
-  return status;
+void Table::Copy(const HotTier::Place& place) {
+  layout_.Encode(hot_.Row(place), &stored_);
+  cut_->slice.keys.push_back(place.key());
+  cut_->slice.values.append(stored_);
 }
 
-absl::StatusOr<std::optional<ColdWrite>> Table::NextSlice() {
+void Table::SaveBeforeChange(std::span<const uint64_t> keys) {
+  if (!cut_.has_value() || cut_->walked) return;
+  hot_.Find(keys, HotTier::Access::kPeek, [&](size_t, const HotTier::Place& place) {
+    if (!place || AfterCut(place)) return;
+    // One that CleanAhead is writing is copied, too: that write may still fail.
+    if ((place.marks() & (HotTier::kDirty | HotTier::kWriting)) != 0) Copy(place);
+    hot_.SetChanged(place);
+  });
+}
+
+size_t Table::SliceRows() const {
+  return std::clamp<size_t>(hot_.capacity() / kSlicePart, 1, kSliceBytes / layout_.stored_bytes());
+}
+
+bool Table::Collect() {
   // Rows that CleanAhead is writing must not be met: one mark says that a row is being written.
-  if (writing_ || CutIsPosted()) return std::nullopt;
-  ColdWrite slice{.table = number_, .of = ColdWrite::Of::kSlice};
-  std::vector<HotTier::Place> dirty;
-  const size_t most = std::clamp<size_t>(hot_.capacity() / kSlicePart, 1, kSliceRows);
-  for (uint64_t looked = 0; !cut_->walked && dirty.size() < most && looked < kSliceBuckets;
+  if (writing_ || cut_->walked) return false;
+  ColdSlice& slice = cut_->slice;
+  const size_t most = slice.keys.size() + std::min(kCollectRows, SliceRows());
+  for (uint64_t looked = 0; !cut_->walked && slice.keys.size() < most && looked < kCollectBuckets;
        looked += kLook) {
     hot_.Walk(&cut_->next, std::min<uint64_t>(kLook, most), [&](const HotTier::Place& place) {
-      if ((place.marks() & HotTier::kDirty) != 0 && !hot_.Changed(place)) dirty.push_back(place);
+      if ((place.marks() & HotTier::kDirty) == 0 || hot_.Changed(place)) return;
+      Copy(place);
+      slice.marked.push_back(place.key());
+      HotTier::Unmark(place, HotTier::kDirty);
+      HotTier::Mark(place, HotTier::kWriting);
     });
     cut_->walked = cut_->next == 0;
   }
-  std::sort(dirty.begin(), dirty.end(),
-            [](const HotTier::Place& a, const HotTier::Place& b) { return a.key() < b.key(); });
-  slice.batch = std::exchange(cut_->saved, ColdStore::Batch());
-  cut_->saved_rows = 0;
-  slice.keys.reserve(dirty.size());
-  for (const HotTier::Place& place : dirty) {
-    SAVIOR_RETURN_IF_ERROR(Encode(place, &slice.batch));
-    slice.keys.push_back(place.key());
+  return true;
+}
+
+std::optional<ColdSlice> Table::NextSlice() {
+  if (cut_->slice.keys.empty() || (!cut_->walked && cut_->slice.keys.size() < SliceRows())) {
+    return std::nullopt;
   }
-  for (const HotTier::Place& place : dirty) {
-    HotTier::Unmark(place, HotTier::kDirty);
-    HotTier::Mark(place, HotTier::kWriting);
-  }
-  return slice;
+  return std::exchange(cut_->slice, NewSlice());
+}
+
+void Table::FinishSlice(const ColdSlice& slice) {
+  hot_.Find(slice.marked, HotTier::Access::kPeek, [&](size_t, const HotTier::Place& place) {
+    HotTier::Unmark(place, HotTier::kWriting);  // it is there: it was no victim
+    if (!slice.status.ok()) HotTier::Mark(place, HotTier::kDirty);
+  });
 }
 
 absl::StatusOr<std::optional<ColdWrite>> Table::NextHeld() {
@@ -93,15 +119,15 @@ absl::Status Table::WriteBack() {
   BeginCut();
   absl::Status status;
   while (status.ok() && !CutIsPosted()) {
-    absl::StatusOr<std::optional<ColdWrite>> slice = NextSlice();
-    status = slice.status();
-    if (!status.ok() || !slice->has_value()) continue;
-    (*slice)->Run(*cold_);
-    status = (*slice)->status;
-    status.Update(FinishWrite(**slice));
+    Collect();
+    std::optional<ColdSlice> slice = NextSlice();
+    if (!slice.has_value()) continue;
+    slice->Run(*cold_);
+    FinishSlice(*slice);
+    status = slice->status;
   }
   EndCut();
-  return status;
+  return Annotate(status, "table " + spec_.name);
 }
 
 }  // namespace savior

@@ -294,15 +294,13 @@ absl::Status Table::FinishWrite(const ColdWrite& write) {
     writing_held_ = false;
     write.status.ok() ? held_back_.Written(write.keys) : held_back_.Failed(write.keys);
   } else {
-    if (write.of == ColdWrite::Of::kAhead) writing_ = false;
+    writing_ = false;
     for (const uint64_t key : write.keys) {
       const HotTier::Place place = hot_.Find(key);  // it was no victim
       HotTier::Unmark(place, HotTier::kWriting);
       if (!write.status.ok()) HotTier::Mark(place, HotTier::kDirty);
     }
-    if (write.status.ok() && write.of == ColdWrite::Of::kAhead) {
-      stats_.written_back += write.keys.size();
-    }
+    if (write.status.ok()) stats_.written_back += write.keys.size();
   }
   return absl::IsResourceExhausted(write.status) ? absl::OkStatus() : write.status;
 }

@@ -51,7 +51,7 @@ Rows RowsOf(Shard* shard, uint32_t table) {
 struct Config {
   std::vector<TableSpec> tables;
   uint64_t ram_bytes = 0;
-  uint64_t held_bytes = uint64_t{64} << 20;
+  std::optional<uint64_t> held_bytes = std::nullopt;
 };
 
 std::unique_ptr<Shard> Open(const Config& config, const fs::path& folder) {
@@ -78,15 +78,16 @@ std::vector<Rows> RowsIn(const Config& config, const fs::path& checkpoint) {
 // Random requests, the same ones for the same seed.
 class Traffic {
  public:
-  Traffic(const Config& config, uint64_t seed, uint64_t keys)
-      : tables_(config.tables), random_(seed), keys_(keys) {}
+  // most: of a request's keys.
+  Traffic(const Config& config, uint64_t seed, uint64_t keys, uint64_t most = 60)
+      : tables_(config.tables), random_(seed), keys_(keys), most_(most) {}
 
   // One request to every one of these shards, which answer alike.
   void Step(const std::vector<Shard*>& shards) {
     const auto t = static_cast<uint32_t>(random_.Below(tables_.size()));
     const TableSpec& spec = tables_[t];
     std::vector<uint64_t> keys;
-    const uint64_t n = 1 + random_.Below(60);
+    const uint64_t n = 1 + random_.Below(most_);
     const uint64_t first = random_.Below(keys_);
     for (uint64_t i = 0; i < n; ++i) keys.push_back((first + i * 7919) % keys_);
     std::ranges::sort(keys);
@@ -118,6 +119,7 @@ class Traffic {
   const std::vector<TableSpec> tables_;
   Random random_;
   const uint64_t keys_;
+  const uint64_t most_;
   int64_t step_ = 1;
 };
 
@@ -133,21 +135,22 @@ Config Tables(uint64_t ram_bytes) {
 }
 
 // Against a shard that never writes a checkpoint.
-void CompareWithUndisturbed(const Config& config, uint64_t seed, uint64_t keys) {
+void CompareWithUndisturbed(const Config& config, uint64_t seed, uint64_t keys,
+                            uint64_t most = 60) {
   SCOPED_TRACE(testing::Message() << "seed " << seed << ", " << config.ram_bytes << " B of RAM, "
-                                  << config.held_bytes << " B held");
+                                  << config.held_bytes.value_or(0) << " B held");
   const TempFolder folder;
   const auto shard = Open(config, folder / "db");
   // Each copy is thrown away when its rows have been looked at: VisitRows writes all rows back.
   const auto undisturbed_until = [&](int requests, const fs::path& where) {
     auto other = Open(config, where);
-    Traffic traffic(config, seed, keys);
+    Traffic traffic(config, seed, keys, most);
     for (int i = 0; i < requests; ++i) traffic.Step({other.get()});
     std::vector<Rows> rows;
     for (uint32_t t = 0; t < config.tables.size(); ++t) rows.push_back(RowsOf(other.get(), t));
     return rows;
   };
-  Traffic traffic(config, seed, keys);
+  Traffic traffic(config, seed, keys, most);
   Random random(seed + 1000);
   int requests = 0;
   struct Cut {
@@ -201,6 +204,17 @@ TEST(Checkpoint, HoldsThemWhereNothingMayBeHeldBack) {
     Config config = Tables(uint64_t{1} << 16);
     config.held_bytes = held;
     CompareWithUndisturbed(config, 8, 900);
+    if (testing::Test::HasFatalFailure()) return;
+  }
+}
+
+// Enough rows for table files of their own, which do not go through RocksDB's memory.
+TEST(Checkpoint, HoldsThemWhereSlicesAreFiles) {
+  Config config{.tables = {AlignTable("a", 4, Optimizer(OptimizerKind::kAdagrad)), IdTable("b", 4)},
+                .ram_bytes = uint64_t{16} << 20};
+  for (const std::optional<uint64_t> held : {std::optional<uint64_t>(), {uint64_t{200'000}}}) {
+    config.held_bytes = held;
+    CompareWithUndisturbed(config, 21, 60'000, 4000);
     if (testing::Test::HasFatalFailure()) return;
   }
 }
