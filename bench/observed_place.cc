@@ -91,9 +91,11 @@ class ObservedRunStore final : public RunStore {
   EmbeddingStore& store() override { return store_; }
   uint32_t shards() const override { return inner_->shards(); }
   std::string ServerOf(uint32_t shard) const override { return inner_->ServerOf(shard); }
-  absl::Status Checkpoint(const std::filesystem::path& folder, int64_t steps,
-                          Deadline deadline) override {
-    return inner_->Checkpoint(folder, steps, deadline);
+  absl::Status Freeze(const CheckpointPlace& place, int64_t steps, Deadline deadline) override {
+    return inner_->Freeze(place, steps, deadline);
+  }
+  absl::StatusOr<bool> CheckpointWritten(int64_t steps, Deadline deadline) override {
+    return inner_->CheckpointWritten(steps, deadline);
   }
 
  private:

@@ -135,6 +135,7 @@ struct Config {
   } security;
 
   struct Commit {
+    double interval_s = 60;
     int64_t every_steps = 0;
     int64_t keep = 2;
   } commit;

@@ -273,8 +273,12 @@ void ClusterFields(Config& c, std::vector<ConfigField>& f) {
 }
 
 void CommitAndEvalFields(Config& c, std::vector<ConfigField>& f) {
+  f.push_back(NotNegative("commit.interval_s", &c.commit.interval_s,
+                          "Seconds between commits (checkpoints), written while training goes on; "
+                          "0: none by the clock. At the end and on Ctrl-C there always is one"));
   f.push_back(Count("commit.every_steps", &c.commit.every_steps, 0, 1e12,
-                    "Steps between commits (checkpoints); 0: only at the end and on Ctrl-C"));
+                    "Steps between commits, besides; 0: none by steps. One that is due waits for "
+                    "the one before"));
   f.push_back(
       Count("commit.keep", &c.commit.keep, 1, 10000, "Commits kept; older ones are deleted"));
 

@@ -82,7 +82,7 @@ MessageHeader FromWire(const WireHeader& wire) {
 
 bool IsKnownType(uint8_t type) {
   return (type >= static_cast<uint8_t>(MessageType::kPull) &&
-          type <= static_cast<uint8_t>(MessageType::kCheckpoint)) ||
+          type <= static_cast<uint8_t>(MessageType::kCheckpointWritten)) ||
          (type >= static_cast<uint8_t>(MessageType::kRows) &&
           type <= static_cast<uint8_t>(MessageType::kError));
 }
@@ -217,7 +217,8 @@ absl::Status DecodeRequest(std::span<const std::byte> frame, Request* request) {
   const MessageType type = request->header.type;
   if (!IsRequest(type)) return absl::InvalidArgumentError("a reply where a request should be");
   const bool no_sections = type == MessageType::kCancelHints || type == MessageType::kStats ||
-                           type == MessageType::kCheckpoint;
+                           type == MessageType::kCheckpoint ||
+                           type == MessageType::kCheckpointWritten;
   if (no_sections && wire.sections != 0) {
     return absl::InvalidArgumentError("tables in a message that has none");
   }

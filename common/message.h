@@ -17,7 +17,7 @@
 
 namespace savior {
 
-inline constexpr uint16_t kWireVersion = 2;
+inline constexpr uint16_t kWireVersion = 3;
 inline constexpr size_t kMaxFrameBytes = size_t{64} << 20;
 inline constexpr uint32_t kMaxSections = 1024;
 inline constexpr uint32_t kMaxWireDim = 65536;
@@ -25,13 +25,14 @@ inline constexpr size_t kMessageHeaderBytes = 72;
 
 // The numbers are part of the format.
 enum class MessageType : uint8_t {
-  kPull = 1,         // -> kRows
-  kPush = 2,         // -> kDone
-  kPut = 3,          // -> kDone
-  kHint = 4,         // no reply
-  kCancelHints = 5,  // no reply
-  kStats = 6,        // -> kCounters
-  kCheckpoint = 7,   // -> kDone
+  kPull = 1,               // -> kRows
+  kPush = 2,               // -> kDone
+  kPut = 3,                // -> kDone
+  kHint = 4,               // no reply
+  kCancelHints = 5,        // no reply
+  kStats = 6,              // -> kCounters
+  kCheckpoint = 7,         // -> kDone, when the shard is frozen
+  kCheckpointWritten = 8,  // -> kDone, if it is
   kRows = 65,
   kDone = 66,
   kCounters = 67,
@@ -54,7 +55,7 @@ struct MessageHeader {
   uint64_t client = 0;    // drawn at random by each client: names its sequence numbers
   uint64_t sequence = 0;  // a reply has its request's; 0 in requests that are not answered
   // Push, hint: the training step; pull: likewise, or kAnyStep (common/store.h); cancel: the first
-  // step to forget; checkpoint: steps done.
+  // step to forget; both of a checkpoint: steps done.
   int64_t step = 0;
   uint32_t shard = 0;  // that the request is for
   bool operator==(const MessageHeader&) const = default;

@@ -24,7 +24,7 @@ absl::Status RemoveUnfinished(const fs::path& folder) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<SealedFile>> ListFiles(const fs::path& folder) {
+absl::StatusOr<std::vector<SealedFile>> ListFiles(const fs::path& folder, DigestCache* digests) {
   std::vector<SealedFile> files;
   std::error_code error;
   for (auto it = fs::recursive_directory_iterator(folder, error); !error && it != fs::end(it);
@@ -34,7 +34,8 @@ absl::StatusOr<std::vector<SealedFile>> ListFiles(const fs::path& folder) {
     file.path = fs::relative(it->path(), folder, error).string();
     file.bytes = it->file_size(error);
     if (error) break;
-    SAVIOR_ASSIGN_OR_RETURN(file.xxh3, DigestFile(it->path()));
+    const bool cached = digests != nullptr && it->path().extension() == ".sst";
+    SAVIOR_ASSIGN_OR_RETURN(file.xxh3, cached ? digests->Of(it->path()) : DigestFile(it->path()));
   }
   if (error) return absl::UnavailableError(fmt::format("{}: {}", folder.string(), error.message()));
   std::ranges::sort(files, {}, &SealedFile::path);

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "common/digest_cache.h"
 #include "common/status.h"
 
 namespace savior {
@@ -27,9 +28,10 @@ struct SealedFile {
   std::string xxh3;  // XXH3-128, 32 hex digits
 };
 
-// All files below `folder`, by path. Reads every byte of them.
-[[nodiscard]] absl::StatusOr<std::vector<SealedFile>> ListFiles(
-    const std::filesystem::path& folder);
+// All files below `folder`, by path. Reads every byte of them, but of table files (.sst), which
+// nobody changes in place, only of those that `digests` (or null) does not know.
+[[nodiscard]] absl::StatusOr<std::vector<SealedFile>> ListFiles(const std::filesystem::path& folder,
+                                                                DigestCache* digests = nullptr);
 
 // The text of a manifest: `fields`, then `files`, then the digest of both. `fields` has neither
 // "files" nor "xxh3".

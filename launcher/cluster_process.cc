@@ -46,8 +46,12 @@ class RemoteRunStore final : public RunStore {
   EmbeddingStore& store() override { return *store_; }
   uint32_t shards() const override { return static_cast<uint32_t>(servers_.size()); }
   std::string ServerOf(uint32_t shard) const override { return servers_[shard]; }
-  absl::Status Checkpoint(const fs::path&, int64_t steps, Deadline deadline) override {
-    return store_->Checkpoint(steps, deadline);
+  // The servers know the place.
+  absl::Status Freeze(const CheckpointPlace&, int64_t steps, Deadline deadline) override {
+    return store_->Freeze(steps, deadline);
+  }
+  absl::StatusOr<bool> CheckpointWritten(int64_t steps, Deadline deadline) override {
+    return store_->CheckpointWritten(steps, deadline);
   }
 
  private:
@@ -284,9 +288,9 @@ absl::Status ClusterProcess::Serve(const RunStart& start) {
                      .steps = StepRules{.workers = static_cast<uint32_t>(placement_.workers.size()),
                                         .staleness = config_.cluster.staleness,
                                         .first_step = start.step},
-                     .checkpoint_folder =
+                     .checkpoint_place =
                          [commits](int64_t step, uint32_t shard) {
-                           return UnfinishedCommit(commits, step) / ShardFolder(shard);
+                           return PlaceOfShard(PlaceOfCommit(commits, step), shard);
                          },
                      .counts_cpu = !IsWorker(role())}));
   return absl::OkStatus();

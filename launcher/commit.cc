@@ -141,27 +141,47 @@ fs::path UnfinishedCommit(const fs::path& commits, int64_t step) {
   return CommitFolder(commits, step).string() + kUnfinished;
 }
 
-absl::StatusOr<Commit> WriteCommit(const fs::path& commits, CommitManifest manifest,
-                                   const std::function<absl::Status(const fs::path&)>& fill) {
+CheckpointPlace PlaceOfCommit(const fs::path& commits, int64_t step) {
+  const std::vector<fs::path> before = ListCommits(commits);
+  return {.folder = UnfinishedCommit(commits, step),
+          .base = before.empty() ? fs::path() : before.back()};
+}
+
+absl::StatusOr<fs::path> BeginCommit(const fs::path& commits, int64_t step) {
+  const fs::path part = UnfinishedCommit(commits, step);
+  // First of all: they hold disk space, which may be what ended them.
+  SAVIOR_RETURN_IF_ERROR(RemoveUnfinished(commits));
+  std::error_code error;
+  fs::create_directories(part, error);
+  if (error) return SystemError(error.value(), "making " + part.string());
+  return part;
+}
+
+absl::StatusOr<Commit> PublishCommit(const fs::path& commits, CommitManifest manifest,
+                                     DigestCache* digests) {
   const fs::path target = CommitFolder(commits, manifest.step);
   const fs::path part = UnfinishedCommit(commits, manifest.step);
-  const auto write = [&]() -> absl::Status {
-    // First of all: they hold disk space, which may be what ended them.
-    SAVIOR_RETURN_IF_ERROR(RemoveUnfinished(commits));
-    SAVIOR_RETURN_IF_ERROR(MakeWritableFolder(part));
-    SAVIOR_RETURN_IF_ERROR(fill(part));
-    SAVIOR_ASSIGN_OR_RETURN(manifest.files, ListFiles(part));
-    SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(part / kManifestFile, Print(manifest)));
-    // The same step again (a run resumed at its end): the state is the same, the newer replaces the
-    // older.
-    SAVIOR_RETURN_IF_ERROR(RemoveAll(target));
-    return PublishFolder(part, target);
-  };
-  if (const absl::Status written = write(); !written.ok()) {
-    RemoveAll(part).IgnoreError();
-    return Annotate(written, "writing commit " + target.string());
-  }
+  SAVIOR_ASSIGN_OR_RETURN(manifest.files, ListFiles(part, digests));
+  SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(part / kManifestFile, Print(manifest)));
+  // The same step again (a run resumed at its end): the state is the same, the newer replaces the
+  // older.
+  SAVIOR_RETURN_IF_ERROR(RemoveAll(target));
+  SAVIOR_RETURN_IF_ERROR(PublishFolder(part, target));
   return Commit{target, std::move(manifest)};
+}
+
+absl::StatusOr<Commit> WriteCommit(const fs::path& commits, CommitManifest manifest,
+                                   const std::function<absl::Status(const fs::path&)>& fill) {
+  const int64_t step = manifest.step;
+  const auto write = [&]() -> absl::StatusOr<Commit> {
+    SAVIOR_ASSIGN_OR_RETURN(const fs::path part, BeginCommit(commits, step));
+    SAVIOR_RETURN_IF_ERROR(fill(part));
+    return PublishCommit(commits, std::move(manifest));
+  };
+  absl::StatusOr<Commit> written = write();
+  if (written.ok()) return written;
+  RemoveAll(UnfinishedCommit(commits, step)).IgnoreError();
+  return Annotate(written.status(), "writing commit " + CommitFolder(commits, step).string());
 }
 
 absl::StatusOr<Commit> OpenCommit(const fs::path& folder, bool digests) {

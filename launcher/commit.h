@@ -8,6 +8,11 @@
 //     encoder.safetensors, codebook.safetensors    where the arm has them
 //     shard-<k>/             a RocksDB checkpoint of all tables
 //
+// Files of different commits may be one file under several names (hard links): what a commit has in
+// common with the one before takes no space and is not written again. A file goes with its last
+// name, so deleting a commit takes nothing from another. The price: a file that rots on disk rots
+// in all commits that share it; digests find it in each.
+//
 // A commit is written as commit-<step>.part and renamed when every byte is synced: a folder without
 // the suffix is whole. What is random in a run is a function of (seed, step), so the step is also
 // the RNG state and the data cursor.
@@ -19,9 +24,11 @@
 #include <string>
 #include <vector>
 
+#include "common/digest_cache.h"
 #include "common/sealed_folder.h"
 #include "common/status.h"
 #include "common/store.h"
+#include "ps/checkpoint_place.h"
 
 namespace savior {
 
@@ -51,10 +58,24 @@ std::filesystem::path CommitFolder(const std::filesystem::path& commits, int64_t
 // The same while it is written.
 std::filesystem::path UnfinishedCommit(const std::filesystem::path& commits, int64_t step);
 
-// Writes a commit. `fill` puts the files into the folder given to it; their list, sizes and digests
-// are taken here. Atomic and durable: when it returns OK the commit survives a power failure.
-// Unfinished ones, of any step, are deleted first; one that fails is deleted at once, so that it
-// holds no space (kResourceExhausted: the disk is full; commits that were there stay).
+// Where shards write their parts of the commit at `step`, and the newest commit that is there,
+// whose files they may link: folders of commits, not of shards.
+CheckpointPlace PlaceOfCommit(const std::filesystem::path& commits, int64_t step);
+
+// A commit is written in two steps. First its folder is made, and its name returned; unfinished
+// ones, of any step, are deleted. Fast.
+[[nodiscard]] absl::StatusOr<std::filesystem::path> BeginCommit(
+    const std::filesystem::path& commits, int64_t step);
+// Then, with all files in it, their list, sizes and digests are taken, and it gets its name. Atomic
+// and durable: when it returns OK the commit survives a power failure. One of the same step is
+// replaced.
+[[nodiscard]] absl::StatusOr<Commit> PublishCommit(const std::filesystem::path& commits,
+                                                   CommitManifest manifest,
+                                                   DigestCache* digests = nullptr);
+
+// Both in one. `fill` puts the files into the folder given to it. One that fails is deleted at
+// once, so that it holds no space (kResourceExhausted: the disk is full; commits that were there
+// stay).
 [[nodiscard]] absl::StatusOr<Commit> WriteCommit(
     const std::filesystem::path& commits, CommitManifest manifest,
     const std::function<absl::Status(const std::filesystem::path&)>& fill);

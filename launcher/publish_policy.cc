@@ -7,11 +7,13 @@ using Kind = PublishAction::Kind;
 PublishPolicy::PublishPolicy(double every_s, int64_t full_every, Deadline start)
     : every_(Milliseconds(every_s)), full_every_(full_every), due_(start + every_) {}
 
-PublishAction PublishPolicy::Next(Deadline now, int64_t step, int64_t committed,
-                                  bool running) const {
+PublishAction PublishPolicy::Next(Deadline now, int64_t step, int64_t committed, int64_t begun,
+                                  bool running) {
   if (every_.count() == 0 || running || now < due_) return {};
-  const PublishAction action = Export(step);
-  if (action.kind == Kind::kNothing || committed == step) return action;
+  if (Export(step).kind == Kind::kNothing) return {};
+  if (!due_step_) due_step_ = step;
+  if (committed >= *due_step_) return Export(committed);
+  if (begun >= *due_step_) return {};  // it is being written
   return {.kind = Kind::kCommit};
 }
 
@@ -23,6 +25,9 @@ PublishAction PublishPolicy::Export(int64_t step) const {
   return {.kind = Kind::kDelta, .since = end_->step};
 }
 
-void PublishPolicy::Started(Deadline now) { due_ = now + every_; }
+void PublishPolicy::Started(Deadline now) {
+  due_ = now + every_;
+  due_step_.reset();
+}
 
 }  // namespace savior

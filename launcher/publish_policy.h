@@ -28,16 +28,18 @@ struct PublishAction {
 };
 
 // One bundle at a time, every_s apart from start to start, or later if one takes longer; each is of
-// a commit that was made when it was due. Single-threaded, knows no clock, file or process.
+// a commit that was begun when it was due, or later. Single-threaded, knows no clock, file or
+// process.
 class PublishPolicy {
  public:
   // The first is due every_s after `start`; every_s 0: none ever is. `full_every`: deltas between
   // two full bundles.
   PublishPolicy(double every_s, int64_t full_every, Deadline start);
 
-  // What to do when `step` steps are done, the newest commit is of step `committed`, and an export
-  // is `running` or not.
-  PublishAction Next(Deadline now, int64_t step, int64_t committed, bool running) const;
+  // What to do when `step` steps are done, the newest commit is of step `committed`, the newest one
+  // begun of step `begun`, and an export is `running` or not. kFull and kDelta are of the commit at
+  // `committed`.
+  PublishAction Next(Deadline now, int64_t step, int64_t committed, int64_t begun, bool running);
   // As what the commit of `step` would be exported: kNothing, kFull or kDelta.
   PublishAction Export(int64_t step) const;
 
@@ -52,6 +54,7 @@ class PublishPolicy {
   const int64_t full_every_;
   Deadline due_;
   std::optional<ChainEnd> end_;
+  std::optional<int64_t> due_step_;  // where the next bundle was found to be due
 };
 
 }  // namespace savior

@@ -65,11 +65,11 @@ std::optional<ChainEnd> Publisher::FindEnd() const {
   return ChainEnd{m.step, m.sequence};
 }
 
-void Publisher::AfterStep(Deadline now, int64_t step, int64_t committed) {
+void Publisher::AfterStep(Deadline now, int64_t step, int64_t committed, int64_t begun) {
   if (child_ != nullptr) Tend(now);
-  const PublishAction action = policy_.Next(now, step, committed, child_ != nullptr);
+  const PublishAction action = policy_.Next(now, step, committed, begun, child_ != nullptr);
   wants_commit_ = action.kind == Kind::kCommit;
-  if (action.kind == Kind::kFull || action.kind == Kind::kDelta) Start(now, step, action);
+  if (action.kind == Kind::kFull || action.kind == Kind::kDelta) Start(now, committed, action);
 }
 
 void Publisher::Start(Deadline now, int64_t step, const PublishAction& action) {

@@ -33,14 +33,15 @@ class Publisher {
   Publisher(const Publisher&) = delete;
   Publisher& operator=(const Publisher&) = delete;
 
-  // After a step, and the commit after it, if there was one: hands on what the child says, sees
-  // whether it has ended, starts the next. step, committed: PublishPolicy::Next. Does not block,
-  // but for the start of a process and a look at one bundle's manifest.
-  void AfterStep(Deadline now, int64_t step, int64_t committed);
+  // After a step, and the beginning of a commit after it, if there was one: hands on what the child
+  // says, sees whether it has ended, starts the next. step, committed, begun: PublishPolicy::Next;
+  // only the commit at `committed` is ever read. Does not block, but for the start of a process and
+  // a look at one bundle's manifest.
+  void AfterStep(Deadline now, int64_t step, int64_t committed, int64_t begun);
 
   // Whether a bundle waits for a commit: one should be made after the next step.
   bool wants_commit() const { return wants_commit_; }
-  // The commit that it wanted failed (a full disk): the next is wanted when it is due again.
+  // A commit failed (a full disk): the next is wanted when a bundle is due again.
   void NotCommitted(Deadline now) { policy_.Started(now); }
   // The commit that the running child reads, which must stay; empty: none runs.
   const std::filesystem::path& in_use() const { return in_use_; }

@@ -23,9 +23,11 @@ class LocalRunStore final : public RunStore {
   EmbeddingStore& store() override { return *store_; }
   uint32_t shards() const override { return store_->host().shards(); }
   std::string ServerOf(uint32_t) const override { return "this process"; }
-  absl::Status Checkpoint(const std::filesystem::path& folder, int64_t,
-                          Deadline deadline) override {
-    return store_->Checkpoint(folder, deadline);
+  absl::Status Freeze(const CheckpointPlace& place, int64_t steps, Deadline deadline) override {
+    return store_->Freeze(steps, place, deadline);
+  }
+  absl::StatusOr<bool> CheckpointWritten(int64_t steps, Deadline deadline) override {
+    return store_->CheckpointWritten(steps, deadline);
   }
 
  private:

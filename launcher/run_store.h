@@ -10,6 +10,7 @@
 #include "common/config.h"
 #include "common/status.h"
 #include "common/store.h"
+#include "ps/checkpoint_place.h"
 #include "ps/shard_host.h"
 
 namespace savior {
@@ -22,10 +23,15 @@ class RunStore {
   virtual uint32_t shards() const = 0;
   // Who has shard `shard`, for people: "rank 3 (server on node2)".
   virtual std::string ServerOf(uint32_t shard) const = 0;
-  // Writes all rows, as they are after `steps` steps, to `folder`/shard-<k>/: the folder of the
-  // commit that is being written (launcher/commit.h). Not yet synced.
-  [[nodiscard]] virtual absl::Status Checkpoint(const std::filesystem::path& folder, int64_t steps,
-                                                Deadline deadline) = 0;
+  // Every shard begins a checkpoint of its rows as they are after `steps` steps, to
+  // `place.folder`/shard-<k>/, place.base being an earlier commit's folder: what
+  // PlaceOfCommit(launcher/commit.h) says. Returns when all have frozen.
+  [[nodiscard]] virtual absl::Status Freeze(const CheckpointPlace& place, int64_t steps,
+                                            Deadline deadline) = 0;
+  // False: a shard is still writing it. Errors: none is, and one has none. Any thread, while others
+  // use the store. Not yet synced.
+  [[nodiscard]] virtual absl::StatusOr<bool> CheckpointWritten(int64_t steps,
+                                                               Deadline deadline) = 0;
 };
 
 // Where a run's processes keep their shards' working files: ps.live_dir, or live/ in run.dir.

@@ -16,7 +16,6 @@
 #include "common/progress.h"
 #include "common/tensor_file.h"
 #include "launcher/commit.h"
-#include "launcher/shards_seen.h"
 #include "worker/device.h"
 #include "worker/eval/prediction_share.h"
 
@@ -25,8 +24,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
-
-constexpr std::chrono::minutes kCheckpointTimeout{10};
 
 Deadline StatsDeadline() { return DeadlineIn(std::chrono::seconds(10)); }
 
@@ -68,8 +65,10 @@ absl::StatusOr<EvalResult> TrainingRun::Run() {
 absl::StatusOr<EvalResult> TrainingRun::Work() {
   SAVIOR_RETURN_IF_ERROR(Open());
   SAVIOR_RETURN_IF_ERROR(TrainLoop());
+  SAVIOR_RETURN_IF_ERROR(SettleCommit());
   if (trainer_->step() != committed_step_) {
-    SAVIOR_RETURN_IF_ERROR(CommitNow());
+    SAVIOR_RETURN_IF_ERROR(BeginCommit());
+    SAVIOR_RETURN_IF_ERROR(SettleCommit());
     SAVIOR_RETURN_IF_ERROR(not_committed_);
   }
   if (stopped_ && trainer_->step() < trainer_->total_steps()) {
@@ -114,6 +113,10 @@ absl::StatusOr<RunStart> TrainingRun::OpenFolder() {
     return RunStart{};
   }
   const CommitManifest& manifest = commit->manifest;
+  // Every byte has just been read: what the next commits link of these files is not read again.
+  for (const SealedFile& file : manifest.files) {
+    digests_.Add(commit->folder / file.path, file.xxh3);
+  }
   LOG(INFO) << "going on from " << commit->folder.string() << ", step " << manifest.step;
   if (manifest.log_fingerprint != inputs_.log->fingerprint()) {
     return absl::FailedPreconditionError(
@@ -148,6 +151,13 @@ absl::Status TrainingRun::OpenTables() {
     samples_ = start_.samples;
     committed_step_ = start_.step;
   }
+  if (lead()) {
+    std::vector<std::pair<std::string, TensorFile>> constant;
+    if (content_.encoder) constant.emplace_back(kEncoderFile, content_.encoder->Save());
+    if (content_.codebook) constant.emplace_back(kCodebookFile, content_.codebook->Save());
+    commits_ = std::make_unique<RunCommits>(folder_->commits(), store_.get(), &digests_,
+                                            std::move(constant));
+  }
   // Nobody goes on before the lead has published the content.
   return CheckSame("initial dense weights", absl::StrCat(absl::Hex(trainer_->Digest())));
 }
@@ -180,6 +190,7 @@ absl::Status TrainingRun::TrainLoop() {
   if (options_.before_first_step) options_.before_first_step();
   train_start_ = last_metrics_ = absl::Now();
   train_cpu_start_ = last_cpu_ = ProcessCpuSeconds();
+  commit_due_ = DeadlineIn(Milliseconds(config_.commit.interval_s));
   if (lead()) {
     SAVIOR_ASSIGN_OR_RETURN(server_cpu_start_, ServerCpuSeconds());
     last_server_cpu_ = server_cpu_start_;
@@ -257,14 +268,15 @@ absl::Status TrainingRun::AfterStep(const StepFigures& figures) {
   if (lead() && absl::Now() - last_metrics_ >= absl::Seconds(config_.train.metrics_every_s)) {
     SAVIOR_RETURN_IF_ERROR(WriteMetrics(figures));
   }
-  if (due(config_.commit.every_steps) || figures.wishes.commit) {
-    SAVIOR_RETURN_IF_ERROR(CommitNow());
+  if (lead()) SAVIOR_RETURN_IF_ERROR(TakeCommit(/*wait=*/false));
+  // The last one is the run's end's.
+  const bool more = step < trainer_->total_steps() && !stopped_;
+  if (more && (due(config_.commit.every_steps) || figures.wishes.commit)) {
+    SAVIOR_RETURN_IF_ERROR(BeginCommit());
   }
   // The last commit is exported when the run's result is there, too.
-  if (publisher_ && step < trainer_->total_steps() && !stopped_) {
-    if (figures.wishes.commit && committed_step_ != step)
-      publisher_->NotCommitted(SteadyClock::now());
-    publisher_->AfterStep(SteadyClock::now(), step, committed_step_);
+  if (publisher_ && more) {
+    publisher_->AfterStep(SteadyClock::now(), step, committed_step_, begun_step_);
   }
   return absl::OkStatus();
 }
@@ -319,65 +331,82 @@ absl::Status TrainingRun::WriteMetrics(const StepFigures& figures) {
   last_server_cpu_ = server_cpu;
   last_step_times_ = {};
   last_samples_ = samples_;
-  // A full disk ends no training (CommitNow).
+  // A full disk ends no training (BeginCommit).
   const absl::Status added = folder_->AddMetrics(line);
   LOG_IF(WARNING, !added.ok()) << "a line of metrics is lost: " << added.message();
   return absl::OkStatus();
 }
 
-absl::Status TrainingRun::CommitNow() {
-  // Every worker's pushes are in when all are here, and none comes before the lead is done.
+StepWishes TrainingRun::Wishes() const {
+  const bool free = commits_ != nullptr && !commits_->under_way();
+  const bool by_clock = free && config_.commit.interval_s > 0 && SteadyClock::now() >= commit_due_;
+  return {.stop = StopAsked(),
+          .commit = by_clock || (free && publisher_ && publisher_->wants_commit())};
+}
+
+absl::Status TrainingRun::BeginCommit() {
   SAVIOR_RETURN_IF_ERROR(trainer_->Settle());
-  Group& workers = place_.workers();
-  SAVIOR_RETURN_IF_ERROR(workers.Allgather("commit", DeadlineIn(kPatience)).status());
-  absl::Status mine = lead() ? WriteWholeCommit() : absl::OkStatus();
-  if (!mine.ok() && !absl::IsResourceExhausted(mine)) return mine;
-  SAVIOR_ASSIGN_OR_RETURN(const std::vector<std::string> all,
-                          workers.Allgather(std::string(mine.message()), DeadlineIn(kPatience)));
-  // The lead's word: what all do next depends on it.
-  if (all[0].empty()) {
-    not_committed_ = absl::OkStatus();
-    committed_step_ = trainer_->step();
-    return absl::OkStatus();
-  }
-  not_committed_ = absl::ResourceExhaustedError(all[0]);
+  // Every worker's pushes are in when all are here, and none comes before the shards have frozen.
+  SAVIOR_RETURN_IF_ERROR(SettleCommit());
+  absl::Status mine;
   if (lead()) {
-    LOG(ERROR) << fmt::format(
-        "no commit at step {}: {}. Training goes on, and tries again at the next commit; the last "
-        "one {}. Make room where {} is",
-        trainer_->step(), all[0],
-        committed_step_ < 0 ? "does not exist yet" : fmt::format("is of step {}", committed_step_),
-        folder_->commits().string());
+    mine = commits_->Begin(ContentsOfCommit());
+    commit_due_ = DeadlineIn(Milliseconds(config_.commit.interval_s));
+    if (!mine.ok() && !absl::IsResourceExhausted(mine)) return mine;
   }
+  // What became of it, this too, the next SettleCommit says.
+  begun_step_ = trainer_->step();
+  return place_.workers().Allgather("frozen", DeadlineIn(kPatience)).status();
+}
+
+absl::Status TrainingRun::SettleCommit() {
+  if (lead()) SAVIOR_RETURN_IF_ERROR(TakeCommit(/*wait=*/true));
+  SAVIOR_ASSIGN_OR_RETURN(
+      const std::vector<std::string> all,
+      place_.workers().Allgather(std::string(not_committed_.message()), DeadlineIn(kPatience)));
+  // The lead's word: what all do next depends on it.
+  not_committed_ = all[0].empty() ? absl::OkStatus() : absl::ResourceExhaustedError(all[0]);
+  if (begun_step_ >= 0 && not_committed_.ok()) committed_step_ = begun_step_;
+  begun_step_ = -1;
   return absl::OkStatus();
 }
 
-absl::Status TrainingRun::WriteWholeCommit() {
-  CommitManifest manifest;
-  manifest.step = trainer_->step();
-  manifest.samples = samples_;
-  manifest.log_fingerprint = inputs_.log->fingerprint();
-  manifest.shards = store_->shards();
-  manifest.tables = store_->store().tables();
-  const auto fill = [this](const fs::path& part) { return WriteCommitFiles(part); };
-  SAVIOR_RETURN_IF_ERROR(WriteCommit(folder_->commits(), std::move(manifest), fill).status());
-  return KeepNewest(folder_->commits(), config_.commit.keep,
-                    publisher_ ? publisher_->in_use() : fs::path());
+absl::Status TrainingRun::TakeCommit(bool wait) {
+  const std::optional<CommitOutcome> outcome = commits_->Take(wait);
+  if (wait) commits_->Wait();  // for old commits to go, too
+  if (!outcome) return absl::OkStatus();
+  if (!outcome->status.ok() && !absl::IsResourceExhausted(outcome->status)) return outcome->status;
+  not_committed_ = outcome->status;
+  if (!outcome->status.ok()) {
+    NotCommitted(outcome->step, outcome->status);
+    return absl::OkStatus();
+  }
+  committed_step_ = outcome->step;
+  commits_->Prune(config_.commit.keep, publisher_ ? publisher_->in_use() : fs::path());
+  if (wait) commits_->Wait();
+  return absl::OkStatus();
 }
 
-absl::Status TrainingRun::WriteCommitFiles(const fs::path& part) {
-  SAVIOR_RETURN_IF_ERROR(
-      store_->Checkpoint(part, trainer_->step(), DeadlineIn(kCheckpointTimeout)));
-  SAVIOR_RETURN_IF_ERROR(WaitForShards(part, store_->shards(),
-                                       [this](uint32_t shard) { return store_->ServerOf(shard); }));
-  SAVIOR_RETURN_IF_ERROR(WriteTensorFile(part / kDenseFile, trainer_->dense().Save()));
-  if (content_.encoder) {
-    SAVIOR_RETURN_IF_ERROR(WriteTensorFile(part / kEncoderFile, content_.encoder->Save()));
-  }
-  if (content_.codebook) {
-    SAVIOR_RETURN_IF_ERROR(WriteTensorFile(part / kCodebookFile, content_.codebook->Save()));
-  }
-  return WriteFileAtomically(part / kResolvedFile, ToToml(config_));
+void TrainingRun::NotCommitted(int64_t step, const absl::Status& why) {
+  LOG(ERROR) << fmt::format(
+      "no commit at step {}: {}. Training goes on, and tries again at the next commit; the last "
+      "one {}. Make room where {} is",
+      step, std::string(why.message()),
+      committed_step_ < 0 ? "does not exist yet" : fmt::format("is of step {}", committed_step_),
+      folder_->commits().string());
+  if (publisher_) publisher_->NotCommitted(SteadyClock::now());
+}
+
+CommitContents TrainingRun::ContentsOfCommit() {
+  CommitContents contents;
+  contents.manifest.step = trainer_->step();
+  contents.manifest.samples = samples_;
+  contents.manifest.log_fingerprint = inputs_.log->fingerprint();
+  contents.manifest.shards = store_->shards();
+  contents.manifest.tables = store_->store().tables();
+  contents.dense = trainer_->dense().Save();
+  contents.resolved = ToToml(config_);
+  return contents;
 }
 
 absl::StatusOr<EvalResult> TrainingRun::Finish() {

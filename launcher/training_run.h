@@ -11,9 +11,12 @@
 #include <optional>
 #include <ostream>
 
+#include "common/clock.h"
 #include "common/config.h"
+#include "common/digest_cache.h"
 #include "common/status.h"
 #include "launcher/publisher.h"
+#include "launcher/run_commits.h"
 #include "launcher/run_folder.h"
 #include "launcher/run_inputs.h"
 #include "launcher/run_place.h"
@@ -75,20 +78,25 @@ class TrainingRun {
   absl::StatusOr<double> ServerCpuSeconds();
   // What the steps cost every process of the run; what `processes_` and `train_cpu_s_` get.
   absl::Status GatherCosts();
-  // All workers do. A full disk is no error but `not_committed_`, at all of them: the commit before
-  // stays, training may go on, and the next call tries again. Other errors end the run.
-  absl::Status CommitNow();
-  absl::Status WriteWholeCommit();  // the lead's
-  absl::Status WriteCommitFiles(const std::filesystem::path& part);
+  // All workers do: begins a commit, after the one before has ended. It is written while training
+  // goes on, and SettleCommit says what became of it. A full disk is no error but `not_committed_`,
+  // at all of them: the commit before stays, training may go on, and the next call tries again.
+  // Other errors end the run.
+  absl::Status BeginCommit();
+  // All workers do: waits for the commit under way, if there is one, and agrees on what became of
+  // it. No worker's pushes are under way when it returns.
+  absl::Status SettleCommit();
+  // The lead's.
+  CommitContents ContentsOfCommit();
+  absl::Status TakeCommit(bool wait);
+  void NotCommitted(int64_t step, const absl::Status& why);
   absl::StatusOr<EvalResult> Finish();
   absl::Status WriteResult(const Scores& scores);
   // The last bundle; all workers wait for it.
   absl::Status PublishLast();
   bool lead() { return place_.lead(); }
   bool StopAsked() const { return options_.stop && options_.stop->load(); }
-  StepWishes Wishes() const {
-    return {.stop = StopAsked(), .commit = publisher_ && publisher_->wants_commit()};
-  }
+  StepWishes Wishes() const;
 
   const Config config_;
   const RunOptions options_;
@@ -98,14 +106,19 @@ class TrainingRun {
   RunInputs inputs_;
   RunStart start_;
   std::unique_ptr<RunStore> store_;
-  Content content_;  // the lead's
+  DigestCache digests_;                  // of files of commits
+  std::unique_ptr<RunCommits> commits_;  // the lead's
+  Content content_;                      // the lead's
   std::unique_ptr<Trainer> trainer_;
   std::unique_ptr<Publisher> publisher_;  // the lead's, with export.dir
 
   bool stopped_ = false;
-  int64_t samples_ = 0;          // impressions since step 0
-  int64_t committed_step_ = -1;  // of the newest commit
-  absl::Status not_committed_;   // kResourceExhausted: why the last CommitNow made none
+  int64_t samples_ = 0;  // impressions since step 0
+  // Of the newest commit; other workers than the lead know it after SettleCommit.
+  int64_t committed_step_ = -1;
+  int64_t begun_step_ = -1;     // of the commit under way, or ended and not agreed on; -1: none
+  absl::Status not_committed_;  // kResourceExhausted: why the last BeginCommit made none
+  Deadline commit_due_;         // the lead's: by commit.interval_s
   absl::Time train_start_;
   double train_cpu_start_ = 0;
   int64_t samples_start_ = 0;  // at train_start_

@@ -7,6 +7,7 @@
 #include <rocksdb/filter_policy.h>
 #include <rocksdb/listener.h>
 #include <rocksdb/options.h>
+#include <rocksdb/sst_file_writer.h>
 #include <rocksdb/table.h>
 #include <rocksdb/utilities/checkpoint.h>
 #include <rocksdb/write_batch.h>
@@ -36,6 +37,9 @@ constexpr uint64_t kSpareBytes = uint64_t{32} << 20;
 
 // RocksDB's own MultiGet works in groups of 32; this only bounds what is pinned at a time.
 constexpr size_t kGetSlice = 128;
+
+// Rows from which on a table file of their own is worth it.
+constexpr size_t kLeastFile = 4096;
 
 // Incomplete: a write that would have to wait for one that found no room.
 bool IsFull(const rocksdb::Status& status) { return status.IsNoSpace() || status.IsIncomplete(); }
@@ -328,6 +332,40 @@ absl::Status ColdStore::Write(Batch* batch) {
       impl_->Writing([&] { return impl_->db->Write(NoLog(), &batch->impl_->batch); });
   batch->impl_->batch.Clear();
   return Annotate(impl_->Explain(written), "writing");
+}
+
+absl::Status ColdStore::WriteSorted(uint32_t table, std::span<const uint64_t> keys,
+                                    absl::FunctionRef<std::string_view(size_t)> value) {
+  if (keys.size() < kLeastFile) {
+    Batch batch;
+    for (size_t i = 0; i < keys.size(); ++i) {
+      SAVIOR_RETURN_IF_ERROR(Put(table, keys[i], value(i), &batch));
+    }
+    return Write(&batch);
+  }
+  const std::string file = (impl_->folder / "sorted.tmp").string();
+  const auto write = [&] {
+    rocksdb::SstFileWriter writer(rocksdb::EnvOptions(),
+                                  rocksdb::Options(DbOptions(impl_->folder), TableOptions()),
+                                  impl_->handles[table]);
+    rocksdb::Status status = writer.Open(file);
+    for (size_t i = 0; i < keys.size() && status.ok(); ++i) {
+      const KeyBytes bytes = BigEndian(keys[i]);
+      const std::string_view v = value(i);
+      status = writer.Put(SliceOf(bytes), {v.data(), v.size()});
+    }
+    if (status.ok()) status = writer.Finish();
+    if (!status.ok()) return status;
+    rocksdb::IngestExternalFileOptions options;
+    options.move_files = true;
+    options.snapshot_consistency = false;  // nobody holds snapshots
+    options.write_global_seqno = false;    // the file is not touched again
+    return impl_->db->IngestExternalFile(impl_->handles[table], {file}, options);
+  };
+  const rocksdb::Status written = impl_->Writing(write);
+  std::error_code ignored;
+  fs::remove(file, ignored);
+  return Annotate(impl_->Explain(written, table), "writing sorted rows");
 }
 
 absl::Status ColdStore::PutNote(const std::string& name, const std::string& value) {

@@ -2,7 +2,12 @@
 
 #include <absl/strings/str_cat.h>
 
+#include <algorithm>
+#include <numeric>
+#include <string_view>
 #include <utility>
+
+#include "ps/shard_note.h"
 
 namespace savior {
 
@@ -17,6 +22,30 @@ void ColdRead::Run(ColdStore& store) {
     values.append(value);
     return absl::OkStatus();
   });
+}
+
+void ColdSlice::Run(ColdStore& store) {
+  std::vector<uint32_t> order(keys.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(),
+            [this](uint32_t a, uint32_t b) { return keys[a] < keys[b]; });
+  std::vector<uint64_t> sorted(keys.size());
+  for (size_t i = 0; i < order.size(); ++i) sorted[i] = keys[order[i]];
+  status = store.WriteSorted(table, sorted, [&](size_t i) {
+    return std::string_view(values).substr(order[i] * stored_bytes, stored_bytes);
+  });
+  values = {};  // its owner needs the marked keys only
+}
+
+void ColdCheckpoint::Run(ColdStore& store) {
+  const auto take = [&]() -> absl::Status {
+    for (const TableRules::Saved& saved : rules) {
+      SAVIOR_RETURN_IF_ERROR(TableRules::Write(saved, &store));
+    }
+    SAVIOR_RETURN_IF_ERROR(store.PutNote(ShardNote::kName, note));
+    return TakeCheckpoint(&store, live, place, digests);
+  };
+  status = take();
 }
 
 ColdThread::ColdThread(ColdStore* store, absl::AnyInvocable<void()> wake)

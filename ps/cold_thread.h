@@ -11,6 +11,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <filesystem>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -21,7 +22,9 @@
 
 #include "common/status.h"
 #include "ps/arena.h"
+#include "ps/checkpoint_place.h"
 #include "ps/cold_store.h"
+#include "ps/table_rules.h"
 
 namespace savior {
 
@@ -38,12 +41,31 @@ struct ColdRead {
 };
 
 struct ColdWrite {
+  enum class Of {
+    kAhead,  // rows about to leave RAM
+    kHeld,   // what was held back (ps/held_writes.h)
+  };
   uint32_t table = 0;
+  Of of = Of::kAhead;
   std::vector<uint64_t> keys = {};  // of the batch
   ColdStore::Batch batch = {};
   absl::Status status = {};
 
   void Run(ColdStore& store) { status = store.Write(&batch); }
+};
+
+// Rows of a cut (Table::NextSlice).
+struct ColdSlice {
+  uint32_t table = 0;
+  size_t stored_bytes = 0;            // of a row
+  std::vector<uint64_t> marked = {};  // keys of rows that are marked as being written
+  std::vector<uint64_t> keys = {};    // [n] of all, in no order, no key twice
+  std::string values = {};            // [n, stored_bytes]
+  absl::Status status = {};
+
+  // RAM of its rows, until Run has ended.
+  size_t bytes() const { return keys.size() * (sizeof(keys[0]) + stored_bytes); }
+  void Run(ColdStore& store);
 };
 
 // Memory that a table will need soon: ps/arena.h says why.
@@ -55,7 +77,19 @@ struct PageTouch {
   }
 };
 
-using ColdJob = std::variant<ColdRead, ColdWrite, PageTouch>;
+// Notes about a cut, then a checkpoint: everything that was written before.
+struct ColdCheckpoint {
+  std::vector<TableRules::Saved> rules = {};  // [tables]
+  std::string note = {};                      // ShardNote's
+  CheckpointPlace place = {};
+  std::filesystem::path live = {};  // folder of the database
+  DigestCache* digests = nullptr;
+  absl::Status status = {};
+
+  void Run(ColdStore& store);
+};
+
+using ColdJob = std::variant<ColdRead, ColdWrite, ColdSlice, PageTouch, ColdCheckpoint>;
 
 // All methods are for one owner's thread.
 class ColdThread {

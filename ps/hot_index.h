@@ -100,8 +100,10 @@ class HotIndex {
   // Begins to fit the size to `rows` rows, if it is much too large and no change is under way.
   void ShrinkTo(uint64_t rows);
 
-  // Visits entries in order of their hashes, from `*hash` on, for at most `buckets` buckets, and
-  // moves `*hash` on; 0 after the last. visit: void(const Place&), may change marks and slots only.
+  // Visits the entries whose hashes lie from `*hash` on to where it moves `*hash`, about `buckets`
+  // buckets of them; 0 after the last. Insertions, erasures and changes of size between two calls
+  // move no entry from one call's range to the other's, so a walk meets every entry that is there
+  // all the while exactly once. visit: void(const Place&), may change marks and slots only.
   template <typename Visit>
   void Walk(uint64_t* hash, uint64_t buckets, Visit visit) const;
 
@@ -171,22 +173,28 @@ SAVIOR_INLINE HotIndex::Place HotIndex::FindFrom(Bucket* home, uint64_t key) {
 
 template <typename Visit>
 void HotIndex::Walk(uint64_t* hash, uint64_t buckets, Visit visit) const {
+  if (buckets == 0) return;
   const Array& array = *ArrayOf(*hash);
   // While resizing the new array ends with the hashes before the frontier.
   const bool to_frontier = resizing() && &array == &now_;
-  const uint64_t next = to_frontier ? old_.FirstHash(frontier_) : 0;
-  const uint64_t end = to_frontier ? now_.Home(next) : array.homes;
-  uint64_t at = array.Home(*hash);
-  const bool all = buckets >= end - at;
-  const uint64_t stop = all ? end : at + buckets;
-  // Behind the last home lies what has spilled over it, without a gap.
-  for (; at < stop || (all && at < array.end() && array.buckets[at].slot_plus_1[0] != 0); ++at) {
-    Bucket& bucket = array.buckets[at];
+  const uint64_t end = to_frontier ? old_.FirstHash(frontier_) : 0;
+  const uint64_t first = *hash;
+  const uint64_t at = array.Home(first);
+  const uint64_t last_home = end == 0 ? array.homes - 1 : array.Home(end - 1);
+  const bool all = buckets > last_home - at;
+  const uint64_t stop = all ? last_home : at + buckets - 1;  // the last home of this call
+  const uint64_t next = all ? end : array.FirstHash(stop + 1);
+  // Entries of one home lie from there on in a run of full buckets and one more: what has spilled
+  // into this range from before it was visited already, and what has spilled out of it is here.
+  for (uint64_t b = at; b <= stop || array.buckets[b - 1].full(); ++b) {
+    Bucket& bucket = array.buckets[b];
     for (uint32_t lane = 0; lane < kLanes && bucket.slot_plus_1[lane] != 0; ++lane) {
+      const uint64_t of = HashOf(bucket.key[lane]);
+      if (of < first || (next != 0 && of >= next)) continue;
       visit(Place{&bucket, lane, bucket.slot_plus_1[lane] - 1});
     }
   }
-  *hash = all ? next : array.FirstHash(stop);
+  *hash = next;
 }
 
 }  // namespace savior

@@ -70,7 +70,19 @@ HotTier::Place HotTier::Insert(uint64_t key) {
     heads_.Grow(used_ * head_bytes_);
     bodies_.Grow(used_ * body_bytes_);
   }
+  SetChanged(slot, true);
   return index_.Insert(key, slot, /*marks=*/1);
+}
+
+void HotTier::BeginCut() { changed_.assign(used_ / 64 + 1, 0); }
+
+void HotTier::SetChanged(uint32_t slot, bool changed) {
+  if (changed_.empty()) return;
+  // Twice the room, so that growth costs no more than the rows that come.
+  if (slot / 64 >= changed_.size()) changed_.resize(2 * (slot / 64) + 1, 0);
+  const uint64_t bit = uint64_t{1} << (slot % 64);
+  uint64_t& word = changed_[slot / 64];
+  word = changed ? word | bit : word & ~bit;
 }
 
 void HotTier::Erase(const Place& place) {
@@ -126,6 +138,7 @@ void HotTier::Compact(uint64_t buckets) {
                 head_bytes_);
     std::memcpy(bodies_.data() + slot * body_bytes_, bodies_.data() + place.slot * body_bytes_,
                 body_bytes_);
+    if (!changed_.empty()) SetChanged(slot, Changed(place));
     place.bucket->slot_plus_1[place.lane] = slot + 1;
   };
   // Rows that erasures moved from behind the hand to before it wait for the next round.

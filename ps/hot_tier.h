@@ -92,6 +92,15 @@ class HotTier {
   static void Mark(const Place& place, uint32_t mark) { place.SetMarks(place.marks() | mark); }
   static void Unmark(const Place& place, uint32_t mark) { place.SetMarks(place.marks() & ~mark); }
 
+  // A cut through the rows, for a checkpoint: from BeginCut to EndCut the tier remembers which rows
+  // have come or changed since (the owner says which), a bit a row in memory beyond the limit.
+  void BeginCut();
+  void EndCut() { std::vector<uint64_t>().swap(changed_); }
+  bool Changed(const Place& place) const {
+    return (changed_[place.slot / 64] >> (place.slot % 64) & 1) != 0;
+  }
+  void SetChanged(const Place& place) { SetChanged(place.slot, true); }
+
   // The next `count` rows to go; fewer if all others are held or being written.
   std::vector<Victim> PickVictims(uint32_t count);
   // Up to `count` dirty rows that the hand will find without uses in its next `span` rows.
@@ -108,7 +117,7 @@ class HotTier {
       index_.Walk(&hash, UINT64_MAX, visit);
     } while (hash != 0);
   }
-  // As ForEach, for `buckets` buckets from `*hash` on, which it moves on; 0 after the last.
+  // As HotIndex::Walk: a part of ForEach, from `*hash` on, which it moves on; 0 after the last.
   template <typename Visit>
   void Walk(uint64_t* hash, uint64_t buckets, Visit visit) const {
     index_.Walk(hash, buckets, visit);
@@ -122,6 +131,8 @@ class HotTier {
   // Inlined by force: GCC drops a call of a function that only prefetches, as without effect.
   SAVIOR_INLINE void PrefetchRow(uint32_t slot, Access access) const;
   SAVIOR_INLINE Place FindAndMark(HotIndex::Bucket* home, uint64_t key, Access access) const;
+  // Of a slot; without a cut there is nothing to set.
+  void SetChanged(uint32_t slot, bool changed);
   // Rows in slots >= compact_to_, while compacting.
   uint64_t RowsBehind() const { return size() + free_.size() - compact_to_; }
   void BeginCompaction();
@@ -143,8 +154,9 @@ class HotTier {
   uint64_t compact_hash_ = 0;
   uint64_t limit_bytes_ = 0;
   uint32_t capacity_ = 0;
-  uint64_t hand_ = 0;  // a hash
-  uint32_t turn_ = 0;  // whose turn it is in this round of the hand
+  std::vector<uint64_t> changed_;  // bits by slot, [used_] of them during a cut, else empty
+  uint64_t hand_ = 0;              // a hash
+  uint32_t turn_ = 0;              // whose turn it is in this round of the hand
 };
 
 SAVIOR_INLINE void HotTier::PrefetchRow(uint32_t slot, Access access) const {

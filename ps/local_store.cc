@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
-#include <future>
 #include <mutex>
 #include <numeric>
 #include <string>
@@ -14,7 +13,6 @@
 #include "common/routing.h"
 #include "common/store_checks.h"
 #include "ps/restore.h"
-#include "ps/row_slice.h"
 
 namespace savior {
 namespace {
@@ -26,6 +24,9 @@ constexpr size_t kPullSlice = 4096;
 
 // Until a shard whose disk is full is asked again.
 constexpr std::chrono::milliseconds kAgainWhenFull{50};
+
+// Between two looks at a checkpoint that is being written.
+constexpr std::chrono::milliseconds kBetweenLooks{5};
 
 absl::Status Expired() { return absl::DeadlineExceededError("the shards did not answer in time"); }
 
@@ -118,6 +119,13 @@ absl::Status LocalStore::RunOn(std::span<const uint32_t> shards, Deadline deadli
     if (!posted) call->Refuse(p, absl::UnavailableError(absl::StrCat("shard ", s, " has stopped")));
   }
   return call->Wait(deadline);
+}
+
+template <typename ShardWork>
+absl::Status LocalStore::RunOnAll(Deadline deadline, ShardWork work) {
+  std::vector<uint32_t> all(host_->shards());
+  std::iota(all.begin(), all.end(), 0);
+  return RunOn(all, deadline, std::move(work));
 }
 
 std::vector<uint32_t> LocalStore::Owners(const Partition& partition) const {
@@ -255,9 +263,7 @@ absl::Status LocalStore::CancelHints(int64_t from_step) {
 absl::StatusOr<StoreStats> LocalStore::Stats(Deadline deadline) {
   StoreStats stats{.tables = std::vector<TableStats>(tables().size())};
   std::mutex mutex;  // of stats: the shards answer at the same time
-  std::vector<uint32_t> all(host_->shards());
-  std::iota(all.begin(), all.end(), 0);
-  SAVIOR_RETURN_IF_ERROR(RunOn(all, deadline, [&](uint32_t, const Shard& shard, const Call&) {
+  SAVIOR_RETURN_IF_ERROR(RunOnAll(deadline, [&](uint32_t, const Shard& shard, const Call&) {
     const std::lock_guard lock(mutex);
     shard.AddStats(stats.tables);
     return absl::OkStatus();
@@ -265,55 +271,60 @@ absl::StatusOr<StoreStats> LocalStore::Stats(Deadline deadline) {
   return stats;
 }
 
-absl::Status LocalStore::Checkpoint(const fs::path& folder, Deadline deadline) {
-  SAVIOR_RETURN_IF_ERROR(MakeWritableFolder(folder));
-  std::vector<uint32_t> all(host_->shards());
-  std::iota(all.begin(), all.end(), 0);
-  return RunOn(all, deadline, [&](uint32_t s, Shard& shard, const Call&) {
-    return shard.Checkpoint(folder / ShardFolder(s));
+absl::Status LocalStore::Freeze(int64_t step, const CheckpointPlace& place, Deadline deadline) {
+  return RunOnAll(deadline, [&](uint32_t s, Shard& shard, const Call&) {
+    return shard.Freeze(step,
+                        {.folder = place.folder / ShardFolder(s),
+                         .base = place.base.empty() ? fs::path() : place.base / ShardFolder(s)});
   });
 }
 
-absl::Status LocalStore::ForEachRow(uint32_t table, RowVisitor visit, Deadline deadline) {
-  SAVIOR_RETURN_IF_ERROR(CheckTable(tables(), table));
-  // Of every shard a slice to look at, and the one behind it, which is read meanwhile.
-  struct Source {
-    uint32_t shard = 0;
-    RowSlice now, behind;
-    std::future<absl::Status> reading;  // of `behind`
-  };
-  std::vector<Source> sources(host_->shards());
-  const auto read_from = [&](Source* source, uint64_t from) {
-    source->reading = std::async(std::launch::async, [this, table, deadline, source, from] {
-      return RunOn({&source->shard, 1}, deadline, [&](uint32_t, Shard& shard, const Call&) {
-        return source->behind.Fill(&shard, table, from);
-      });
-    });
-  };
-  const auto advance = [&](Source* source) -> absl::Status {
-    if (!source->reading.valid()) return absl::OkStatus();  // at its end
-    SAVIOR_RETURN_IF_ERROR(source->reading.get());
-    std::swap(source->now, source->behind);
-    if (source->now.next()) read_from(source, *source->now.next());
-    return absl::OkStatus();
-  };
-  for (uint32_t s = 0; s < sources.size(); ++s) {
-    sources[s].shard = s;
-    read_from(&sources[s], 0);
-  }
-  for (Source& source : sources) SAVIOR_RETURN_IF_ERROR(advance(&source));
+absl::StatusOr<bool> LocalStore::CheckpointWritten(int64_t step, Deadline deadline) {
+  std::atomic<bool> all = true;
+  const absl::Status status = RunOnAll(deadline, [&](uint32_t, Shard& shard, const Call&) {
+    const std::optional<absl::Status> written = shard.CheckpointOf(step);
+    if (!written.has_value()) all = false;
+    return written.value_or(absl::OkStatus());
+  });
+  // What one shard says of its own is the answer when all have ended.
+  if (!all && !absl::IsDeadlineExceeded(status) && !absl::IsUnavailable(status)) return false;
+  SAVIOR_RETURN_IF_ERROR(status);
+  return true;
+}
+
+absl::Status LocalStore::AwaitCheckpoint(int64_t step, Deadline deadline) {
   while (true) {
-    // Shards are few: the least of their first keys is found by looking at each.
-    Source* first = nullptr;
-    for (Source& source : sources) {
-      if (!source.now.empty() && (first == nullptr || source.now.key() < first->now.key())) {
-        first = &source;
-      }
-    }
-    if (first == nullptr) return absl::OkStatus();
-    SAVIOR_RETURN_IF_ERROR(visit(first->now.row()));
-    first->now.Pop();
-    if (first->now.empty()) SAVIOR_RETURN_IF_ERROR(advance(first));
+    SAVIOR_ASSIGN_OR_RETURN(const bool written, CheckpointWritten(step, deadline));
+    if (written) return absl::OkStatus();
+    if (SteadyClock::now() + kBetweenLooks >= deadline) return Expired();
+    std::this_thread::sleep_for(kBetweenLooks);
+  }
+}
+
+absl::Status LocalStore::Checkpoint(const fs::path& folder, Deadline deadline) {
+  SAVIOR_RETURN_IF_ERROR(MakeWritableFolder(folder));
+  constexpr int64_t kStep = -1;  // of nobody else's
+  const absl::Status frozen = Freeze(kStep, {.folder = folder}, deadline);
+  const absl::Status written = AwaitCheckpoint(kStep, deadline);
+  return frozen.ok() ? written : frozen;
+}
+
+absl::StatusOr<std::unique_ptr<RowCursor>> LocalStore::Rows(uint32_t table, Deadline deadline) {
+  SAVIOR_RETURN_IF_ERROR(CheckTable(tables(), table));
+  return std::make_unique<RowCursor>(
+      host_->shards(), [this, table, deadline](uint32_t s, uint64_t from, RowSlice* slice) {
+        return RunOn({&s, 1}, deadline, [&](uint32_t, Shard& shard, const Call&) {
+          return slice->Fill(&shard, table, from);
+        });
+      });
+}
+
+absl::Status LocalStore::ForEachRow(uint32_t table, RowVisitor visit, Deadline deadline) {
+  SAVIOR_ASSIGN_OR_RETURN(const std::unique_ptr<RowCursor> cursor, Rows(table, deadline));
+  while (true) {
+    SAVIOR_ASSIGN_OR_RETURN(const bool more, cursor->Next());
+    if (!more) return absl::OkStatus();
+    SAVIOR_RETURN_IF_ERROR(visit(cursor->row()));
   }
 }
 

@@ -10,6 +10,7 @@
 #include "common/partition.h"
 #include "common/status.h"
 #include "common/store.h"
+#include "ps/row_cursor.h"
 #include "ps/shard_host.h"
 
 namespace savior {
@@ -47,14 +48,28 @@ class LocalStore final : public EmbeddingStore {
   [[nodiscard]] absl::Status CancelHints(int64_t from_step) override;
   [[nodiscard]] absl::StatusOr<StoreStats> Stats(Deadline deadline) override;
 
-  // Writes all rows to `folder`/shard-<k>/, none of which may exist; makes `folder` if need be.
-  // Files are written, not yet synced (PublishFolder does that). The caller sees to it that nobody
-  // pushes or puts meanwhile: then it is one consistent cut.
+  // Begins checkpoints of all rows as they are now, under the name `step`, to
+  // `place.folder`/shard-<k>/, none of which may exist; `place.base`: an earlier one's folder
+  // (ps/checkpoint_place.h). Returns when all shards have frozen: from then on pushes may come. The
+  // caller sees to it that nobody pushes or puts before: then it is one consistent cut. If a shard
+  // refuses (Shard::Freeze), others may go on writing theirs: AwaitCheckpoint says when they are
+  // done.
+  [[nodiscard]] absl::Status Freeze(int64_t step, const CheckpointPlace& place, Deadline deadline);
+  // False: a shard still writes its checkpoint of `step`. True: all have written it; files are not
+  // yet synced (PublishFolder does that). Errors: none writes any more, and what the first one said
+  // that has none (Shard::CheckpointOf).
+  [[nodiscard]] absl::StatusOr<bool> CheckpointWritten(int64_t step, Deadline deadline);
+  // Asks so until no shard writes.
+  [[nodiscard]] absl::Status AwaitCheckpoint(int64_t step, Deadline deadline);
+  // Both in one.
   [[nodiscard]] absl::Status Checkpoint(const std::filesystem::path& folder, Deadline deadline);
 
   // Calls `visit` for all rows of a table, on this thread, keys ascending over all shards. An error
   // of `visit` ends the call and is returned. Rows pushed meanwhile may be seen or not.
   [[nodiscard]] absl::Status ForEachRow(uint32_t table, RowVisitor visit, Deadline deadline);
+
+  // The same, for who walks at a pace of its own. The store outlives the cursor.
+  [[nodiscard]] absl::StatusOr<std::unique_ptr<RowCursor>> Rows(uint32_t table, Deadline deadline);
 
   // The shards, for who serves them to others (ps/server.h).
   ShardHost& host() { return *host_; }
@@ -71,6 +86,9 @@ class LocalStore final : public EmbeddingStore {
   // what outlives this call of RunOn.
   template <typename ShardWork>
   absl::Status RunOn(std::span<const uint32_t> shards, Deadline deadline, ShardWork work);
+  // Runs work(shard number, shard, call) on all shards, in the same way.
+  template <typename ShardWork>
+  absl::Status RunOnAll(Deadline deadline, ShardWork work);
   // Shards that have a part of a request.
   std::vector<uint32_t> Owners(const Partition& partition) const;
   // Runs write(shard, parts without values, their pieces) on the shards that own `requests`, and

@@ -150,6 +150,8 @@ absl::Status RequestPort::Execute(Frame* request, bool held, Shard& shard, Frame
       return Stats(shard, reply);
     case MessageType::kCheckpoint:
       return Checkpoint(shard, reply);
+    case MessageType::kCheckpointWritten:
+      return CheckpointWritten(shard, reply);
     default:
       return absl::InvalidArgumentError("not a request");
   }
@@ -239,15 +241,26 @@ absl::Status RequestPort::Push(Frame* request, std::span<const WritePart> parts,
 
 absl::Status RequestPort::Checkpoint(Shard& shard, Frame* reply) {
   const MessageHeader& header = request_.header;
-  if (!options_.checkpoint_folder) {
+  if (!options_.checkpoint_place) {
     return absl::FailedPreconditionError("this server writes no checkpoints");
   }
   SAVIOR_ASSIGN_OR_RETURN(const bool is_new, windows_.IsNew(header.client, header.sequence));
   if (is_new) {
     SAVIOR_RETURN_IF_ERROR(
-        shard.Checkpoint(options_.checkpoint_folder(header.step, served_.shard)));
+        shard.Freeze(header.step, options_.checkpoint_place(header.step, served_.shard)));
     windows_.Mark(header.client, header.sequence);
   }
+  *reply = EmptyReply();
+  return absl::OkStatus();
+}
+
+absl::Status RequestPort::CheckpointWritten(Shard& shard, Frame* reply) {
+  const std::optional<absl::Status> written = shard.CheckpointOf(request_.header.step);
+  if (!written.has_value()) {
+    return absl::UnavailableError(absl::StrCat("the checkpoint of step ", request_.header.step,
+                                               " is still being written: ask again"));
+  }
+  SAVIOR_RETURN_IF_ERROR(*written);
   *reply = EmptyReply();
   return absl::OkStatus();
 }

@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
-#include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -14,6 +13,7 @@
 #include "common/message.h"
 #include "common/store.h"
 #include "common/transport.h"
+#include "ps/checkpoint_place.h"
 #include "ps/request_checks.h"
 #include "ps/sequence_window.h"
 #include "ps/shard_port.h"
@@ -27,7 +27,7 @@ struct RequestPortOptions {
   // None: pulls and pushes are served as they come.
   std::optional<StepRules> steps = std::nullopt;
   // Where the checkpoint of the commit at `step` belongs. None: checkpoints are refused.
-  std::function<std::filesystem::path(int64_t step, uint32_t shard)> checkpoint_folder = nullptr;
+  std::function<CheckpointPlace(int64_t step, uint32_t shard)> checkpoint_place = nullptr;
   bool counts_cpu = false;                       // statistics include the CPU time of this process
   size_t max_waiting_bytes = size_t{256} << 20;  // of requests that wait for their step
 };
@@ -74,6 +74,7 @@ class RequestPort final : public ShardPort {
   absl::Status PushOrPut(Frame* request, Shard& shard, Frame* reply);
   absl::Status Push(Frame* request, std::span<const WritePart> parts, Shard& shard);
   absl::Status Checkpoint(Shard& shard, Frame* reply);
+  absl::Status CheckpointWritten(Shard& shard, Frame* reply);
   absl::Status CheckWrite(const RequestSection& section, std::span<const float> values) const;
   absl::Status Hint();
   absl::Status Stats(const Shard& shard, Frame* reply);

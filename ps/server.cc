@@ -32,7 +32,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ShardHost* host, Context* 
                              .incarnation = options.incarnation,
                              .codebook_version = options.codebook_version};
     const RequestPortOptions port{.steps = options.steps,
-                                  .checkpoint_folder = options.checkpoint_folder,
+                                  .checkpoint_place = options.checkpoint_place,
                                   // The first one speaks for the process.
                                   .counts_cpu = options.counts_cpu && i == 0,
                                   .max_waiting_bytes = options.max_waiting_bytes};

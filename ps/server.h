@@ -4,7 +4,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -31,7 +30,7 @@ struct ServerOptions {
   // Who pushes, and how far apart. None: pulls and pushes are served as they come.
   std::optional<StepRules> steps = std::nullopt;
   // Where a shard's checkpoint of the commit at `step` belongs. None: checkpoints are refused.
-  std::function<std::filesystem::path(int64_t step, uint32_t shard)> checkpoint_folder = nullptr;
+  std::function<CheckpointPlace(int64_t step, uint32_t shard)> checkpoint_place = nullptr;
   // Of requests that wait for their step, per shard: beyond that they are refused, and clients ask
   // again. A pull waits with 8 bytes a key.
   size_t max_waiting_bytes = size_t{256} << 20;

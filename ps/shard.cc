@@ -94,6 +94,10 @@ absl::Status Shard::TakeIn(ColdJob job) {
     return Remember(tables_[read->table]->FinishRead(*read), false);
   }
   if (std::holds_alternative<PageTouch>(job)) return absl::OkStatus();
+  if (auto* const checkpoint = std::get_if<ColdCheckpoint>(&job)) {
+    return TakeInCheckpoint(*checkpoint);
+  }
+  if (const auto* const slice = std::get_if<ColdSlice>(&job)) return TakeInSlice(*slice);
   const auto& write = std::get<ColdWrite>(job);
   if (absl::IsResourceExhausted(write.status)) clean_after_ = DeadlineIn(kAfterFullDisk);
   return Remember(tables_[write.table]->FinishWrite(write), false);
@@ -103,7 +107,15 @@ absl::Status Shard::Begin() {
   while (std::optional<ColdJob> job = cold_thread_->TakeDone()) {
     SAVIOR_RETURN_IF_ERROR(TakeIn(*std::move(job)));
   }
-  return AlreadyFailed();
+  SAVIOR_RETURN_IF_ERROR(AlreadyFailed());
+  return KeepUp();
+}
+
+bool Shard::AfterFullDisk() {
+  if (clean_after_ == SteadyClock::time_point()) return false;
+  if (SteadyClock::now() < clean_after_) return true;
+  clean_after_ = {};
+  return false;
 }
 
 absl::Status Shard::Quiesce() {
@@ -117,10 +129,7 @@ absl::Status Shard::WorkAhead() {
   for (const auto& table : tables_) {
     if (std::optional<PageTouch> touch = table->TouchAhead()) cold_thread_->Post(*std::move(touch));
   }
-  if (clean_after_ != SteadyClock::time_point() && SteadyClock::now() < clean_after_) {
-    return absl::OkStatus();
-  }
-  clean_after_ = {};
+  if (AfterFullDisk()) return absl::OkStatus();
   for (const auto& table : tables_) {
     SAVIOR_ASSIGN_OR_RETURN(std::optional<ColdWrite> write, table->CleanAhead());
     if (write.has_value()) cold_thread_->Post(*std::move(write));
@@ -131,7 +140,7 @@ absl::Status Shard::WorkAhead() {
 bool Shard::Tend() {
   // An error ends the shard, and the next request says so.
   if (!Begin().ok() || !Remember(WorkAhead(), true).ok()) return false;
-  bool more = false;
+  bool more = GoOnWriting();
   for (const auto& table : tables_) {
     more |= table->Maintain();
     const absl::StatusOr<bool> swept = table->Sweep();
@@ -189,6 +198,9 @@ absl::Status Shard::CancelHints(int64_t from_step) {
 
 absl::StatusOr<std::optional<uint64_t>> Shard::VisitRows(uint32_t table, uint64_t from,
                                                          uint64_t rows, RowVisitor visit) {
+  // The rows are read from the cold store.
+  SAVIOR_RETURN_IF_ERROR(FinishCheckpoint());
+  SAVIOR_RETURN_IF_ERROR(WriteHeld(0));
   SAVIOR_RETURN_IF_ERROR(Quiesce());
   // The visitor's own errors are not the shard's.
   absl::Status visitor;
@@ -199,19 +211,6 @@ absl::StatusOr<std::optional<uint64_t>> Shard::VisitRows(uint32_t table, uint64_
       });
   if (next.ok()) return next;
   return visitor.ok() ? Remember(next.status(), false) : visitor;
-}
-
-absl::Status Shard::Checkpoint(const std::filesystem::path& folder) {
-  SAVIOR_RETURN_IF_ERROR(Quiesce());
-  std::vector<uint64_t> rows;
-  for (const auto& table : tables_) {
-    SAVIOR_RETURN_IF_ERROR(Remember(table->WriteBack(), false));
-    rows.push_back(table->stored_rows());
-  }
-  const ShardNote note =
-      ShardNote::Of(options_.number, options_.shards, options_.seed, options_.tables, rows);
-  SAVIOR_RETURN_IF_ERROR(Remember(cold_->PutNote(ShardNote::kName, note.Encode()), false));
-  return Remember(cold_->Checkpoint(folder), false);
 }
 
 void Shard::AddStats(std::span<TableStats> stats) const {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "common/files.h"
@@ -34,6 +35,8 @@ struct ShardHostOptions {
   uint64_t seed = 0;
   // The clock of eviction: a minute is this many training steps (common/store.h), > 0.
   double steps_per_minute = 1000;
+  // Of each shard, beside the budget, while a checkpoint is written (ps/shard.h).
+  std::optional<uint64_t> held_bytes = std::nullopt;
   // What checkpoints of all shards wrote, any number of them; only read. Empty: start without rows.
   std::filesystem::path restore_from = {};
 };

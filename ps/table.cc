@@ -52,6 +52,7 @@ Table::Table(const TableSpec& spec, uint32_t number, uint64_t seed, uint64_t row
       staging_(kSlice * layout_.bytes() / sizeof(float)) {
   misses_.reserve(kSlice);
   miss_keys_.reserve(kSlice);
+  asked_.reserve(kSlice);
 }
 
 size_t Table::SliceSize(size_t left) const {
@@ -80,15 +81,25 @@ absl::Status Table::Fetch() {
   std::sort(misses_.begin(), misses_.end(),
             [](const Miss& a, const Miss& b) { return a.key < b.key; });
   miss_keys_.clear();
-  for (const Miss& miss : misses_) miss_keys_.push_back(miss.key);
-  return cold_->Get(number_, miss_keys_, [this](size_t i, std::string_view stored) {
-    Miss& miss = misses_[i];
-    SAVIOR_RETURN_IF_ERROR(Annotate(layout_.Decode(stored, Staged(i)),
+  asked_.clear();
+  const auto stage = [this](size_t m, std::string_view stored) {
+    Miss& miss = misses_[m];
+    SAVIOR_RETURN_IF_ERROR(Annotate(layout_.Decode(stored, Staged(m)),
                                     absl::StrCat("table ", spec_.name, ", key ", miss.key)));
     miss.stored = true;
-    miss.found = !rules_.Forgotten(miss.key, Staged(i));
+    miss.found = !rules_.Forgotten(miss.key, Staged(m));
     return absl::OkStatus();
-  });
+  };
+  for (size_t m = 0; m < misses_.size(); ++m) {
+    if (const std::string* const held = held_back_.Find(misses_[m].key)) {
+      SAVIOR_RETURN_IF_ERROR(stage(m, *held));
+    } else {
+      miss_keys_.push_back(misses_[m].key);
+      asked_.push_back(m);
+    }
+  }
+  return cold_->Get(number_, miss_keys_,
+                    [&](size_t i, std::string_view stored) { return stage(asked_[i], stored); });
 }
 
 HotTier::Place Table::InsertStaged(size_t miss) {
@@ -160,6 +171,7 @@ void Table::Start(uint64_t key, const RowRef& row) const {
 template <typename Admit, typename Update>
 absl::Status Table::UpdateSlice(std::span<const uint64_t> keys, Admit admit, Update update) {
   rowless_.clear();
+  SaveBeforeChange(keys);
   // Hits first: making room for the misses may evict them.
   FindHits(keys, HotTier::Access::kUpdate, [&](size_t i, const RowRef& row) {
     if (!rules_.Forgotten(keys[i], row)) return update(i, row, /*fresh=*/false);

@@ -1,10 +1,11 @@
 // One table in one shard: the hot tier over the cold store.
 //
 // Where a row is changes no value: a row in RAM and its stored form are the same bits (weights of
-// 16-bit tables are rounded whenever they change). The law: a row exists iff it is in the hot tier
-// or in the cold store; if in both, the hot one is newer or equal, and dirty or being written
-// unless equal. The number of rows in either is exact, so if all are hot, a miss in RAM is known to
-// be missing without a look at the disk.
+// 16-bit tables are rounded whenever they change). The law: a row exists iff it is in the hot tier,
+// held back (below) or in the cold store; the first of these that has it has the newest value, and
+// a hot row that differs from what the others have is dirty or being written. The number of rows in
+// any of them is exact, so if all are hot, a miss in RAM is known to be missing without a look at
+// the disk.
 //
 // A row may be forgotten (ps/table_rules.h): it reads as missing wherever it lies, until Sweep
 // deletes it or a push starts it anew in its place. So when it is deleted changes no value either.
@@ -15,6 +16,19 @@
 //    victims until a later step's push, or until their hint is cancelled; at most half of the tier.
 //  - CleanAhead gives a job that writes dirty rows that are about to become victims. While it is
 //    under way they are no victims, so a newer version is never overtaken by an older one.
+//
+// A cut, for a checkpoint that does not stop the table: BeginCut names the moment, and takes no
+// time. From then until EndCut the cold store gets rows as they were at the cut, and no newer ones:
+//  - Collect goes through the hot tier in the order of hashes. A dirty row that has not changed
+//  since
+//    the cut is copied, and clean once that copy is written by one of NextSlice's jobs; meanwhile
+//    it is no victim. A row about to change that Collect has not come to is copied as it is
+//    (SaveBeforeChange). So all that a row has to remember is one bit: whether it came or changed
+//    since the cut (HotTier::Changed).
+//  - A dirty row that leaves RAM is written at once if its value is still the cut's, else it is
+//    held back (ps/held_writes.h), to be found there, and written after EndCut by NextHeld's jobs.
+//  - Nothing is written ahead of need or swept meanwhile, nor while something is held back.
+// With everything written that NextSlice gave, the cold store has the cut, and nothing else.
 #pragma once
 
 #include <absl/container/flat_hash_set.h>
@@ -34,6 +48,7 @@
 #include "common/store.h"
 #include "ps/cold_store.h"
 #include "ps/cold_thread.h"
+#include "ps/held_writes.h"
 #include "ps/hot_tier.h"
 #include "ps/ram_budget.h"
 #include "ps/row.h"
@@ -86,7 +101,8 @@ class Table {
 
   // A job that is worth doing now, if there is one; one at a time.
   [[nodiscard]] absl::StatusOr<std::optional<ColdWrite>> CleanAhead();
-  // OK if the write failed for a full disk: its rows are dirty again.
+  // Of a job of CleanAhead or NextHeld. OK if it failed for a full disk: its rows are dirty again,
+  // or wait again.
   [[nodiscard]] absl::Status FinishWrite(const ColdWrite& write);
 
   // Memory that the table will need soon, if it is worth a job.
@@ -96,8 +112,30 @@ class Table {
   // Deletes some of the rows that are forgotten, if they are worth the search. False: not so.
   [[nodiscard]] absl::StatusOr<bool> Sweep();
 
-  // Writes all dirty rows and the rules' state to the cold store; the rows stay, clean. No job is
-  // under way.
+  // The rows as they are now are the cut's. There is no cut yet, and nothing is held back.
+  void BeginCut();
+  // Goes on collecting rows of the cut for about a tenth of a millisecond. False: that is not
+  // possible at present, or all are collected.
+  bool Collect();
+  // What has been collected, if it is worth a job, or the last. Several may be under way.
+  std::optional<ColdSlice> NextSlice();
+  // Whether NextSlice has given all rows of the cut.
+  bool CutIsPosted() const { return cut_->walked && cut_->slice.keys.empty(); }
+  // Of what is collected.
+  size_t slice_bytes() const { return cut_.has_value() ? cut_->slice.bytes() : 0; }
+  // Of a job of NextSlice. If it failed its rows are dirty again.
+  void FinishSlice(const ColdSlice& slice);
+  // The cut is in a checkpoint, or given up; no job of it is under way.
+  void EndCut();
+  // The next job that writes what was held back; one at a time.
+  [[nodiscard]] absl::StatusOr<std::optional<ColdWrite>> NextHeld();
+  // RAM of what is held back; 0: nothing is.
+  size_t held_bytes() const { return held_back_.bytes(); }
+  // The rules' state as it is now.
+  TableRules::Saved SaveRules() const { return rules_.Save(); }
+
+  // Writes all dirty rows to the cold store; they stay, clean. No job is under way, there is no
+  // cut, and nothing is held back.
   [[nodiscard]] absl::Status WriteBack();
   // Visits the rows that are not forgotten, from key `from` on, keys ascending, looking at about
   // `rows` of them at most. Returns the key at which to go on, nothing at the end. Writes back
@@ -138,6 +176,11 @@ class Table {
     std::optional<RowRef> row;  // the forgotten one
   };
   static constexpr uint32_t kNone = 0xffffffff;
+  struct Cut {
+    uint64_t next = 0;  // the first hash that Collect has not passed, unless `walked`
+    bool walked = false;
+    ColdSlice slice = {};  // collected, and copies of rows that changed since
+  };
   // Rows that a hint named.
   struct Held {
     int64_t step;
@@ -170,6 +213,15 @@ class Table {
   [[nodiscard]] absl::Status MakeRoom(size_t rows);
   [[nodiscard]] absl::Status Evict(std::span<const HotTier::Victim> victims);
   [[nodiscard]] absl::Status Encode(const HotTier::Place& place, ColdStore::Batch* batch);
+  // Whether the hot row's value is not the cut's any more, or Collect has passed it.
+  bool AfterCut(const HotTier::Place& place) const;
+  // During a cut, before the rows of `keys` may change.
+  void SaveBeforeChange(std::span<const uint64_t> keys);
+  // Adds a copy of the row to the next slice.
+  void Copy(const HotTier::Place& place);
+  ColdSlice NewSlice() const;
+  // Rows that are worth a job.
+  size_t SliceRows() const;
   // Rows of hints of steps in [from, until) are no longer held for these.
   void Release(int64_t from, int64_t until);
   void Hold(Held* held, uint64_t key, const HotTier::Place& place);
@@ -194,13 +246,18 @@ class Table {
   uint32_t reads_ = 0;                     // jobs under way
   absl::flat_hash_set<uint64_t> reading_;  // their keys
   absl::flat_hash_set<uint64_t> erased_;   // keys that left RAM while reads_ > 0
-  bool writing_ = false;                   // a job is under way
+  bool writing_ = false;                   // a job of CleanAhead is under way
+
+  std::optional<Cut> cut_;
+  HeldWrites held_back_;
+  bool writing_held_ = false;  // a job of NextHeld is under way
 
   // Scratch of one slice.
   std::vector<Miss> misses_;
   std::vector<Rowless> rowless_;
-  std::vector<uint64_t> miss_keys_;
-  std::vector<float> staging_;  // [kSlice][head, body]
+  std::vector<uint64_t> miss_keys_;  // of misses_ that the cold store is asked for
+  std::vector<size_t> asked_;        // their indices there
+  std::vector<float> staging_;       // [kSlice][head, body]
   std::string stored_;
 };
 

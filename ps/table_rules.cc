@@ -52,21 +52,26 @@ void TableRules::Pushed(uint64_t key, const RowRef& row, const std::optional<Bef
   }
 }
 
-absl::Status TableRules::Save(ColdStore* cold) const {
+TableRules::Saved TableRules::Save() const {
+  return {.table = spec_.name,
+          .eviction = eviction_.has_value() ? eviction_->Save() : std::string(),
+          .admission = admission_.Save()};
+}
+
+absl::Status TableRules::Write(const Saved& saved, ColdStore* cold) {
   const std::string none;
-  SAVIOR_RETURN_IF_ERROR(
-      cold->PutNote(EvictionNote(spec_.name), eviction_.has_value() ? eviction_->Save() : none));
+  SAVIOR_RETURN_IF_ERROR(cold->PutNote(EvictionNote(saved.table), saved.eviction));
   // Buckets that have no counts any more must not keep their old ones.
   std::vector<std::string> stale;
   SAVIOR_RETURN_IF_ERROR(ForEachAdmissionNote(
-      *cold, spec_.name, [&](const std::string& name, const std::string&, uint32_t) {
+      *cold, saved.table, [&](const std::string& name, const std::string&, uint32_t) {
         stale.push_back(name);
         return absl::OkStatus();
       }));
   for (const std::string& name : stale) SAVIOR_RETURN_IF_ERROR(cold->PutNote(name, none));
-  for (const Admission::SavedBucket& saved : admission_.Save()) {
+  for (const Admission::SavedBucket& bucket : saved.admission) {
     SAVIOR_RETURN_IF_ERROR(
-        cold->PutNote(absl::StrCat(AdmissionNotes(spec_.name), saved.bucket), saved.bytes));
+        cold->PutNote(absl::StrCat(AdmissionNotes(saved.table), bucket.bucket), bucket.bytes));
   }
   return absl::OkStatus();
 }

@@ -14,6 +14,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "common/status.h"
 #include "common/store.h"
@@ -66,7 +67,14 @@ class TableRules {
   // RAM of the state.
   uint64_t bytes() const { return admission_.bytes() + (eviction_ ? eviction_->bytes() : 0); }
 
-  [[nodiscard]] absl::Status Save(ColdStore* cold) const;
+  // The state as it is now, to be written later by whatever thread.
+  struct Saved {
+    std::string table;
+    std::string eviction;  // empty: none
+    std::vector<Admission::SavedBucket> admission;
+  };
+  Saved Save() const;
+  [[nodiscard]] static absl::Status Write(const Saved& saved, ColdStore* cold);
 
   // What a saved state says of rows that are read anew, by others than who wrote it.
   struct SavedEviction {

@@ -44,9 +44,12 @@ absl::Status Table::MakeRoom(size_t rows) {
 }
 
 absl::Status Table::Evict(std::span<const HotTier::Victim> victims) {
-  std::vector<uint64_t> dirty;
+  std::vector<uint64_t> dirty, later;
   for (const HotTier::Victim& victim : victims) {
-    if (victim.dirty) dirty.push_back(victim.key);
+    if (!victim.dirty) continue;
+    const bool hold =
+        cut_.has_value() ? AfterCut(hot_.Find(victim.key)) : held_back_.Contains(victim.key);
+    (hold ? later : dirty).push_back(victim.key);
   }
   if (!dirty.empty()) {
     std::sort(dirty.begin(), dirty.end());
@@ -54,8 +57,12 @@ absl::Status Table::Evict(std::span<const HotTier::Victim> victims) {
     for (const uint64_t key : dirty) SAVIOR_RETURN_IF_ERROR(Encode(hot_.Find(key), &batch));
     // Before the rows leave RAM: if the write fails they are all still here, dirty.
     SAVIOR_RETURN_IF_ERROR(cold_->Write(&batch));
-    stats_.written_back += dirty.size();
   }
+  for (const uint64_t key : later) {
+    layout_.Encode(hot_.Row(hot_.Find(key)), &stored_);
+    held_back_.Put(key, stored_);
+  }
+  stats_.written_back += dirty.size() + later.size();
   for (const HotTier::Victim& victim : victims) {
     hot_.Erase(hot_.Find(victim.key));
     if (reads_ > 0) erased_.insert(victim.key);
@@ -66,25 +73,6 @@ absl::Status Table::Evict(std::span<const HotTier::Victim> victims) {
 absl::Status Table::Encode(const HotTier::Place& place, ColdStore::Batch* batch) {
   layout_.Encode(hot_.Row(place), &stored_);
   return cold_->Put(number_, place.key(), stored_, batch);
-}
-
-absl::Status Table::WriteBack() {
-  std::vector<HotTier::Place> dirty;
-  uint64_t hash = 0;
-  do {
-    dirty.clear();
-    hot_.Walk(&hash, kEvictAtMost, [&](const HotTier::Place& place) {
-      if ((place.marks() & HotTier::kDirty) != 0) dirty.push_back(place);
-    });
-    std::sort(dirty.begin(), dirty.end(),
-              [](const HotTier::Place& a, const HotTier::Place& b) { return a.key() < b.key(); });
-    if (dirty.empty()) continue;
-    ColdStore::Batch batch;
-    for (const HotTier::Place& place : dirty) SAVIOR_RETURN_IF_ERROR(Encode(place, &batch));
-    SAVIOR_RETURN_IF_ERROR(cold_->Write(&batch));
-    for (const HotTier::Place& place : dirty) HotTier::Unmark(place, HotTier::kDirty);
-  } while (hash != 0);
-  return rules_.Save(cold_);
 }
 
 absl::StatusOr<std::optional<uint64_t>> Table::VisitRows(uint64_t from, uint64_t rows,
@@ -134,6 +122,7 @@ absl::Status Table::LoadRules() {
 }
 
 absl::StatusOr<bool> Table::Sweep() {
+  if (cut_.has_value() || !held_back_.empty()) return false;
   // A search of the whole table should find something.
   if (!rules_.forget() || (rows_ - rules_.live()) * 16 <= rows_) return false;
   ColdStore::Batch batch;
@@ -224,7 +213,7 @@ std::optional<ColdRead> Table::Hint(int64_t step, std::span<const uint64_t> keys
     if (place) {
       Hold(&*held, keys[i], place);
     } else if (rows_ > hot_.size() && erased_.size() < kMaxErased &&
-               reading_.insert(keys[i]).second) {
+               !held_back_.Contains(keys[i]) && reading_.insert(keys[i]).second) {
       read.keys.push_back(keys[i]);
     }
   });
@@ -271,7 +260,8 @@ absl::StatusOr<std::optional<ColdWrite>> Table::CleanAhead() {
   // Worth it when the tier is nearly full, and only for a batch.
   constexpr uint32_t kRows = 1024;
   const uint32_t capacity = hot_.capacity();
-  if (writing_ || hot_.size() < capacity - capacity / 16 || capacity < 16 * kEvictAtLeast) {
+  if (writing_ || cut_.has_value() || !held_back_.empty()) return std::nullopt;
+  if (hot_.size() < capacity - capacity / 16 || capacity < 16 * kEvictAtLeast) {
     return std::nullopt;
   }
   std::vector<HotTier::Place> dirty =
@@ -300,13 +290,18 @@ std::optional<PageTouch> Table::TouchAhead() {
 }
 
 absl::Status Table::FinishWrite(const ColdWrite& write) {
-  writing_ = false;
-  for (const uint64_t key : write.keys) {
-    const HotTier::Place place = hot_.Find(key);  // it was no victim
-    HotTier::Unmark(place, HotTier::kWriting);
-    if (!write.status.ok()) HotTier::Mark(place, HotTier::kDirty);
+  if (write.of == ColdWrite::Of::kHeld) {
+    writing_held_ = false;
+    write.status.ok() ? held_back_.Written(write.keys) : held_back_.Failed(write.keys);
+  } else {
+    writing_ = false;
+    for (const uint64_t key : write.keys) {
+      const HotTier::Place place = hot_.Find(key);  // it was no victim
+      HotTier::Unmark(place, HotTier::kWriting);
+      if (!write.status.ok()) HotTier::Mark(place, HotTier::kDirty);
+    }
+    if (write.status.ok()) stats_.written_back += write.keys.size();
   }
-  if (write.status.ok()) stats_.written_back += write.keys.size();
   return absl::IsResourceExhausted(write.status) ? absl::OkStatus() : write.status;
 }
 

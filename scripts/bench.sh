@@ -4,7 +4,7 @@
 # alone meanwhile. Arguments: names of benches, default all.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-ALL=(bench_hot_tier bench_pull_push bench_cold bench_table_growth bench_scaling
+ALL=(bench_hot_tier bench_pull_push bench_cold bench_commit bench_table_growth bench_scaling
   bench_overlap bench_rank bench_serve bench_export)
 (($#)) || set -- "${ALL[@]}"
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <thread>
 #include <utility>
 
 #include "common/routing.h"
@@ -17,6 +18,8 @@ namespace {
 constexpr int64_t kNoCancel = std::numeric_limits<int64_t>::max();
 // Until a shard that has no room, on disk or for requests that wait, is asked again.
 constexpr std::chrono::milliseconds kAgainWhenFull{50};
+// Between two looks at a checkpoint that is being written.
+constexpr std::chrono::milliseconds kBetweenLooks{20};
 constexpr size_t kLeastMessageBytes = 4096;
 constexpr size_t kMaxShards = kBuckets;
 
@@ -30,6 +33,8 @@ std::string NameOf(MessageType type) {
       return "put";
     case MessageType::kCheckpoint:
       return "checkpoint";
+    case MessageType::kCheckpointWritten:
+      return "look at a checkpoint";
     default:
       return "stats";
   }
@@ -186,13 +191,38 @@ absl::Status RemoteStore::CancelHints(int64_t from_step) {
   return absl::OkStatus();
 }
 
-absl::Status RemoteStore::Checkpoint(int64_t steps, Deadline deadline) {
+absl::Status RemoteStore::Freeze(int64_t steps, Deadline deadline) {
   RemoteCall call;
   call.type = MessageType::kCheckpoint;
   call.step = steps;
   call.deadline = deadline;
   call.ToEveryShard(plan_.shards);
   return Run(&call);
+}
+
+absl::StatusOr<bool> RemoteStore::CheckpointWritten(int64_t steps, Deadline deadline) {
+  RemoteCall call;
+  call.type = MessageType::kCheckpointWritten;
+  call.step = steps;
+  call.deadline = deadline;
+  call.ToEveryShard(plan_.shards);
+  const absl::Status status = Run(&call);
+  if (!call.waiting.ok() && !absl::IsDeadlineExceeded(status)) return false;
+  SAVIOR_RETURN_IF_ERROR(status);
+  return true;
+}
+
+absl::Status RemoteStore::AwaitCheckpoint(int64_t steps, Deadline deadline) {
+  while (true) {
+    SAVIOR_ASSIGN_OR_RETURN(const bool written, CheckpointWritten(steps, deadline));
+    if (written) return absl::OkStatus();
+    if (SteadyClock::now() + kBetweenLooks >= deadline) {
+      return absl::DeadlineExceededError(
+          absl::StrCat("the checkpoint of step ", steps, " is still being written"));
+    }
+    // Not in the turn: whoever trains goes on.
+    std::this_thread::sleep_for(kBetweenLooks);
+  }
 }
 
 absl::StatusOr<StoreStats> RemoteStore::Stats(Deadline deadline) {
@@ -309,7 +339,13 @@ void RemoteStore::Accept(ShardLink::Request answered, const Frame& reply, ShardL
   absl::Status status = DecodeReply(reply.bytes(), &reply_);
   if (status.ok()) status = call.Accept(answered.message, reply_);
   status = Annotate(status, status.ok() ? "" : link->Name());
-  if (absl::IsResourceExhausted(status) && call.type != MessageType::kCheckpoint) {
+  const bool checkpoint =
+      call.type == MessageType::kCheckpoint || call.type == MessageType::kCheckpointWritten;
+  if (absl::IsUnavailable(status) && call.type == MessageType::kCheckpointWritten) {
+    // Still being written: the caller asks again, whatever others have said by now.
+    call.waiting = std::exchange(status, absl::OkStatus());
+  }
+  if (absl::IsResourceExhausted(status) && !checkpoint) {
     // A full disk, or too much that waits: nothing has been applied. As a store in this process,
     // wait for room. A checkpoint does not: the caller may go on without it.
     call.waiting = std::move(status);

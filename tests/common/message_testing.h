@@ -45,7 +45,7 @@ inline MessageHeader SomeHeader(MessageType type, ValueDtype dtype = ValueDtype:
 // Two tables: 3 keys of dim 4, 1 key of dim 8. Values are 0, 1, 2, ...
 inline AlignedBytes RequestFrame(MessageType type, ValueDtype dtype = ValueDtype::kFloat32) {
   const bool sections = type != MessageType::kStats && type != MessageType::kCancelHints &&
-                        type != MessageType::kCheckpoint;
+                        type != MessageType::kCheckpoint && type != MessageType::kCheckpointWritten;
   size_t bytes = kMessageHeaderBytes;
   if (sections) {
     bytes += RequestSectionBytes(type, dtype, 4, 3) + RequestSectionBytes(type, dtype, 8, 1);
@@ -117,7 +117,8 @@ inline std::vector<NamedFrame> AllRequests() {
           {"hint", RequestFrame(MessageType::kHint)},
           {"cancel_hints", RequestFrame(MessageType::kCancelHints)},
           {"stats", RequestFrame(MessageType::kStats)},
-          {"checkpoint", RequestFrame(MessageType::kCheckpoint)}};
+          {"checkpoint", RequestFrame(MessageType::kCheckpoint)},
+          {"checkpoint_written", RequestFrame(MessageType::kCheckpointWritten)}};
 }
 
 inline std::vector<NamedFrame> AllReplies() {

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "launcher/commit.h"
@@ -57,6 +58,17 @@ class FullDisk : public ::testing::Test {
     }
     return steps;
   }
+  // Commits are written while steps go on: until the one begun last is there, or given up.
+  static void WaitForCommits(const Config& config) {
+    const fs::path commits = fs::path(config.run.dir) / "commits";
+    const auto writing = [&] {
+      for (const auto& entry : fs::directory_iterator(commits)) {
+        if (entry.path().string().ends_with(kUnfinished)) return true;
+      }
+      return false;
+    };
+    while (writing()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
   static uintmax_t BytesOfACheckpoint() {
     uintmax_t bytes = 0;
     const auto commit = NewestCommit(fs::path(Undisturbed().run.dir) / "commits");
@@ -75,6 +87,7 @@ TEST_F(FullDisk, ACommitThatFindsNoRoomIsTriedAgainAtTheNextAndChangesNothing) {
   SAVIOR_NEEDS(disk);
   const Config config = On(disk);
   const auto after_step = [&](int64_t step, const StepFigures&) {
+    if (step == 14 || step == 32) WaitForCommits(config);
     if (step == 14) disk.Fill();
     if (step == 32) disk.Free();
   };
@@ -101,6 +114,7 @@ TEST_F(FullDisk, ALastCommitThatFindsNoRoomEndsTheRunWithTheOneBefore) {
   SAVIOR_NEEDS(disk);
   const Config config = On(disk);
   const auto after_step = [&](int64_t step, const StepFigures&) {
+    if (step == 24) WaitForCommits(config);
     if (step == 24) disk.Fill();
   };
   const absl::Status status = TrainQuietly(config, {.after_step = after_step}).status();

@@ -183,5 +183,61 @@ TEST_F(InspectRun, NothingIsLeftBehindOrChanged) {
   EXPECT_TRUE(Look({.what = "commit", .verify = true}).ok());
 }
 
+// Against both commits read whole.
+TEST_F(InspectRun, DiffCountsRowsAddedRemovedAndChanged) {
+  const std::vector<fs::path> commits = ListCommits(fs::path(Trained().run.dir) / "commits");
+  ASSERT_GE(commits.size(), 2u);
+  const auto rows_of = [](const fs::path& commit) {
+    std::map<std::string, std::map<uint64_t, Row>> tables;
+    const auto inspected = InspectedCommit::Open(commit);
+    EXPECT_TRUE(inspected.ok()) << inspected.status();
+    for (uint32_t t = 0; t < (*inspected)->store().tables().size(); ++t) {
+      auto& rows = tables[(*inspected)->store().tables()[t].name];
+      const auto add = [&rows](const StoredRow& row) {
+        rows[row.key] = {row.updates,
+                         row.last_step,
+                         {row.weights.begin(), row.weights.end()},
+                         {row.state.begin(), row.state.end()}};
+        return absl::OkStatus();
+      };
+      EXPECT_TRUE((*inspected)->store().ForEachRow(t, add, InspectDeadline()).ok());
+    }
+    return tables;
+  };
+  const auto a = rows_of(commits[0]), b = rows_of(commits[1]);
+  for (const bool backwards : {false, true}) {
+    const auto& from = backwards ? b : a;
+    const auto& to = backwards ? a : b;
+    ASSERT_TRUE(Look({.what = "diff",
+                      .path = commits[backwards ? 1 : 0].string(),
+                      .other = commits[backwards ? 0 : 1].string(),
+                      .json = true})
+                    .ok());
+    const auto json = nlohmann::json::parse(printed_);
+    uint64_t differences = 0;
+    for (const auto& [table, rows] : from) {
+      uint64_t added = 0, removed = 0, changed = 0, same = 0;
+      for (const auto& [key, row] : rows) {
+        const auto other = to.at(table).find(key);
+        other == to.at(table).end() ? ++removed : other->second == row ? ++same : ++changed;
+      }
+      for (const auto& [key, row] : to.at(table)) added += !rows.contains(key);
+      const auto& found = json.at("tables").at(table);
+      EXPECT_EQ(found.at("added"), added) << table;
+      EXPECT_EQ(found.at("removed"), removed) << table;
+      EXPECT_EQ(found.at("changed"), changed) << table;
+      EXPECT_EQ(found.at("same"), same) << table;
+      differences += added + removed;
+    }
+    EXPECT_GT(differences, 0u);
+    EXPECT_EQ(json.at("from").at("step"),
+              OpenCommit(commits[backwards ? 1 : 0], false)->manifest.step);
+  }
+  ASSERT_TRUE(Look({.what = "diff", .other = Trained().run.dir}).ok());  // with itself
+  EXPECT_THAT(printed_, AllOf(HasSubstr("added"), HasSubstr("content_vector"),
+                              testing::ContainsRegex("all +0 +0 +0 +[1-9]")));
+  EXPECT_TRUE(absl::IsNotFound(Look({.what = "diff", .other = "/nowhere"})));
+}
+
 }  // namespace
 }  // namespace savior

@@ -19,22 +19,34 @@ class PublishPolicyTest : public testing::Test {
 };
 
 TEST_F(PublishPolicyTest, WaitsForItsTimeThenForACommitThenExports) {
-  EXPECT_EQ(policy_.Next(At(59.9), 10, 10, false), kNothing);
-  EXPECT_EQ(policy_.Next(At(60), 10, 9, false), kCommit);
-  EXPECT_EQ(policy_.Next(At(60), 10, -1, false), kCommit) << "there was none yet";
-  EXPECT_EQ(policy_.Next(At(60), 11, 11, false), kFull);
+  EXPECT_EQ(policy_.Next(At(59.9), 10, 10, 10, false), kNothing);
+  EXPECT_EQ(policy_.Next(At(60), 10, 9, 9, false), kCommit);
+  EXPECT_EQ(policy_.Next(At(60), 10, -1, -1, false), kCommit) << "there was none yet";
+  EXPECT_EQ(policy_.Next(At(60), 11, 11, 11, false), kFull);
 }
 
 TEST_F(PublishPolicyTest, ACommitThatIsThereAnywayIsUsed) {
-  EXPECT_EQ(policy_.Next(At(61), 10, 10, false), kFull);
+  EXPECT_EQ(policy_.Next(At(61), 10, 10, 10, false), kFull);
+}
+
+TEST_F(PublishPolicyTest, ACommitThatIsBeingWrittenIsWaitedForAndUsedWhenItIsThere) {
+  EXPECT_EQ(policy_.Next(At(60), 10, 5, 9, false), kCommit) << "the one under way is of before";
+  EXPECT_EQ(policy_.Next(At(61), 12, 9, 9, false), kCommit);
+  EXPECT_EQ(policy_.Next(At(62), 12, 9, 12, false), kNothing);
+  EXPECT_EQ(policy_.Next(At(63), 20, 9, 12, false), kNothing);
+  EXPECT_EQ(policy_.Next(At(64), 25, 12, -1, false), kFull);
+  policy_.Started(At(64));
+  policy_.Found(ChainEnd{12, 0});
+  EXPECT_EQ(policy_.Next(At(124), 40, 12, 12, false), kCommit) << "that one is exported";
 }
 
 TEST_F(PublishPolicyTest, OneAtATimeAndEverySFromStartToStart) {
   policy_.Started(At(60));
   policy_.Found(ChainEnd{11, 0});
-  EXPECT_EQ(policy_.Next(At(119.9), 20, 20, false), kNothing);
-  EXPECT_EQ(policy_.Next(At(130), 20, 20, true), kNothing) << "one runs";
-  EXPECT_EQ(policy_.Next(At(130), 20, 20, false), DeltaSince(11)) << "at once when it has ended";
+  EXPECT_EQ(policy_.Next(At(119.9), 20, 20, 20, false), kNothing);
+  EXPECT_EQ(policy_.Next(At(130), 20, 20, 20, true), kNothing) << "one runs";
+  EXPECT_EQ(policy_.Next(At(130), 20, 20, 20, false), DeltaSince(11))
+      << "at once when it has ended";
 }
 
 TEST_F(PublishPolicyTest, AFullBundleAfterSoManyDeltas) {
@@ -52,8 +64,8 @@ TEST_F(PublishPolicyTest, AFullBundleAfterSoManyDeltas) {
 TEST_F(PublishPolicyTest, NothingTwice) {
   policy_.Found(ChainEnd{10, 0});
   EXPECT_EQ(policy_.Export(10), kNothing);
-  EXPECT_EQ(policy_.Next(At(99), 10, 10, false), kNothing);
-  EXPECT_EQ(policy_.Next(At(99), 10, 5, false), kNothing) << "nor a commit for it";
+  EXPECT_EQ(policy_.Next(At(99), 10, 10, 10, false), kNothing);
+  EXPECT_EQ(policy_.Next(At(99), 10, 5, 5, false), kNothing) << "nor a commit for it";
 }
 
 TEST_F(PublishPolicyTest, ARunBehindItsBundlesStartsAChain) {
@@ -65,13 +77,13 @@ TEST_F(PublishPolicyTest, AfterAFailureAFullBundleWhenTheNextIsDue) {
   policy_.Found(ChainEnd{10, 0});
   policy_.Started(At(60));
   policy_.Found(std::nullopt);
-  EXPECT_EQ(policy_.Next(At(61), 20, 20, false), kNothing);
-  EXPECT_EQ(policy_.Next(At(120), 20, 20, false), kFull);
+  EXPECT_EQ(policy_.Next(At(61), 20, 20, 20, false), kNothing);
+  EXPECT_EQ(policy_.Next(At(120), 20, 20, 20, false), kFull);
 }
 
 TEST_F(PublishPolicyTest, WithoutAnIntervalNothingIsEverDue) {
-  const PublishPolicy never(0, 2, start_);
-  EXPECT_EQ(never.Next(At(1e6), 10, 10, false), kNothing);
+  PublishPolicy never(0, 2, start_);
+  EXPECT_EQ(never.Next(At(1e6), 10, 10, 10, false), kNothing);
   EXPECT_EQ(never.Export(10), kFull) << "but the last one";
 }
 

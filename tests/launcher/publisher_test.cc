@@ -64,12 +64,24 @@ class PublisherTest : public testing::Test {
     config.exports.keep = 100;
     return config;
   }
-  // Steps of a tiny run are faster than an export by far: after every tenth step it waits until the
-  // one that runs has ended, which the publisher has yet to find out.
-  static RunOptions Waiting(std::function<void()> then = [] {}) {
+  // Steps of a tiny run are faster than commits and exports by far: after every step it waits until
+  // no commit is being written, and after every tenth until the export that runs has ended, which
+  // the publisher has yet to find out.
+  static RunOptions Waiting(
+      const Config& config, std::function<void()> then = [] {}) {
     RunOptions options;
     options.program = SAVIOR_PROGRAM;
-    options.after_step = [then = std::move(then)](int64_t step, const StepFigures&) {
+    const fs::path commits = fs::path(config.run.dir) / "commits";
+    options.after_step = [commits, then = std::move(then)](int64_t step, const StepFigures&) {
+      const auto writing = [&] {
+        std::error_code error;
+        for (const auto& entry : fs::directory_iterator(commits, error)) {
+          if (entry.path().string().ends_with(kUnfinished)) return true;
+        }
+        return false;
+      };
+      while (writing()) ::usleep(1000);
+      ::usleep(2000);  // until the run can know of it
       if (step == 0 || step % 10 != 0) return;
       siginfo_t ended;
       ::waitid(P_ALL, 0, &ended, WEXITED | WNOWAIT);  // or there is no child
@@ -96,7 +108,7 @@ TEST_F(PublisherTest, BundlesAppearWhileTrainingGoesOnAndChangeNoBit) {
   RunToTheEnd(plain);
   config.commit.keep = 1;
   size_t seen = 0;  // while training goes on
-  const RunOptions options = Waiting([&] { seen = BundlesIn(config.exports.dir).size(); });
+  const RunOptions options = Waiting(config, [&] { seen = BundlesIn(config.exports.dir).size(); });
   std::ostringstream out;
   const auto result = Train(config, options, out);
   ASSERT_TRUE(result.ok()) << result.status();
@@ -136,7 +148,7 @@ TEST_F(PublisherTest, WithoutAnIntervalTheLastCommitIsPublished) {
   config.exports.every_s = 0;
   config.exports.precision = "float16";
   std::ostringstream out;
-  ASSERT_TRUE(Train(config, Waiting(), out).ok());
+  ASSERT_TRUE(Train(config, Waiting(config), out).ok());
   EXPECT_EQ(BundlesIn(config.exports.dir),
             (std::map<int64_t, int64_t>{{LearnedBy(config).step, 0}}));
   const Bundle bundle = *OpenBundle(
@@ -148,7 +160,7 @@ TEST_F(PublisherTest, ARunThatGoesOnContinuesItsChainAndAnotherStartsOne) {
   Config config = Publishing("resumed");
   config.exports.every_s = 0;
   config.train.max_steps = 20;
-  const RunOptions options = Waiting();
+  const RunOptions options = Waiting(config);
   std::ostringstream out;
   ASSERT_TRUE(Train(config, options, out).ok());
   RunOptions resume = options;
@@ -182,7 +194,7 @@ TEST_F(PublisherTest, AnExportThatFailsIsCountedAndEndsNothing) {
     return fs::exists(fs::path(config.run.dir) / "log") ? Count(LogOf(config), "failed: exit code")
                                                         : 0;
   };
-  const RunOptions options = Waiting();
+  const RunOptions options = Waiting(config);
   std::ostringstream out;
   const auto result = Train(config, options, out);
   ASSERT_TRUE(result.ok()) << result.status();
@@ -227,7 +239,7 @@ TEST_F(PublisherTest, AStoppedRunLeavesNoChildAndNothingHalf) {
   EXPECT_FALSE(fs::exists(scratch));
   // And it goes on, over what the killed one has left.
   config.train.max_steps = LearnedBy(config).step + 5;
-  RunOptions resume = Waiting();
+  RunOptions resume = Waiting(config);
   resume.resume = true;
   ASSERT_TRUE(Train(config, resume, out).ok());
   ExpectWhole(config);

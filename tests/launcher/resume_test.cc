@@ -101,6 +101,56 @@ TEST_F(Resume, WithWorkingFilesElsewhereIsBitIdentical) {
   ExpectSame(Undisturbed(), config);
 }
 
+// Every commit was written while later steps changed its rows: going on from any of them gives the
+// run that never wrote one.
+TEST_F(Resume, FromEveryCommitThatWasWrittenWhileTrainingWentOnIsBitIdentical) {
+  Config config = Named("committing");
+  config.commit.every_steps = 3;
+  config.commit.keep = 10'000;
+  config.ps.shards = 2;
+  config.ps.ram_budget_mb = 1;
+  config.train.max_steps = 60;
+  RunToTheEnd(config);
+  const fs::path commits = fs::path(config.run.dir) / "commits";
+  std::vector<fs::path> all = ListCommits(commits);
+  ASSERT_EQ(all.size(), 20u);
+  config.train.max_steps = 0;
+  for (const size_t newest : {size_t{15}, size_t{8}, size_t{0}}) {
+    SCOPED_TRACE(all[newest]);
+    for (const fs::path& folder : ListCommits(commits)) {
+      if (folder > all[newest]) fs::remove_all(folder);
+    }
+    ASSERT_EQ(StepsOf(config), static_cast<int64_t>(3 * (newest + 1)));
+    RunToTheEnd(config, /*resume=*/true);
+    ExpectSame(Undisturbed(), config);
+  }
+}
+
+// Table files are shared from commit to commit, and outlive the commit that they came with.
+TEST_F(Resume, CommitsShareFilesAndOutliveEachOther) {
+  const TempFolder memory("/dev/shm");
+  for (const bool elsewhere : {false, true}) {
+    SCOPED_TRACE(elsewhere);
+    Config config = Named(elsewhere ? "sharing-elsewhere" : "sharing");
+    if (elsewhere) config.ps.live_dir = (memory / "live").string();
+    config.commit.every_steps = 10;
+    config.commit.keep = 100;
+    config.train.max_steps = 40;
+    RunToTheEnd(config);
+    const std::vector<fs::path> all = ListCommits(fs::path(config.run.dir) / "commits");
+    ASSERT_EQ(all.size(), 4u);
+    size_t shared = 0;
+    for (const auto& entry : fs::directory_iterator(all[3] / "shard-0")) {
+      std::error_code error;
+      shared += fs::equivalent(entry.path(), all[2] / "shard-0" / entry.path().filename(), error);
+    }
+    EXPECT_GE(shared, 1u);
+    EXPECT_TRUE(fs::equivalent(all[2] / kEncoderFile, all[3] / kEncoderFile));
+    for (size_t i = 0; i < 3; ++i) fs::remove_all(all[i]);
+    EXPECT_TRUE(OpenCommit(all[3], /*digests=*/true).ok());
+  }
+}
+
 TEST_F(Resume, OfAFinishedRunScoresItAgain) {
   Config config = Named("finished");
   RunToTheEnd(config);

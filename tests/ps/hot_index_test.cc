@@ -136,6 +136,50 @@ TEST(HotIndex, ErasuresAndInsertionsInBothArraysOfAChangeOfSize) {
   }
 }
 
+// What a checkpoint's slices rest on: whoever is there from begin to end is met once, whatever
+// comes and goes between two steps, also where erasures move entries back over the walk's own
+// place.
+TEST(HotIndex, AWalkMeetsEveryEntryThatStaysOnceWhateverHappensMeanwhile) {
+  for (uint64_t seed = 0; seed < 60; ++seed) {
+    SCOPED_TRACE(testing::Message() << "seed " << seed);
+    Random random(seed);
+    HotIndex index;
+    std::set<uint64_t> stay, others;
+    for (const uint64_t key : KeysOfHome(random.Below(64), 6, 60)) {  // a long run
+      (random.Below(2) == 0 ? stay : others).insert(key);
+    }
+    while (stay.size() < 300) stay.insert(random());
+    uint32_t slot = 0;
+    for (const std::set<uint64_t>* keys : {&stay, &others}) {
+      for (const uint64_t key : *keys) index.Insert(key, ++slot, 0);
+    }
+    std::map<uint64_t, int> met;
+    uint64_t hash = 0;
+    do {
+      const uint64_t before = hash;
+      index.Walk(&hash, 1 + random.Below(4), [&](const HotIndex::Place& place) {
+        ++met[place.key()];
+        const uint64_t of = HotIndex::HashOf(place.key());
+        EXPECT_GE(of, before);
+      });
+      if (hash != 0) {
+        for (const auto& [key, times] : met) ASSERT_LT(HotIndex::HashOf(key), hash);
+      }
+      for (uint64_t i = random.Below(8); i > 0 && !others.empty(); --i) {
+        index.Erase(index.Find(*others.begin()));
+        others.erase(others.begin());
+      }
+      for (uint64_t i = random.Below(12); i > 0; --i) {
+        const uint64_t key = random();
+        if (!index.Find(key)) index.Insert(key, ++slot, 0);
+      }
+      if (random.Below(4) == 0) index.ShrinkTo(0);
+      if (random.Below(3) == 0) index.Maintain(random.Below(3));
+    } while (hash != 0);
+    for (const uint64_t key : stay) ASSERT_EQ(met[key], 1) << key;
+  }
+}
+
 TEST(HotIndex, KeysThatAllCollideAreFoundWhileItGrowsAndShrinks) {
   for (const uint64_t home : {0, 255}) {
     HotIndex index;

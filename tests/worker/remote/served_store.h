@@ -58,8 +58,10 @@ class ServedStore {
         .incarnation = kIncarnation,
         .codebook_version = kCodebookVersion,
         .steps = options_.steps,
-        .checkpoint_folder =
-            [this](int64_t step, uint32_t shard) { return Checkpoint(step) / ShardFolder(shard); },
+        .checkpoint_place =
+            [this](int64_t step, uint32_t shard) {
+              return CheckpointPlace{.folder = Checkpoint(step) / ShardFolder(shard)};
+            },
         .max_waiting_bytes = options_.max_waiting_bytes};
     if (options_.network == Network::kCurve) {
       options.security.keys = server_keys_;
@@ -90,7 +92,7 @@ class ServedStore {
   }
   std::unique_ptr<RemoteStore> Connect() { return Connect(ClientOptions()); }
 
-  // Where a checkpoint of `step` goes, if its folder is there.
+  // Where a checkpoint of `step` goes.
   std::filesystem::path Checkpoint(int64_t step) const {
     return folder_ / ("checkpoint-" + std::to_string(step));
   }

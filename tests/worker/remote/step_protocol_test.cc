@@ -280,18 +280,20 @@ TEST_F(StepProtocolTest, ALossyNetworkChangesNoRow) {
 TEST_F(StepProtocolTest, ACheckpointWaitsForItsStepAndIsWrittenOnce) {
   Serve(2, {.workers = 2});
   const auto one = Worker(0), other = Worker(1);
-  std::filesystem::create_directories(served_->Checkpoint(1));
   Work(one.get(), 0, 0, 1);
-  EXPECT_TRUE(
-      absl::IsDeadlineExceeded(one->Checkpoint(1, DeadlineIn(std::chrono::milliseconds(100)))));
+  EXPECT_TRUE(absl::IsDeadlineExceeded(one->Freeze(1, DeadlineIn(std::chrono::milliseconds(100)))));
+  EXPECT_TRUE(absl::IsFailedPrecondition(one->AwaitCheckpoint(1, Soon())));  // none was begun
   Work(other.get(), 1, 0, 1);
-  // Now the former request is served too: either it wrote the checkpoint, or this one does.
-  const absl::Status written = other->Checkpoint(1, Soon());
-  EXPECT_TRUE(written.ok() || absl::IsFailedPrecondition(written)) << written;
+  // Now the former request is served too: either it began the checkpoint, or this one does.
+  const absl::Status frozen = other->Freeze(1, Soon());
+  EXPECT_TRUE(frozen.ok() || absl::IsFailedPrecondition(frozen)) << frozen;
+  const absl::Status written = other->AwaitCheckpoint(1, Soon());
+  EXPECT_TRUE(written.ok()) << written;
   for (const char* shard : {"shard-0", "shard-1"}) {
     EXPECT_TRUE(std::filesystem::exists(served_->Checkpoint(1) / shard / "CURRENT"));
   }
-  EXPECT_FALSE(one->Checkpoint(1, Soon()).ok()) << "it exists";
+  EXPECT_TRUE(one->Freeze(1, Soon()).ok());
+  EXPECT_FALSE(one->AwaitCheckpoint(1, Soon()).ok()) << "it exists";
 }
 
 }  // namespace
