@@ -180,7 +180,7 @@ absl::StatusOr<Bundle> MergeBundle(const fs::path& dir, const std::string& name,
     for (const SealedFile& file : newest.manifest.files) {
       if (file.path.starts_with("tables/")) continue;
       SAVIOR_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(newest.folder / file.path));
-      SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(part / file.path, bytes));
+      SAVIOR_RETURN_IF_ERROR(WriteFile(part / file.path, bytes));
     }
     whole->tables.clear();
     for (const BundleManifest::Table& table : newest.manifest.tables) {

@@ -27,6 +27,7 @@ struct ShardOptions {
   uint64_t seed = 0;
   double steps_per_minute = 1000;  // the clock of the tables' rules
   std::filesystem::path folder;    // the live database: empty, or as ps/restore.h left it
+  ColdUse use = ColdUse::kLive;
 };
 
 // Rows of one table that a request brings.

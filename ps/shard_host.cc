@@ -93,7 +93,8 @@ absl::StatusOr<std::unique_ptr<ShardHost>> ShardHost::Open(ShardHostOptions opti
                                          .ram_budget_bytes = o.ram_budget_bytes / o.count,
                                          .seed = o.seed,
                                          .steps_per_minute = o.steps_per_minute,
-                                         .folder = o.folder / ShardFolder(s)}));
+                                         .folder = o.folder / ShardFolder(s),
+                                         .use = o.use}));
     host->threads_.push_back(std::make_unique<ShardThread>(std::move(shard)));
   }
   return host;

@@ -34,6 +34,7 @@ struct ShardHostOptions {
   uint64_t seed = 0;
   // The clock of eviction: a minute is this many training steps (common/store.h), > 0.
   double steps_per_minute = 1000;
+  ColdUse use = ColdUse::kLive;
   // What checkpoints of all shards wrote, any number of them; only read. Empty: start without rows.
   std::filesystem::path restore_from = {};
 };

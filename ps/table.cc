@@ -83,8 +83,7 @@ absl::Status Table::Fetch() {
   for (const Miss& miss : misses_) miss_keys_.push_back(miss.key);
   return cold_->Get(number_, miss_keys_, [this](size_t i, std::string_view stored) {
     Miss& miss = misses_[i];
-    SAVIOR_RETURN_IF_ERROR(Annotate(layout_.Decode(stored, Staged(i)),
-                                    absl::StrCat("table ", spec_.name, ", key ", miss.key)));
+    SAVIOR_RETURN_IF_ERROR(Decode(miss.key, stored, Staged(i)));
     miss.stored = true;
     miss.found = !rules_.Forgotten(miss.key, Staged(i));
     return absl::OkStatus();

@@ -170,6 +170,8 @@ class Table {
   [[nodiscard]] absl::Status MakeRoom(size_t rows);
   [[nodiscard]] absl::Status Evict(std::span<const HotTier::Victim> victims);
   [[nodiscard]] absl::Status Encode(const HotTier::Place& place, ColdStore::Batch* batch);
+  // What Encode wrote of `key`; kDataLoss names it.
+  [[nodiscard]] absl::Status Decode(uint64_t key, std::string_view stored, const RowRef& row) const;
   // Rows of hints of steps in [from, until) are no longer held for these.
   void Release(int64_t from, int64_t until);
   void Hold(Held* held, uint64_t key, const HotTier::Place& place);

@@ -138,15 +138,16 @@ absl::StatusOr<Bundle> WriteBundle(const fs::path& dir, BundleManifest manifest,
         target.string()));
   }
   SAVIOR_RETURN_IF_ERROR(RemoveUnfinished(dir));
-  SAVIOR_RETURN_IF_ERROR(MakeWritableFolder(part / "tables"));
+  fs::create_directories(part / "tables", error);
+  if (error) return SystemError(error.value(), "creating " + (part / "tables").string());
   const auto write = [&]() -> absl::StatusOr<std::string> {
     SAVIOR_RETURN_IF_ERROR(fill(part, &manifest));
     SAVIOR_ASSIGN_OR_RETURN(manifest.files, ListFiles(part));
     const std::string text = SealManifest(ToJson(manifest), manifest.files);
     SAVIOR_ASSIGN_OR_RETURN(const SealedManifest sealed,
                             UnsealManifest(part / kManifestFile, text));
-    SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(part / kManifestFile, text));
-    SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(part / kBundleReady, sealed.xxh3 + "\n"));
+    SAVIOR_RETURN_IF_ERROR(WriteFile(part / kManifestFile, text));
+    SAVIOR_RETURN_IF_ERROR(WriteFile(part / kBundleReady, sealed.xxh3 + "\n"));
     SAVIOR_RETURN_IF_ERROR(PublishFolder(part, target));
     return sealed.xxh3;
   };

@@ -1,4 +1,5 @@
-// Reads JSON from front to back where it lies: no tree is made, a value goes where the caller wants it.
+// Reads JSON from front to back where it lies: no tree is made, a value goes where the caller wants
+// it.
 //
 //   JsonCursor at(text);
 //   std::string_view key;

@@ -15,7 +15,8 @@ namespace {
 using nlohmann::json;
 using Kind = JsonCursor::Kind;
 
-constexpr const char* kDocument = R"({"a": [1, -2, 0.5, 1e3, -0, 18446744073709551615, 1.5E-7, [], {}],
+constexpr const char* kDocument =
+    R"({"a": [1, -2, 0.5, 1e3, -0, 18446744073709551615, 1.5E-7, [], {}],
   "b": {"text": "plain", "escaped": "\"\\\/\b\f\n\r\t\u0041\u00e9\u20ac\ud83d\ude00",
         "beyond": "é€😀", "": ""}, "\u0061b": [[["x"]]], "n": [12345678901234567890123, 4e-400]})";
 
@@ -75,11 +76,41 @@ TEST(JsonCursor, ReadsWhatTheTreeReads) {
 
 TEST(JsonCursor, RefusesWhatTheTreeRefuses) {
   int taken = 0;
-  for (const char* value :
-       {"01", "+1", "1.", ".5", "1e", "1e+", "-", "--1", "0x1", "1e999", "NaN", "\"", "\"\\",
-        "\"\\x\"", "\"\\u12\"", "\"\\ud800\"", "\"\\ud800\\u0041\"", "\"\\udc00\"", "\"\t\"",
-        "\"\x80\"", "\"\xc0\xaf\"", "\"\xed\xa0\x80\"", "\"\xf4\x90\x80\x80\"", "\"\xe2\x82\"",
-        "[1,]", "[,1]", "[1 2]", "{\"x\"}", "{\"x\":}", "{\"x\":1,}", "{x:1}", "[1", "1]", "1}", ""}) {
+  for (const char* value : {"01",
+                            "+1",
+                            "1.",
+                            ".5",
+                            "1e",
+                            "1e+",
+                            "-",
+                            "--1",
+                            "0x1",
+                            "1e999",
+                            "NaN",
+                            "\"",
+                            "\"\\",
+                            "\"\\x\"",
+                            "\"\\u12\"",
+                            "\"\\ud800\"",
+                            "\"\\ud800\\u0041\"",
+                            "\"\\udc00\"",
+                            "\"\t\"",
+                            "\"\x80\"",
+                            "\"\xc0\xaf\"",
+                            "\"\xed\xa0\x80\"",
+                            "\"\xf4\x90\x80\x80\"",
+                            "\"\xe2\x82\"",
+                            "[1,]",
+                            "[,1]",
+                            "[1 2]",
+                            "{\"x\"}",
+                            "{\"x\":}",
+                            "{\"x\":1,}",
+                            "{x:1}",
+                            "[1",
+                            "1]",
+                            "1}",
+                            ""}) {
     ExpectSameAsTree(std::string("{\"a\": ") + value + "}", &taken);
   }
   ExpectSameAsTree(std::string("{}\0 ", 4), &taken);
