@@ -8,10 +8,12 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <future>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -60,6 +62,25 @@ absl::Status Sync(const fs::path& path, int flags) {
   return absl::OkStatus();
 }
 
+// Several at a time: each waits for the disk some milliseconds, however small its file.
+absl::Status SyncAll(const std::vector<fs::path>& paths, int flags) {
+  constexpr size_t kThreads = 8;
+  std::atomic<size_t> next = 0;
+  const auto sync_some = [&]() -> absl::Status {
+    for (size_t i = next++; i < paths.size(); i = next++) {
+      SAVIOR_RETURN_IF_ERROR(Sync(paths[i], flags));
+    }
+    return absl::OkStatus();
+  };
+  std::vector<std::future<absl::Status>> others;
+  for (size_t t = 1; t < std::min(kThreads, paths.size()); ++t) {
+    others.push_back(std::async(std::launch::async, sync_some));
+  }
+  absl::Status status = sync_some();
+  for (std::future<absl::Status>& other : others) status.Update(other.get());
+  return status;
+}
+
 // The folder that holds `path`'s name; "." for a bare name.
 fs::path ParentOf(const fs::path& path) {
   const fs::path parent = path.parent_path();
@@ -77,11 +98,11 @@ absl::Status WriteAll(const Descriptor& file, const std::string& bytes, const fs
   return absl::OkStatus();
 }
 
-absl::Status WriteAndSync(const fs::path& path, const std::string& bytes) {
+absl::Status Write(const fs::path& path, const std::string& bytes, bool sync) {
   Descriptor file(path, O_WRONLY | O_CREAT | O_TRUNC);
   if (!file.ok()) return FileError(errno, "creating", path);
   SAVIOR_RETURN_IF_ERROR(WriteAll(file, bytes, path));
-  if (::fsync(file.get()) != 0) return FileError(errno, "syncing", path);
+  if (sync && ::fsync(file.get()) != 0) return FileError(errno, "syncing", path);
   if (file.Close() != 0) return FileError(errno, "closing", path);
   return absl::OkStatus();
 }
@@ -144,7 +165,7 @@ absl::StatusOr<std::string> ReadFile(const fs::path& path) {
 
 absl::Status WriteFileAtomically(const fs::path& path, const std::string& bytes) {
   const fs::path temporary = TemporaryBeside(path);
-  absl::Status status = WriteAndSync(temporary, bytes);
+  absl::Status status = Write(temporary, bytes, /*sync=*/true);
   if (status.ok() && ::rename(temporary.c_str(), path.c_str()) != 0) {
     status = FileError(errno, "renaming to", path);
   }
@@ -155,20 +176,27 @@ absl::Status WriteFileAtomically(const fs::path& path, const std::string& bytes)
   return SyncFolder(ParentOf(path));
 }
 
+absl::Status WriteFile(const fs::path& path, const std::string& bytes) {
+  return Write(path, bytes, /*sync=*/false);
+}
+
 absl::Status PublishFolder(const fs::path& folder, const fs::path& target) {
   std::error_code error;
   fs::recursive_directory_iterator entry(folder, error);
   if (error) return FileError(error, "listing", folder);
+  std::vector<fs::path> files, folders;
   while (entry != fs::recursive_directory_iterator()) {
     // A symbolic link is a name in its folder, which is synced; what it points at is not ours.
     const fs::file_status kind = entry->symlink_status(error);
     if (error) return FileError(error, "looking at", entry->path());
-    if (fs::is_directory(kind)) SAVIOR_RETURN_IF_ERROR(SyncFolder(entry->path()));
-    if (fs::is_regular_file(kind)) SAVIOR_RETURN_IF_ERROR(Sync(entry->path(), 0));
+    if (fs::is_directory(kind)) folders.push_back(entry->path());
+    if (fs::is_regular_file(kind)) files.push_back(entry->path());
     entry.increment(error);
     if (error) return FileError(error, "listing", folder);
   }
-  SAVIOR_RETURN_IF_ERROR(SyncFolder(folder));
+  folders.push_back(folder);
+  SAVIOR_RETURN_IF_ERROR(SyncAll(files, 0));
+  SAVIOR_RETURN_IF_ERROR(SyncAll(folders, O_DIRECTORY));
   // rename() would replace an empty folder and renameat2 is not everywhere: look first. Two
   // publishers of one target are excluded by the run folder's lock.
   if (fs::exists(fs::symlink_status(target, error))) {
@@ -188,7 +216,7 @@ absl::Status MakeWritableFolder(const fs::path& folder) {
   fs::create_directories(folder, error);
   if (error) return refuse(FileError(error, "creating", folder));
   const fs::path probe = TemporaryBeside(folder / "probe");
-  const absl::Status written = WriteAndSync(probe, "probe");
+  const absl::Status written = Write(probe, "probe", /*sync=*/true);
   ::unlink(probe.c_str());
   return written.ok() ? written : refuse(written);
 }

@@ -23,6 +23,10 @@ absl::Status SystemError(int error, const std::string& what);
 [[nodiscard]] absl::Status WriteFileAtomically(const std::filesystem::path& path,
                                                const std::string& bytes);
 
+// Makes `path` hold `bytes`, neither atomically nor durably: for files of a folder that
+// PublishFolder makes durable as a whole, where a sync of each would cost milliseconds.
+[[nodiscard]] absl::Status WriteFile(const std::filesystem::path& path, const std::string& bytes);
+
 // fsync of every file and folder below `folder`, then an atomic rename to `target` (which must not
 // exist) and fsync of target's parent.
 [[nodiscard]] absl::Status PublishFolder(const std::filesystem::path& folder,

@@ -143,8 +143,11 @@ double Tolerance(Precision precision) {
   return 0;
 }
 
-absl::StatusOr<Verified> VerifyBundle(const fs::path& dir, const std::string& name) {
-  SAVIOR_ASSIGN_OR_RETURN(const BundleChain chain, OpenChain(dir, name, /*digests=*/true));
+absl::StatusOr<Verified> VerifyBundle(const fs::path& dir, const std::string& name,
+                                      Digests digests) {
+  const bool newest_only = digests == Digests::kNewest;
+  SAVIOR_ASSIGN_OR_RETURN(const BundleChain chain, OpenChain(dir, name, !newest_only));
+  if (newest_only) SAVIOR_RETURN_IF_ERROR(OpenBundle(dir / name, /*digests=*/true).status());
   Verified verified;
   SAVIOR_RETURN_IF_ERROR(CheckTables(chain, &verified.rows));
   const fs::path golden = chain.newest().folder / kBundleGolden;
@@ -180,7 +183,7 @@ absl::StatusOr<Bundle> MergeBundle(const fs::path& dir, const std::string& name,
     for (const SealedFile& file : newest.manifest.files) {
       if (file.path.starts_with("tables/")) continue;
       SAVIOR_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(newest.folder / file.path));
-      SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(part / file.path, bytes));
+      SAVIOR_RETURN_IF_ERROR(WriteFile(part / file.path, bytes));
     }
     whole->tables.clear();
     for (const BundleManifest::Table& table : newest.manifest.tables) {

@@ -44,9 +44,9 @@ absl::Status WriteGraphs(const fs::path& folder, const Graph& graph,
   SAVIOR_ASSIGN_OR_RETURN(
       const std::string onnx,
       OnnxModel(graph, {.producer_version = SAVIOR_VERSION, .metadata = metadata}));
-  SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(folder / kBundleOnnx, onnx));
+  SAVIOR_RETURN_IF_ERROR(WriteFile(folder / kBundleOnnx, onnx));
   SAVIOR_ASSIGN_OR_RETURN(const std::string module, TorchScriptModule(graph, metadata));
-  return WriteFileAtomically(folder / kBundleTorchScript, module);
+  return WriteFile(folder / kBundleTorchScript, module);
 }
 
 absl::Status WriteTriton(const fs::path& folder, const Graph& graph) {
@@ -56,7 +56,7 @@ absl::Status WriteTriton(const fs::path& folder, const Graph& graph) {
   fs::create_hard_link(folder / kBundleOnnx, model / "1" / "model.onnx", error);
   if (error) return SystemError(error.value(), "linking " + (model / "1/model.onnx").string());
   SAVIOR_ASSIGN_OR_RETURN(const std::string text, TritonConfig(graph, {.name = kModelName}));
-  return WriteFileAtomically(model / "config.pbtxt", text);
+  return WriteFile(model / "config.pbtxt", text);
 }
 
 // The schema, and for readers without our hash the key of every value in the feature table.
@@ -79,7 +79,7 @@ absl::Status CopyVersioned(const fs::path& from, const fs::path& to, std::string
   if (!fs::exists(from, error)) return absl::OkStatus();
   SAVIOR_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(from));
   *version = DigestBytes(bytes);
-  return WriteFileAtomically(to, bytes);
+  return WriteFile(to, bytes);
 }
 
 // What the run's result says of this very step; "": nothing.
@@ -137,8 +137,8 @@ class Exporter {
     const fs::path& from = commit_.commit().folder;
     const LogSchema& schema = inputs_.log->schema();
     const Config& config = commit_.config();
-    SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(part / kResolvedFile, ToToml(config)));
-    SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(part / kBundleSchema, SchemaText(schema)));
+    SAVIOR_RETURN_IF_ERROR(WriteFile(part / kResolvedFile, ToToml(config)));
+    SAVIOR_RETURN_IF_ERROR(WriteFile(part / kBundleSchema, SchemaText(schema)));
     SAVIOR_RETURN_IF_ERROR(
         CopyVersioned(from / kEncoderFile, part / kEncoderFile, &manifest->encoder_version));
     SAVIOR_RETURN_IF_ERROR(
@@ -155,7 +155,7 @@ class Exporter {
     if (options_.triton) SAVIOR_RETURN_IF_ERROR(WriteTriton(part, graph));
     SAVIOR_ASSIGN_OR_RETURN(const std::vector<GoldenRequest> golden,
                             GoldenRequests(commit_, inputs_, options_.golden));
-    return WriteFileAtomically(part / kBundleGolden, GoldenJson(golden));
+    return WriteFile(part / kBundleGolden, GoldenJson(golden));
   }
 
   const ExportOptions& options_;

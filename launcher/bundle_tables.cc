@@ -25,12 +25,6 @@ void Append(const T& value, std::vector<std::byte>* record) {
   Append(std::span(&value, 1), record);
 }
 
-void AppendRow(std::span<const float> row, Precision precision, std::vector<std::byte>* record) {
-  const size_t begin = record->size();
-  record->resize(begin + EncodedBytes(static_cast<uint32_t>(row.size()), precision));
-  EncodeRow(row, precision, record->data() + begin);
-}
-
 // Behaviours with every item, of the whole log.
 std::vector<int32_t> PriorCounts(const TrainingLog& log) {
   std::vector<int32_t> counts(static_cast<size_t>(log.num_items()));
@@ -105,10 +99,11 @@ absl::Status BundleTables::WriteRows(uint32_t table) {
   const bool updates = table == kContentVectorTable;
   if (updates) columns.push_back({kUpdatesColumn, ColumnType::kU32, 1});
   SAVIOR_ASSIGN_OR_RETURN(const auto writer, Create(spec.name, std::move(columns)));
+  const size_t row_bytes = EncodedBytes(spec.dim, precision_);
   std::vector<std::byte> record;
   const auto add = [&](const StoredRow& row) {
-    record.clear();
-    AppendRow(row.weights, precision_, &record);
+    record.resize(row_bytes);
+    EncodeRow(row.weights, precision_, record.data());
     if (updates) Append(row.updates, &record);
     return writer->Add(row.key, record);
   };
@@ -126,7 +121,7 @@ absl::Status BundleTables::WriteContent() {
   std::vector<std::byte> record;
   const auto add = [&](const StoredRow& row) {
     record.clear();
-    AppendRow(row.weights.first(dim), Precision::kFloat32, &record);
+    Append(row.weights.first(dim), &record);  // z is float32 whatever the precision of rows
     for (size_t l = 0; codes && l < levels; ++l) {
       Append(static_cast<uint16_t>(row.weights[dim + l]), &record);
     }

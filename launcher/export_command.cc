@@ -26,8 +26,9 @@ void Print(const Bundle& bundle, std::ostream& out) {
   out << fmt::format("  {:.1f} MB in {} files\n", static_cast<double>(bytes) / 1e6, m.files.size());
 }
 
-absl::Status RunVerify(const std::string& dir, const std::string& name, std::ostream& out) {
-  SAVIOR_ASSIGN_OR_RETURN(const Verified v, VerifyBundle(dir, name));
+absl::Status RunVerify(const std::string& dir, const std::string& name, Digests digests,
+                       std::ostream& out) {
+  SAVIOR_ASSIGN_OR_RETURN(const Verified v, VerifyBundle(dir, name, digests));
   out << fmt::format(
       "{}/{}: whole. {} rows in order; {} golden requests ({} candidates): scores differ from the "
       "live model's by {:.1e} at most ({:.0e} allowed); ",
@@ -89,7 +90,7 @@ absl::Status RunExport(const ExportArguments& a, std::ostream& out) {
     if (name.empty()) {
       SAVIOR_ASSIGN_OR_RETURN(name, CurrentBundle(a.path));
     }
-    if (a.verify) return RunVerify(a.path, name, out);
+    if (a.verify) return RunVerify(a.path, name, Digests::kAll, out);
     if (a.out.empty()) return absl::InvalidArgumentError("--merge needs --out: another folder");
     SAVIOR_ASSIGN_OR_RETURN(const Bundle bundle, MergeBundle(a.path, name, a.out));
     Print(bundle, out);
@@ -105,7 +106,7 @@ absl::Status RunExport(const ExportArguments& a, std::ostream& out) {
   SAVIOR_ASSIGN_OR_RETURN(options.precision, PrecisionNamed(a.precision));
   SAVIOR_ASSIGN_OR_RETURN(const Bundle bundle, ExportBundle(options));
   Print(bundle, out);
-  SAVIOR_RETURN_IF_ERROR(RunVerify(a.out, bundle.version(), out));
+  SAVIOR_RETURN_IF_ERROR(RunVerify(a.out, bundle.version(), Digests::kNewest, out));
   if (a.keep > 0) SAVIOR_RETURN_IF_ERROR(KeepNewestChains(a.out, a.keep));
   out << fmt::format("serve it: savior serve {}\n", a.out);
   return absl::OkStatus();

@@ -41,6 +41,7 @@ absl::StatusOr<std::unique_ptr<InspectedCommit>> InspectedCommit::Open(const fs:
   options.ram_budget_bytes = kRamBytes;
   options.folder = inspected->live_->path();
   options.seed = static_cast<uint64_t>(inspected->config_.seed);
+  options.use = ColdUse::kLook;
   options.restore_from = commit.folder;
   SAVIOR_ASSIGN_OR_RETURN(inspected->store_, LocalStore::Open(options));
   return inspected;

@@ -56,11 +56,12 @@ void AddServe(CLI::App& app, ServeArguments& a) {
 absl::Status RunServe(const ServeArguments& a, const std::atomic<bool>& stop, std::ostream& out) {
   CurrentScorer current;
   ServingMetrics metrics;
+  VerifiedFiles verified;  // of who polls: this thread, then the watcher's
   BundleWatcher watcher(
       {.poll_s = a.poll_s}, [&a] { return CurrentBundle(a.dir); },
-      [&a]() -> absl::StatusOr<std::shared_ptr<const Scorer>> {
+      [&]() -> absl::StatusOr<std::shared_ptr<const Scorer>> {
         SAVIOR_ASSIGN_OR_RETURN(const std::string name, CurrentBundle(a.dir));
-        return LoadScorer(a.dir, name, /*digests=*/true);
+        return LoadScorer(a.dir, name, /*digests=*/true, &verified);
       },
       current, metrics);
   SAVIOR_RETURN_IF_ERROR(watcher.Poll(SteadyClock::now()).status());

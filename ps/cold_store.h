@@ -21,6 +21,14 @@
 
 namespace savior {
 
+// What a database is opened for.
+enum class ColdUse : uint8_t {
+  kLive,  // to be read and written
+  // To be read for a while: table files are mapped, and not merged, which would cost more than it
+  // saves. (It can be written.)
+  kLook,
+};
+
 // Thread-safe, but for a Batch, which has one owner at a time; writes of one key from two threads
 // take effect in either order, so its caller sees to it that there is one at a time. Errors:
 // kDataLoss (checksum mismatch, missing or torn file; the message names folder, table and what
@@ -48,7 +56,8 @@ class ColdStore {
   // Opens the database in `folder`, creating what is not there. tables: [t] names; one that the
   // database has and `tables` lacks is kFailedPrecondition.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<ColdStore>> Open(
-      const std::filesystem::path& folder, const std::vector<std::string>& tables);
+      const std::filesystem::path& folder, const std::vector<std::string>& tables,
+      ColdUse use = ColdUse::kLive);
   ~ColdStore();
   ColdStore(const ColdStore&) = delete;
   ColdStore& operator=(const ColdStore&) = delete;

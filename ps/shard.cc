@@ -25,7 +25,8 @@ constexpr std::chrono::milliseconds kAfterFullDisk{100};
 absl::StatusOr<std::unique_ptr<Shard>> Shard::Open(const ShardOptions& options) {
   std::vector<std::string> names;
   for (const TableSpec& table : options.tables) names.push_back(table.name);
-  SAVIOR_ASSIGN_OR_RETURN(std::unique_ptr<ColdStore> cold, ColdStore::Open(options.folder, names));
+  SAVIOR_ASSIGN_OR_RETURN(std::unique_ptr<ColdStore> cold,
+                          ColdStore::Open(options.folder, names, options.use));
   SAVIOR_ASSIGN_OR_RETURN(const std::optional<std::string> text, cold->GetNote(ShardNote::kName));
   std::vector<uint64_t> rows(options.tables.size(), 0);
   if (text.has_value()) {

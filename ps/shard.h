@@ -33,6 +33,7 @@ struct ShardOptions {
   // that leave RAM. Beyond it, and what one request adds, requests wait until enough is written.
   // None: 64 MiB, or a quarter of the budget if that is more.
   std::optional<uint64_t> held_bytes = std::nullopt;
+  ColdUse use = ColdUse::kLive;
 };
 
 // Rows of one table that a request brings.

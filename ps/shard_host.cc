@@ -94,7 +94,8 @@ absl::StatusOr<std::unique_ptr<ShardHost>> ShardHost::Open(ShardHostOptions opti
                                          .seed = o.seed,
                                          .steps_per_minute = o.steps_per_minute,
                                          .folder = o.folder / ShardFolder(s),
-                                         .held_bytes = o.held_bytes}));
+                                         .held_bytes = o.held_bytes,
+                                         .use = o.use}));
     host->threads_.push_back(std::make_unique<ShardThread>(std::move(shard)));
   }
   return host;

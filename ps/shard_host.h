@@ -37,6 +37,7 @@ struct ShardHostOptions {
   double steps_per_minute = 1000;
   // Of each shard, beside the budget, while a checkpoint is written (ps/shard.h).
   std::optional<uint64_t> held_bytes = std::nullopt;
+  ColdUse use = ColdUse::kLive;
   // What checkpoints of all shards wrote, any number of them; only read. Empty: start without rows.
   std::filesystem::path restore_from = {};
 };

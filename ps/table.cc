@@ -84,8 +84,7 @@ absl::Status Table::Fetch() {
   asked_.clear();
   const auto stage = [this](size_t m, std::string_view stored) {
     Miss& miss = misses_[m];
-    SAVIOR_RETURN_IF_ERROR(Annotate(layout_.Decode(stored, Staged(m)),
-                                    absl::StrCat("table ", spec_.name, ", key ", miss.key)));
+    SAVIOR_RETURN_IF_ERROR(Decode(miss.key, stored, Staged(m)));
     miss.stored = true;
     miss.found = !rules_.Forgotten(miss.key, Staged(m));
     return absl::OkStatus();

@@ -222,6 +222,8 @@ class Table {
   ColdSlice NewSlice() const;
   // Rows that are worth a job.
   size_t SliceRows() const;
+  // What Encode wrote of `key`; kDataLoss names it.
+  [[nodiscard]] absl::Status Decode(uint64_t key, std::string_view stored, const RowRef& row) const;
   // Rows of hints of steps in [from, until) are no longer held for these.
   void Release(int64_t from, int64_t until);
   void Hold(Held* held, uint64_t key, const HotTier::Place& place);

@@ -75,6 +75,12 @@ absl::Status Table::Encode(const HotTier::Place& place, ColdStore::Batch* batch)
   return cold_->Put(number_, place.key(), stored_, batch);
 }
 
+absl::Status Table::Decode(uint64_t key, std::string_view stored, const RowRef& row) const {
+  absl::Status status = layout_.Decode(stored, row);
+  if (status.ok()) return status;  // a message for each row would cost more than the row
+  return Annotate(status, absl::StrCat("table ", spec_.name, ", key ", key));
+}
+
 absl::StatusOr<std::optional<uint64_t>> Table::VisitRows(uint64_t from, uint64_t rows,
                                                          RowVisitor visit) {
   SAVIOR_RETURN_IF_ERROR(WriteBack());
@@ -83,8 +89,7 @@ absl::StatusOr<std::optional<uint64_t>> Table::VisitRows(uint64_t from, uint64_t
     ++seen;
     last = key;
     const RowRef row = Staged(0);
-    SAVIOR_RETURN_IF_ERROR(
-        Annotate(layout_.Decode(stored, row), absl::StrCat("table ", spec_.name, ", key ", key)));
+    SAVIOR_RETURN_IF_ERROR(Decode(key, stored, row));
     if (rules_.Forgotten(key, row)) return absl::OkStatus();
     return visit({.key = key,
                   .weights = {row.weights, layout_.dim()},
@@ -107,8 +112,7 @@ absl::Status Table::LoadRules() {
   uint64_t deleted = 0;
   const absl::Status scanned = cold_->Scan(number_, [&](uint64_t key, std::string_view stored) {
     const RowRef row = Staged(0);
-    SAVIOR_RETURN_IF_ERROR(
-        Annotate(layout_.Decode(stored, row), absl::StrCat("table ", spec_.name, ", key ", key)));
+    SAVIOR_RETURN_IF_ERROR(Decode(key, stored, row));
     if (!before.Forgotten(key, row, spec_.dim)) {
       rules_.Found(key, row);
       return absl::OkStatus();
@@ -136,8 +140,7 @@ absl::StatusOr<bool> Table::Sweep() {
         sweep_key_ = key + 1;
         if (hot_.Find(key)) return absl::OkStatus();  // its row may be newer: below
         const RowRef row = Staged(0);
-        SAVIOR_RETURN_IF_ERROR(Annotate(layout_.Decode(stored, row),
-                                        absl::StrCat("table ", spec_.name, ", key ", key)));
+        SAVIOR_RETURN_IF_ERROR(Decode(key, stored, row));
         if (!rules_.Forgotten(key, row)) return absl::OkStatus();
         gone.push_back(key);
         return cold_->Delete(number_, key, &batch);
@@ -236,8 +239,7 @@ absl::Status Table::FinishRead(const ColdRead& read) {
       if (!place) {
         if (erased_.contains(key)) continue;  // what was read may be stale
         const std::string_view stored(&read.values[j * read.stored_bytes], read.stored_bytes);
-        status = Annotate(layout_.Decode(stored, Staged(0)),
-                          absl::StrCat("table ", spec_.name, ", key ", key));
+        status = Decode(key, stored, Staged(0));
         if (status.ok() && rules_.Forgotten(key, Staged(0))) continue;
         if (status.ok()) status = MakeRoom(1);
         if (!status.ok() || hot_.size() >= hot_.capacity()) break;

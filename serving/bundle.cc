@@ -138,15 +138,16 @@ absl::StatusOr<Bundle> WriteBundle(const fs::path& dir, BundleManifest manifest,
         target.string()));
   }
   SAVIOR_RETURN_IF_ERROR(RemoveUnfinished(dir));
-  SAVIOR_RETURN_IF_ERROR(MakeWritableFolder(part / "tables"));
+  fs::create_directories(part / "tables", error);
+  if (error) return SystemError(error.value(), "creating " + (part / "tables").string());
   const auto write = [&]() -> absl::StatusOr<std::string> {
     SAVIOR_RETURN_IF_ERROR(fill(part, &manifest));
     SAVIOR_ASSIGN_OR_RETURN(manifest.files, ListFiles(part));
     const std::string text = SealManifest(ToJson(manifest), manifest.files);
     SAVIOR_ASSIGN_OR_RETURN(const SealedManifest sealed,
                             UnsealManifest(part / kManifestFile, text));
-    SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(part / kManifestFile, text));
-    SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(part / kBundleReady, sealed.xxh3 + "\n"));
+    SAVIOR_RETURN_IF_ERROR(WriteFile(part / kManifestFile, text));
+    SAVIOR_RETURN_IF_ERROR(WriteFile(part / kBundleReady, sealed.xxh3 + "\n"));
     SAVIOR_RETURN_IF_ERROR(PublishFolder(part, target));
     return sealed.xxh3;
   };
@@ -159,7 +160,7 @@ absl::StatusOr<Bundle> WriteBundle(const fs::path& dir, BundleManifest manifest,
   return Bundle{target, std::move(manifest), *std::move(digest)};
 }
 
-absl::StatusOr<Bundle> OpenBundle(const fs::path& folder, bool digests) {
+absl::StatusOr<Bundle> OpenBundle(const fs::path& folder, bool digests, VerifiedFiles* verified) {
   std::error_code error;
   if (!fs::is_directory(folder, error)) {
     return absl::NotFoundError(fmt::format("{}: no bundle here", folder.string()));
@@ -179,7 +180,7 @@ absl::StatusOr<Bundle> OpenBundle(const fs::path& folder, bool digests) {
   }
   SAVIOR_ASSIGN_OR_RETURN(BundleManifest manifest, FromJson(path, sealed.fields));
   manifest.files = std::move(sealed.files);
-  SAVIOR_RETURN_IF_ERROR(CheckFiles(folder, manifest.files, digests));
+  SAVIOR_RETURN_IF_ERROR(CheckFiles(folder, manifest.files, digests, verified));
   return Bundle{folder, std::move(manifest), std::move(sealed.xxh3)};
 }
 
@@ -220,11 +221,12 @@ absl::StatusOr<TableChain> BundleChain::Table(const std::string& name) const {
   return TableChain::Of(std::move(files));
 }
 
-absl::StatusOr<BundleChain> OpenChain(const fs::path& dir, const std::string& name, bool digests) {
+absl::StatusOr<BundleChain> OpenChain(const fs::path& dir, const std::string& name, bool digests,
+                                      VerifiedFiles* verified) {
   BundleChain chain;
   std::string next = name;
   while (true) {
-    absl::StatusOr<Bundle> bundle = OpenBundle(dir / next, digests);
+    absl::StatusOr<Bundle> bundle = OpenBundle(dir / next, digests, verified);
     if (!bundle.ok() && !chain.bundles.empty()) {
       return Annotate(bundle.status(),
                       fmt::format("the base of {}", chain.bundles.back().folder.string()));
@@ -244,6 +246,7 @@ absl::StatusOr<BundleChain> OpenChain(const fs::path& dir, const std::string& na
   for (size_t b = 1; b < chain.bundles.size(); ++b) {
     SAVIOR_RETURN_IF_ERROR(CheckNext(chain.bundles[b - 1], chain.bundles[b]));
   }
+  if (verified != nullptr) verified->Keep();
   return chain;
 }
 

@@ -218,8 +218,9 @@ absl::StatusOr<std::shared_ptr<const Scorer>> ScorerOf(const BundleChain& chain)
 }
 
 absl::StatusOr<std::shared_ptr<const Scorer>> LoadScorer(const std::filesystem::path& dir,
-                                                         const std::string& version, bool digests) {
-  SAVIOR_ASSIGN_OR_RETURN(const BundleChain chain, OpenChain(dir, version, digests));
+                                                         const std::string& version, bool digests,
+                                                         VerifiedFiles* verified) {
+  SAVIOR_ASSIGN_OR_RETURN(const BundleChain chain, OpenChain(dir, version, digests, verified));
   return ScorerOf(chain);
 }
 

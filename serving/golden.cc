@@ -19,14 +19,21 @@ using Json = nlohmann::ordered_json;
 constexpr RankLimits kNoLimits = {.candidates = std::numeric_limits<int64_t>::max(),
                                   .history = std::numeric_limits<int64_t>::max()};
 
+template <typename T>
+Json ToJson(const Named<T>& values) {
+  Json j = Json::object();
+  for (const auto& [name, value] : values) j[name] = value;
+  return j;
+}
+
 Json ToJson(const Candidate& candidate) {
   Json j = Json::object();
   if (candidate.item) j["item"] = *candidate.item;
-  if (!candidate.vectors.empty()) j["vectors"] = candidate.vectors;
+  if (!candidate.vectors.empty()) j["vectors"] = ToJson(candidate.vectors);
   if (candidate.listed_at) j["listed_at"] = *candidate.listed_at;
   if (candidate.prior_count) j["prior_count"] = *candidate.prior_count;
-  if (!candidate.features.empty()) j["features"] = candidate.features;
-  if (!candidate.numerics.empty()) j["numerics"] = candidate.numerics;
+  if (!candidate.features.empty()) j["features"] = ToJson(candidate.features);
+  if (!candidate.numerics.empty()) j["numerics"] = ToJson(candidate.numerics);
   return j;
 }
 
@@ -38,8 +45,8 @@ Json ToJson(const RankRequest& request) {
   for (const PastBehaviour& past : request.history) {
     j["history"].push_back({{"item", past.item}, {"timestamp", past.timestamp}});
   }
-  if (!request.features.empty()) j["features"] = request.features;
-  if (!request.numerics.empty()) j["numerics"] = request.numerics;
+  if (!request.features.empty()) j["features"] = ToJson(request.features);
+  if (!request.numerics.empty()) j["numerics"] = ToJson(request.numerics);
   j["candidates"] = Json::array();
   for (const Candidate& candidate : request.candidates)
     j["candidates"].push_back(ToJson(candidate));

@@ -154,11 +154,13 @@ class ScoringServer::Impl {
     if (stopped_) return;
     stopped_ = true;
     service_.StopBeingReady();
-    drained_at_ = (SteadyClock::now() + Milliseconds(options_.drain_s)).time_since_epoch().count();
-    stopping_ = true;
     listener_->Wake();
     accepting_.join();
     listener_.reset();  // from here on the system refuses connections
+    // Only now: who is told to close connects anew at once, and must find nobody rather than a
+    // listener that is about to go.
+    drained_at_ = (SteadyClock::now() + Milliseconds(options_.drain_s)).time_since_epoch().count();
+    stopping_ = true;
     {
       const std::lock_guard queue_lock(mutex_);
       no_more_ = true;

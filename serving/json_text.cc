@@ -116,6 +116,11 @@ class Builder final : public nlohmann::json_sax<json> {
 
 absl::StatusOr<json> ParseJsonObject(std::string_view text, const JsonLimits& limits) {
   if (text.empty()) return absl::InvalidArgumentError("the body is empty, must be a JSON object");
+  // The library takes a zero byte for the end, and would not look behind it.
+  if (const size_t zero = text.find('\0'); zero != std::string_view::npos) {
+    return absl::InvalidArgumentError(
+        fmt::format("the body is not JSON, at byte {}: a zero byte", zero + 1));
+  }
   Builder builder(limits);
   static_cast<void>(json::sax_parse(text, &builder));  // what it refuses, the builder has noted
   SAVIOR_ASSIGN_OR_RETURN(json document, std::move(builder).Take());

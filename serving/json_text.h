@@ -1,5 +1,5 @@
-// JSON from strangers: parsed strictly, with bounds on what it may cost, and read with errors that
-// say where. All functions are pure.
+// JSON from strangers as a tree (as a stream: serving/json_cursor.h): parsed strictly, with bounds
+// on what it may cost, and read with errors that say where. All functions are pure.
 #pragma once
 
 #include <cstdint>

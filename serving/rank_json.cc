@@ -1,109 +1,264 @@
 #include "serving/rank_json.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <span>
 #include <utility>
 
+#include "common/config.h"
+#include "serving/json_cursor.h"
 #include "serving/json_text.h"
 
 namespace savior {
 namespace {
 
-using nlohmann::json;
+using Kind = JsonCursor::Kind;
 
 constexpr std::string_view kId = "an integer >= 0 (an id)";
 constexpr std::string_view kTime = "an integer (unix seconds)";
 constexpr std::string_view kCount = "an integer >= 0";
 
-absl::StatusOr<std::map<std::string, std::string>> ReadFeatures(const json& value,
-                                                                const std::string& path) {
-  SAVIOR_RETURN_IF_ERROR(CheckKeys(value, path, {}));
-  std::map<std::string, std::string> features;
-  for (const auto& [name, text] : value.items()) {
-    SAVIOR_ASSIGN_OR_RETURN(features[name], ReadString(text, JsonPath(path, name)));
-  }
-  return features;
-}
+// The reading came to its end before the body did: ParseRankRequest finds out why.
+absl::Status Unread() { return absl::InternalError("a body that is JSON was not read to its end"); }
 
-absl::StatusOr<std::map<std::string, double>> ReadNumerics(const json& value,
-                                                           const std::string& path) {
-  SAVIOR_RETURN_IF_ERROR(CheckKeys(value, path, {}));
-  std::map<std::string, double> numerics;
-  for (const auto& [name, number] : value.items()) {
-    SAVIOR_ASSIGN_OR_RETURN(numerics[name], ReadNumber(number, JsonPath(path, name)));
-  }
-  return numerics;
-}
+// Where a value lies. Written out for an error only.
+struct Path {
+  const Path* parent = nullptr;
+  std::string_view key = {};
+  std::optional<size_t> index = std::nullopt;
 
-absl::StatusOr<std::map<std::string, std::vector<float>>> ReadVectors(const json& value,
-                                                                      const std::string& path) {
-  SAVIOR_RETURN_IF_ERROR(CheckKeys(value, path, {}));
-  std::map<std::string, std::vector<float>> vectors;
-  for (const auto& [modality, numbers] : value.items()) {
-    SAVIOR_ASSIGN_OR_RETURN(vectors[modality], ReadFloats(numbers, JsonPath(path, modality)));
+  std::string Text() const {
+    const std::string before = parent == nullptr ? "" : parent->Text();
+    return index.has_value() ? JsonPath(before, *index) : JsonPath(before, key);
   }
-  return vectors;
-}
+};
 
-absl::StatusOr<Candidate> ReadCandidate(const json& value, const std::string& path) {
-  static const std::vector<std::string> known = {"item",        "vectors",  "listed_at",
-                                                 "prior_count", "features", "numerics"};
-  Candidate candidate;
-  if (!value.is_object()) {
-    SAVIOR_ASSIGN_OR_RETURN(candidate.item,
-                            ReadUnsigned(value, path, "an integer >= 0 (an id) or an object"));
-    return candidate;
-  }
-  SAVIOR_RETURN_IF_ERROR(CheckKeys(value, path, known));
-  for (const auto& [key, field] : value.items()) {
-    const std::string at = JsonPath(path, key);
-    if (key == "item") {
-      SAVIOR_ASSIGN_OR_RETURN(candidate.item, ReadUnsigned(field, at, kId));
-    } else if (key == "vectors") {
-      SAVIOR_ASSIGN_OR_RETURN(candidate.vectors, ReadVectors(field, at));
-    } else if (key == "listed_at") {
-      SAVIOR_ASSIGN_OR_RETURN(candidate.listed_at, ReadCount(field, at, kTime));
-    } else if (key == "prior_count") {
-      SAVIOR_ASSIGN_OR_RETURN(candidate.prior_count, ReadCount(field, at, kCount));
-    } else if (key == "features") {
-      SAVIOR_ASSIGN_OR_RETURN(candidate.features, ReadFeatures(field, at));
-    } else {
-      SAVIOR_ASSIGN_OR_RETURN(candidate.numerics, ReadNumerics(field, at));
+// Reads one request in the order in which it is written, up to the first thing that is wrong.
+class RankReader {
+ public:
+  RankReader(std::string_view body, const RankLimits& limits, RankRequest* request)
+      : at_(body), limits_(limits), request_(*request) {}
+
+  absl::Status Read() {
+    SAVIOR_RETURN_IF_ERROR(ReadObject<6>(nullptr, kKeys, [this](size_t key, const Path& path) {
+      switch (key) {
+        case 0:
+          return ReadUnsigned(path, kId, &request_.user.emplace());
+        case 1:
+          return ReadCount(path, kTime, &request_.timestamp);
+        case 2:
+          return ReadHistory(path);
+        case 3:
+          return ReadFeatures(path, &request_.features);
+        case 4:
+          return ReadNumerics(path, &request_.numerics);
+        default:
+          return ReadCandidates(path);
+      }
+    }));
+    if (!at_.AtEnd()) return Unread();
+    if (!candidates_) {
+      return absl::InvalidArgumentError("candidates: missing, must be a list of ids or objects");
     }
+    return CheckSizes(request_.candidates.size(), request_.history.size(), limits_);
   }
-  return candidate;
+
+ private:
+  template <size_t n>
+  using Keys = std::array<std::string_view, n>;
+  static constexpr Keys<6> kKeys = {"user",     "timestamp", "history",
+                                    "features", "numerics",  "candidates"};
+  static constexpr Keys<6> kCandidateKeys = {"item",        "vectors",  "listed_at",
+                                             "prior_count", "features", "numerics"};
+  static constexpr Keys<2> kBehaviourKeys = {"item", "timestamp"};
+
+  // "the value at `path` must be `wanted`".
+  absl::Status Refuse(const Path& path, std::string_view wanted) {
+    return JsonError(path.Text(), at_.Describe(), wanted);
+  }
+
+  // `read`(number of the key, its path) for every member; `seen`: bits of the keys that are there.
+  template <size_t n, typename Read>
+  absl::Status ReadObject(const Path* path, const Keys<n>& keys, Read read,
+                          uint32_t* seen = nullptr) {
+    if (!at_.EnterObject()) return path == nullptr ? Unread() : Refuse(*path, "an object");
+    uint32_t bits = 0;
+    for (std::string_view name; at_.NextKey(&name);) {
+      const auto known = std::ranges::find(keys, name);
+      if (known == keys.end()) return UnknownKey(Path{path, name}, keys);
+      const auto key = static_cast<size_t>(known - keys.begin());
+      if ((bits >> key & 1) != 0) return Unread();  // twice
+      bits |= 1u << key;
+      SAVIOR_RETURN_IF_ERROR(read(key, Path{path, *known}));
+    }
+    if (seen != nullptr) *seen = bits;
+    return at_.bad() ? Unread() : absl::OkStatus();
+  }
+
+  static absl::Status UnknownKey(const Path& path, std::span<const std::string_view> known) {
+    const std::string word(path.key.substr(0, 60));  // an edit distance costs its length
+    return absl::InvalidArgumentError(
+        fmt::format("{}: no such key; nearest is {}", path.Text(),
+                    Nearest(word, std::vector<std::string>(known.begin(), known.end()))));
+  }
+
+  absl::Status ReadUnsigned(const Path& path, std::string_view wanted, uint64_t* value) {
+    JsonNumber number;
+    if (!at_.Number(&number)) return Refuse(path, wanted);
+    if (!number.is_unsigned) {
+      return JsonError(path.Text(), JsonCursor::Describe(number), wanted);
+    }
+    *value = number.whole;
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadCount(const Path& path, std::string_view wanted, int64_t* value) {
+    uint64_t whole = 0;
+    SAVIOR_RETURN_IF_ERROR(ReadUnsigned(path, wanted, &whole));
+    if (whole > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
+      return JsonError(path.Text(), std::to_string(whole), fmt::format("{} below 2^63", wanted));
+    }
+    *value = static_cast<int64_t>(whole);
+    return absl::OkStatus();
+  }
+
+  // `read`(path, value) for every member of an object whose names are the scorer's to check.
+  template <typename T, typename Read>
+  absl::Status ReadNamed(const Path& path, Named<T>* values, Read read) {
+    if (!at_.EnterObject()) return Refuse(path, "an object");
+    for (std::string_view name; at_.NextKey(&name);) {
+      T& value = values->Append(name);
+      const std::string& kept = (values->end() - 1)->first;  // `name` ends with the next string
+      SAVIOR_RETURN_IF_ERROR(read(Path{&path, kept}, &value));
+    }
+    return at_.bad() || values->HasTwice() ? Unread() : absl::OkStatus();
+  }
+
+  absl::Status ReadFeatures(const Path& path, Named<std::string>* features) {
+    return ReadNamed(path, features, [this](const Path& at, std::string* value) {
+      std::string_view text;
+      if (!at_.String(&text)) return Refuse(at, "a string");
+      *value = text;
+      return absl::OkStatus();
+    });
+  }
+
+  absl::Status ReadNumerics(const Path& path, Named<double>* numerics) {
+    return ReadNamed(path, numerics, [this](const Path& at, double* value) {
+      JsonNumber number;
+      if (!at_.Number(&number)) return Refuse(at, "a number");
+      *value = number.value;
+      return absl::OkStatus();
+    });
+  }
+
+  absl::Status ReadVectors(const Path& path, Named<std::vector<float>>* vectors) {
+    return ReadNamed(path, vectors, [this](const Path& at, std::vector<float>* value) {
+      if (!at_.EnterList()) return Refuse(at, "a list of numbers");
+      while (at_.NextElement()) {
+        constexpr std::string_view kWanted = "a number that float32 can hold";
+        const Path element{&at, {}, value->size()};
+        JsonNumber number;
+        if (!at_.Number(&number)) return Refuse(element, kWanted);
+        if (std::abs(number.value) > std::numeric_limits<float>::max()) {
+          return JsonError(element.Text(), JsonCursor::Describe(number), kWanted);
+        }
+        value->push_back(static_cast<float>(number.value));
+      }
+      return absl::OkStatus();
+    });
+  }
+
+  // `read`(path of the element) for every element.
+  template <typename Read>
+  absl::Status ReadList(const Path& path, std::string_view of, int64_t most, Read read) {
+    if (!at_.EnterList()) return Refuse(path, fmt::format("a list of {}", of));
+    for (int64_t i = 0; at_.NextElement(); ++i) {
+      if (i == most) return Unread();  // how many there are is not known yet
+      SAVIOR_RETURN_IF_ERROR(read(Path{&path, {}, static_cast<size_t>(i)}));
+    }
+    return at_.bad() ? Unread() : absl::OkStatus();
+  }
+
+  absl::Status ReadHistory(const Path& path) {
+    return ReadList(path, "objects {\"item\", \"timestamp\"}", limits_.history,
+                    [this](const Path& at) { return ReadBehaviour(at); });
+  }
+
+  absl::Status ReadBehaviour(const Path& path) {
+    PastBehaviour& past = request_.history.emplace_back();
+    uint32_t seen = 0;
+    SAVIOR_RETURN_IF_ERROR(ReadObject<2>(
+        &path, kBehaviourKeys,
+        [&](size_t key, const Path& at) {
+          return key == 0 ? ReadUnsigned(at, kId, &past.item)
+                          : ReadCount(at, kTime, &past.timestamp);
+        },
+        &seen));
+    for (size_t key = 0; key < kBehaviourKeys.size(); ++key) {
+      if ((seen >> key & 1) != 0) continue;
+      return absl::InvalidArgumentError(
+          fmt::format("{}: missing", Path{&path, kBehaviourKeys[key]}.Text()));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadCandidates(const Path& path) {
+    candidates_ = true;
+    return ReadList(path, "ids or objects", limits_.candidates, [this](const Path& at) {
+      return ReadCandidate(at, &request_.candidates.emplace_back());
+    });
+  }
+
+  absl::Status ReadCandidate(const Path& path, Candidate* candidate) {
+    if (at_.kind() != Kind::kObject) {
+      return ReadUnsigned(path, "an integer >= 0 (an id) or an object", &candidate->item.emplace());
+    }
+    return ReadObject<6>(&path, kCandidateKeys, [&](size_t key, const Path& at) {
+      switch (key) {
+        case 0:
+          return ReadUnsigned(at, kId, &candidate->item.emplace());
+        case 1:
+          return ReadVectors(at, &candidate->vectors);
+        case 2:
+          return ReadCount(at, kTime, &candidate->listed_at.emplace());
+        case 3:
+          return ReadCount(at, kCount, &candidate->prior_count.emplace());
+        case 4:
+          return ReadFeatures(at, &candidate->features);
+        default:
+          return ReadNumerics(at, &candidate->numerics);
+      }
+    });
+  }
+
+  JsonCursor at_;
+  const RankLimits& limits_;
+  RankRequest& request_;
+  bool candidates_ = false;  // there was such a key
+};
+
+// Elements of list `key`, if it is one.
+size_t LengthOf(const nlohmann::json& document, const char* key) {
+  const auto found = document.find(key);
+  return found != document.end() && found->is_array() ? found->size() : 0;
 }
 
-absl::StatusOr<PastBehaviour> ReadBehaviour(const json& value, const std::string& path) {
-  static const std::vector<std::string> known = {"item", "timestamp"};
-  SAVIOR_RETURN_IF_ERROR(CheckKeys(value, path, known));
-  for (const std::string& key : known) {
-    if (!value.contains(key)) {
-      return absl::InvalidArgumentError(fmt::format("{}: missing", JsonPath(path, key)));
-    }
+void AppendFloats(std::string_view name, std::span<const float> values, std::string* to) {
+  to->append(",\"").append(name).append("\":[");
+  for (size_t i = 0; i < values.size(); ++i) {
+    std::array<char, 32> text;
+    const auto end = std::to_chars(text.data(), text.data() + text.size(), values[i]).ptr;
+    if (i > 0) to->push_back(',');
+    to->append(text.data(), end);
   }
-  PastBehaviour behaviour;
-  SAVIOR_ASSIGN_OR_RETURN(behaviour.item, ReadUnsigned(value["item"], JsonPath(path, "item"), kId));
-  SAVIOR_ASSIGN_OR_RETURN(behaviour.timestamp,
-                          ReadCount(value["timestamp"], JsonPath(path, "timestamp"), kTime));
-  return behaviour;
-}
-
-absl::Status ReadLists(const json& document, RankRequest& request) {
-  if (document.contains("history")) {
-    for (const json& value : document["history"]) {
-      const std::string path = JsonPath("history", request.history.size());
-      SAVIOR_ASSIGN_OR_RETURN(const PastBehaviour behaviour, ReadBehaviour(value, path));
-      request.history.push_back(behaviour);
-    }
-  }
-  for (const json& value : document["candidates"]) {
-    const std::string path = JsonPath("candidates", request.candidates.size());
-    SAVIOR_ASSIGN_OR_RETURN(Candidate candidate, ReadCandidate(value, path));
-    request.candidates.push_back(std::move(candidate));
-  }
-  return absl::OkStatus();
+  to->push_back(']');
 }
 
 }  // namespace
@@ -127,47 +282,27 @@ absl::Status CheckSizes(size_t candidates, size_t behaviours, const RankLimits& 
 
 absl::StatusOr<RankRequest> ParseRankRequest(std::string_view body, const RankLimits& limits,
                                              int64_t now) {
-  static const std::vector<std::string> known = {"user",     "timestamp", "history",
-                                                 "features", "numerics",  "candidates"};
-  SAVIOR_ASSIGN_OR_RETURN(const json document, ParseJsonObject(body));
-  SAVIOR_RETURN_IF_ERROR(CheckKeys(document, "", known));
-  if (!document.contains("candidates")) {
-    return absl::InvalidArgumentError("candidates: missing, must be a list of ids or objects");
-  }
-  SAVIOR_RETURN_IF_ERROR(CheckList(document["candidates"], "candidates", "ids or objects"));
-  size_t behaviours = 0;
-  if (document.contains("history")) {
-    SAVIOR_RETURN_IF_ERROR(
-        CheckList(document["history"], "history", "objects {\"item\", \"timestamp\"}"));
-    behaviours = document["history"].size();
-  }
-  // Before anything is copied.
-  SAVIOR_RETURN_IF_ERROR(CheckSizes(document["candidates"].size(), behaviours, limits));
-
   RankRequest request;
   request.timestamp = now;
-  if (document.contains("user")) {
-    SAVIOR_ASSIGN_OR_RETURN(request.user, ReadUnsigned(document["user"], "user", kId));
+  const absl::Status read = RankReader(body, limits, &request).Read();
+  if (read.ok()) return request;
+  // What the body is as a whole comes first: whether it is JSON, and how long its lists are.
+  SAVIOR_ASSIGN_OR_RETURN(const nlohmann::json document, ParseJsonObject(body));
+  if (const size_t candidates = LengthOf(document, "candidates"); candidates > 0) {
+    SAVIOR_RETURN_IF_ERROR(CheckSizes(candidates, LengthOf(document, "history"), limits));
   }
-  if (document.contains("timestamp")) {
-    SAVIOR_ASSIGN_OR_RETURN(request.timestamp,
-                            ReadCount(document["timestamp"], "timestamp", kTime));
-  }
-  if (document.contains("features")) {
-    SAVIOR_ASSIGN_OR_RETURN(request.features, ReadFeatures(document["features"], "features"));
-  }
-  if (document.contains("numerics")) {
-    SAVIOR_ASSIGN_OR_RETURN(request.numerics, ReadNumerics(document["numerics"], "numerics"));
-  }
-  SAVIOR_RETURN_IF_ERROR(ReadLists(document, request));
-  return request;
+  return read;
 }
 
 std::string RankScoresJson(const RankScores& scores, std::string_view version) {
-  return fmt::format(
-      R"({{"model":"savior","version":{},"p_ctr":[{}],"p_cvr":[{}],"p_ctcvr":[{}]}})",
-      JsonString(version), fmt::join(scores.p_ctr, ","), fmt::join(scores.p_cvr, ","),
-      fmt::join(scores.p_ctcvr, ","));
+  constexpr size_t kMost = 3 * 16;  // bytes of a candidate's scores, hardly ever more
+  std::string text = R"({"model":"savior","version":)" + JsonString(version);
+  text.reserve(text.size() + 64 + kMost * scores.p_ctr.size());
+  AppendFloats("p_ctr", scores.p_ctr, &text);
+  AppendFloats("p_cvr", scores.p_cvr, &text);
+  AppendFloats("p_ctcvr", scores.p_ctcvr, &text);
+  text.push_back('}');
+  return text;
 }
 
 }  // namespace savior

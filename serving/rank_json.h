@@ -26,8 +26,9 @@
 namespace savior {
 
 // kInvalidArgument says what and where: "candidates[3].listed_at: a string, must be an integer
-// (unix seconds)". `now` (unix seconds) is the request's time if it names none. There is at least
-// one candidate in the result, and no more than `limits`.
+// (unix seconds)"; of several mistakes what is no JSON comes first, then the lists' lengths, then
+// the first in the body. `now` (unix seconds) is the request's time if it names none. There is at
+// least one candidate in the result, and no more than `limits`.
 [[nodiscard]] absl::StatusOr<RankRequest> ParseRankRequest(std::string_view body,
                                                            const RankLimits& limits, int64_t now);
 

@@ -1,13 +1,55 @@
 // What is asked of a scorer, and what it answers: a user, a history, candidates -> probabilities.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
-#include <map>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 namespace savior {
+
+// Values by name, in the order in which they came. For a few: a search looks at all of them.
+template <typename T>
+class Named {
+ public:
+  using Entry = std::pair<std::string, T>;
+
+  // Makes what is not there.
+  T& operator[](std::string_view name) {
+    const auto found = std::ranges::find(entries_, name, &Entry::first);
+    return found != entries_.end() ? found->second : Append(name);
+  }
+  // Null: not there.
+  const T* Find(std::string_view name) const {
+    const auto found = std::ranges::find(entries_, name, &Entry::first);
+    return found == entries_.end() ? nullptr : &found->second;
+  }
+  // Without looking whether it is there already: the caller does, by HasTwice.
+  T& Append(std::string_view name) { return entries_.emplace_back(std::string(name), T{}).second; }
+  bool HasTwice() const {
+    if (entries_.size() < 2) return false;
+    std::vector<std::string_view> names;
+    names.reserve(entries_.size());
+    for (const Entry& entry : entries_) names.push_back(entry.first);
+    std::ranges::sort(names);
+    return std::ranges::adjacent_find(names) != names.end();
+  }
+
+  bool empty() const { return entries_.empty(); }
+  void clear() { entries_.clear(); }
+  auto begin() const { return entries_.begin(); }
+  auto end() const { return entries_.end(); }
+  // What gtest's matchers ask of a container.
+  using value_type = Entry;
+  using const_iterator = typename std::vector<Entry>::const_iterator;
+  size_t size() const { return entries_.size(); }
+
+ private:
+  std::vector<Entry> entries_;
+};
 
 // Bounds that keep one request from taking a server's memory.
 struct RankLimits {
@@ -26,12 +68,12 @@ struct Candidate {
   // id embedding reads as a new item's, and its content comes from `vectors`.
   std::optional<uint64_t> item = {};
   // Raw vectors by modality ("text"), any length but zero; they override the catalogue's.
-  std::map<std::string, std::vector<float>> vectors = {};
+  Named<std::vector<float>> vectors = {};
   std::optional<int64_t> listed_at = {};    // unix seconds; unknown: the time of the request
   std::optional<int64_t> prior_count = {};  // behaviours with it so far; unknown: 0
   // By the schema's names: "feat_*" of the item and "ctx_*" of the impression.
-  std::map<std::string, std::string> features = {};
-  std::map<std::string, double> numerics = {};  // "num_*" of both
+  Named<std::string> features = {};
+  Named<double> numerics = {};  // "num_*" of both
 };
 
 struct RankRequest {
@@ -40,8 +82,8 @@ struct RankRequest {
   std::vector<PastBehaviour> history = {};  // any order
   std::vector<Candidate> candidates = {};
   // Of all candidates that do not say otherwise: "ctx_*" and "num_*".
-  std::map<std::string, std::string> features = {};
-  std::map<std::string, double> numerics = {};
+  Named<std::string> features = {};
+  Named<double> numerics = {};
 };
 
 // Per candidate, in the request's order.

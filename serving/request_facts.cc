@@ -115,16 +115,16 @@ absl::Status RequestFacts::TakeVectors(const Candidate& candidate, CandidateInpu
   for (const Modality& modality : modalities) {
     const size_t begin = x.size();
     x.resize(begin + static_cast<size_t>(modality.dim));
-    const auto given = candidate.vectors.find(modality.name);
-    if (given == candidate.vectors.end()) continue;
+    const std::vector<float>* const given = candidate.vectors.Find(modality.name);
+    if (given == nullptr) continue;
     const std::string what = "vectors." + modality.name;
-    if (given->second.size() != static_cast<size_t>(modality.dim)) {
-      return absl::InvalidArgumentError(fmt::format("{}: {} values, the model takes {}", what,
-                                                    given->second.size(), modality.dim));
+    if (given->size() != static_cast<size_t>(modality.dim)) {
+      return absl::InvalidArgumentError(
+          fmt::format("{}: {} values, the model takes {}", what, given->size(), modality.dim));
     }
-    for (const float value : given->second) SAVIOR_RETURN_IF_ERROR(CheckFinite(what, value));
+    for (const float value : *given) SAVIOR_RETURN_IF_ERROR(CheckFinite(what, value));
     const std::span<float> own = std::span(x).subspan(begin);
-    std::ranges::copy(given->second, own.begin());
+    std::ranges::copy(*given, own.begin());
     Normalise(own);
   }
   if (model_.has_content()) input->cold = model_.Encode(x);

@@ -133,36 +133,38 @@ absl::Status TableFile::ParseHeader() {
     const auto& metadata = header.at("__metadata__");
     if (metadata.at("format") != kTableFormat) return absl::DataLossError("another format");
     delta_ = metadata.at("delta") == "1";
-    std::map<std::string, Tensor> own;  // key, index, gone
+    std::map<std::string, Tensor> tensors;
     uint64_t total = 0;
     for (const auto& [name, json] : header.items()) {
       if (name == "__metadata__") continue;
       SAVIOR_ASSIGN_OR_RETURN(const Tensor tensor, ParseTensor(name, json, data_bytes));
       total += tensor.end - tensor.begin;
-      if (name == "pad") continue;
-      if (IsReserved(name)) {
-        if (tensor.type != ColumnType::kU64 || tensor.width != 0) {
-          return absl::DataLossError(fmt::format("tensor \"{}\": not a list of keys", name));
-        }
-        own[name] = tensor;
+      if (name != "pad" && IsReserved(name) &&
+          (tensor.type != ColumnType::kU64 || tensor.width != 0)) {
+        return absl::DataLossError(fmt::format("tensor \"{}\": not a list of keys", name));
       }
+      tensors[name] = tensor;
     }
     if (total != data_bytes) return absl::DataLossError("there are bytes of no tensor");
     const auto list = [&](const char* name) {
-      const auto it = own.find(name);
-      if (it == own.end()) return std::span<const uint64_t>();
+      const auto it = tensors.find(name);
+      if (it == tensors.end()) return std::span<const uint64_t>();
       return std::span(reinterpret_cast<const uint64_t*>(data + it->second.begin), it->second.rows);
     };
     keys_ = list("key");
     index_ = list("index");
     gone_ = list("gone");
-    if (!own.contains("key") || index_.size() != (keys_.size() + kIndexed - 1) / kIndexed) {
+    if (!tensors.contains("key") || index_.size() != (keys_.size() + kIndexed - 1) / kIndexed) {
       return absl::DataLossError("key and index do not fit");
     }
     // The columns' order is their metadata's; in the file they lie otherwise.
     for (const std::string& name : SplitNames(metadata.at("columns").get<std::string>())) {
       if (IsReserved(name)) return absl::DataLossError("a column with a reserved name");
-      SAVIOR_ASSIGN_OR_RETURN(const Tensor t, ParseTensor(name, header.at(name), data_bytes));
+      const auto found = tensors.find(name);
+      if (found == tensors.end()) {
+        return absl::DataLossError(fmt::format("column \"{}\": no such tensor", name));
+      }
+      const Tensor& t = found->second;
       if (t.rows != keys_.size() || t.width == 0) {
         return absl::DataLossError(fmt::format("column \"{}\": rows and keys differ", name));
       }

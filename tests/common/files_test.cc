@@ -69,8 +69,15 @@ TEST(Files, FailedReplacementKeepsTheOldFileAndLeavesNothing) {
 TEST(Files, PublishMovesTheFolderOnce) {
   const TempFolder folder;
   fs::create_directories(folder / "part/deep/er");
-  std::ofstream(folder / "part/deep/file") << "x";
+  for (int i = 0; i < 20; ++i) {
+    ASSERT_TRUE(WriteFile(folder / ("part/deep/er/" + std::to_string(i)), "y").ok());
+  }
+  ASSERT_TRUE(WriteFile(folder / "part/deep/file", "longer").ok());
+  ASSERT_TRUE(WriteFile(folder / "part/deep/file", "x").ok());
   ASSERT_TRUE(PublishFolder(folder / "part", folder / "whole").ok());
+  EXPECT_EQ(*ReadFile(folder / "whole/deep/file"), "x");
+  EXPECT_EQ(*ReadFile(folder / "whole/deep/er/19"), "y");
+  EXPECT_THAT(WriteFile(folder / "missing/x", "").message(), HasSubstr("missing/x"));
   EXPECT_FALSE(fs::exists(folder / "part"));
   EXPECT_TRUE(fs::exists(folder / "whole/deep/file"));
   fs::create_directory(folder / "part");

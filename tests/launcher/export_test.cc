@@ -205,6 +205,57 @@ TEST_F(ExportTest, HalfAndInt8StayWithinTheirTolerance) {
   EXPECT_LT(content_bytes("int8"), content_bytes("float16"));
 }
 
+// A reload reads what it has not read before.
+TEST_F(ExportTest, WhatIsVerifiedIsReadOnce) {
+  const fs::path dir = out_ / "chain";
+  ExportChain(dir);
+  VerifiedFiles verified;
+  const auto read_by_opening = [&](int64_t step) {
+    const uint64_t before = verified.bytes_read();
+    const auto chain = OpenChain(dir, BundleName(step), /*digests=*/true, &verified);
+    EXPECT_TRUE(chain.ok()) << chain.status();
+    return verified.bytes_read() - before;
+  };
+  const auto bytes_of = [&](int64_t step) {
+    uint64_t bytes = 0;
+    const Bundle bundle = *OpenBundle(dir / BundleName(step), false);
+    for (const SealedFile& file : bundle.manifest.files) bytes += file.bytes;
+    return bytes;
+  };
+  const auto chain = OpenChain(dir, BundleName(60), /*digests=*/false);
+  ASSERT_GE(chain->bundles.size(), 2u);
+  const Bundle& base = chain->bundles[chain->bundles.size() - 2];
+  EXPECT_GT(read_by_opening(base.manifest.step), bytes_of(60));
+  EXPECT_EQ(read_by_opening(60), bytes_of(60));
+  EXPECT_EQ(read_by_opening(60), 0u);
+
+  // The same size, the same place, another byte: it is read again.
+  const fs::path file = chain->bundles[0].TablePath("item");
+  std::string bytes = *ReadFile(file);
+  bytes.back() = static_cast<char>(bytes.back() ^ 1);
+  const auto written = fs::last_write_time(file);
+  std::ofstream(file, std::ios::binary | std::ios::in) << bytes;
+  fs::last_write_time(file, written);  // not even the time of the write tells
+  const auto damaged = OpenChain(dir, BundleName(60), /*digests=*/true, &verified);
+  EXPECT_TRUE(absl::IsDataLoss(damaged.status())) << damaged.status();
+}
+
+// What an export proves by itself: a base that rotted meanwhile is found by who loads the chain.
+TEST_F(ExportTest, AnExportProvesItsOwnBytes) {
+  const fs::path dir = out_ / "chain";
+  ExportChain(dir);
+  const auto flip = [](const fs::path& file) {
+    std::string bytes = *ReadFile(file);
+    bytes[bytes.size() / 2] = static_cast<char>(bytes[bytes.size() / 2] ^ 1);
+    std::ofstream(file, std::ios::binary | std::ios::trunc) << bytes;
+  };
+  flip(dir / BundleName(20) / kBundleOnnx);
+  EXPECT_TRUE(VerifyBundle(dir, BundleName(60), Digests::kNewest).ok());
+  EXPECT_TRUE(absl::IsDataLoss(VerifyBundle(dir, BundleName(60)).status()));
+  flip(dir / BundleName(60) / kBundleOnnx);
+  EXPECT_TRUE(absl::IsDataLoss(VerifyBundle(dir, BundleName(60), Digests::kNewest).status()));
+}
+
 // A byte anywhere, a file away: named, and nothing is served.
 TEST_F(ExportTest, DamageIsFoundAndNamed) {
   const fs::path dir = out_ / "whole";

@@ -116,6 +116,40 @@ TEST(ColdStore, CheckpointHoldsEverythingAndCloneIsIndependent) {
   EXPECT_EQ(ScanRows(*store, 0), (Rows{{1, "new"}, {2, "two"}}));
 }
 
+size_t TableFiles(const fs::path& folder) {
+  size_t files = 0;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    files += entry.path().extension() == ".sst" ? 1 : 0;
+  }
+  return files;
+}
+
+TEST(ColdStore, OpenedForALookItMergesNothing) {
+  constexpr uint64_t kFlushes = 12;  // RocksDB merges four of them
+  const TempFolder folder;
+  auto store = *ColdStore::Open(folder / "db", {"a"}, ColdUse::kLook);
+  Rows rows;
+  for (uint64_t i = 0; i < kFlushes; ++i) {
+    const Rows some = {{1, std::to_string(i)}, {i + 2, "x"}};
+    WriteRows(store.get(), 0, some);
+    for (const auto& [key, value] : some) rows[key] = value;
+    ASSERT_TRUE(store->Flush().ok());
+  }
+  store = *ColdStore::Open(folder / "other", {"a"});  // closed, so that nothing is under way
+  store = *ColdStore::Open(folder / "db", {"a"}, ColdUse::kLook);
+  Rows seen;
+  ASSERT_TRUE(store
+                  ->Scan(0,
+                         [&](uint64_t key, std::string_view value) {
+                           seen[key] = std::string(value);
+                           return absl::OkStatus();
+                         })
+                  .ok());
+  EXPECT_EQ(seen, rows);
+  store.reset();
+  EXPECT_EQ(TableFiles(folder / "db"), kFlushes);
+}
+
 TEST(ColdStore, CheckpointGetsOverAKilledOnesRemains) {
   const TempFolder folder;
   const auto store = OpenOrDie(folder / "db");

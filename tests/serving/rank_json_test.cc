@@ -143,11 +143,26 @@ TEST(RankJson, NotJsonIsRefusedWithItsPlace) {
   EXPECT_LT(Refusal("{\"candidates\": " + std::string(1 << 20, 'x')).size(), 400u);
 }
 
+TEST(RankJson, OfSeveralMistakesTheWholeBodysComeFirst) {
+  EXPECT_THAT(Refusal(R"({"candidates": [-1], "user": 01})"), HasSubstr("the body is not JSON"));
+  std::string many = R"({"candidates": ["x")";
+  for (int i = 0; i < 100; ++i) many += ", 1";
+  EXPECT_THAT(Refusal(many + "]}"), HasSubstr("candidates: 101 of them"));
+  EXPECT_EQ(Refusal(R"({"user": -1, "candidates": ["x"]})"),
+            "user: -1, must be an integer >= 0 (an id)");
+  EXPECT_EQ(Refusal(std::string("{\"candidates\": [1]}\0 x", 23)),
+            "the body is not JSON, at byte 20: a zero byte");
+}
+
 TEST(RankJson, AKeyTwiceIsRefused) {
   EXPECT_EQ(Refusal(R"({"candidates": [1], "user": 1, "user": 1})"),
             R"(the key "user" is twice in one object)");
   EXPECT_EQ(Refusal(Third(R"({"features": {"feat_a": "x", "feat_a": "y"}})")),
             R"(the key "feat_a" is twice in one object)");
+  EXPECT_EQ(Refusal(Third(R"({"numerics": {"a": 1, "b": 2, "\u0061": 3}})")),
+            R"(the key "a" is twice in one object)");
+  EXPECT_EQ(Refusal(R"({"candidates": [1], "history": [{"item": 1, "item": 1}]})"),
+            R"(the key "item" is twice in one object)");
 }
 
 TEST(RankJson, BombsAreRefusedBeforeTheyGrow) {
