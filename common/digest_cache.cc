@@ -15,28 +15,32 @@ constexpr size_t kMostDigests = size_t{1} << 17;
 
 }  // namespace
 
-absl::StatusOr<DigestCache::Identity> DigestCache::IdentityOf(const std::filesystem::path& path) {
+absl::StatusOr<DigestCache::Identity> DigestCache::IdentityOf(
+    const std::filesystem::path& path) const {
   struct stat s = {};
   if (::stat(path.c_str(), &s) != 0) {
     return SystemError(errno, absl::StrCat("looking at ", path.string()));
   }
-  return Identity{s.st_dev, s.st_ino, static_cast<uint64_t>(s.st_size),
-                  static_cast<uint64_t>(s.st_mtim.tv_sec),
-                  static_cast<uint64_t>(s.st_mtim.tv_nsec)};
+  const timespec changed = links_ == Links::kNone ? s.st_ctim : timespec{};
+  const auto whole = [](auto number) { return static_cast<uint64_t>(number); };
+  return Identity{whole(s.st_dev),         whole(s.st_ino),          whole(s.st_size),
+                  whole(s.st_mtim.tv_sec), whole(s.st_mtim.tv_nsec), whole(changed.tv_sec),
+                  whole(changed.tv_nsec)};
 }
 
 absl::StatusOr<std::string> DigestCache::Of(const std::filesystem::path& path) {
-  SAVIOR_ASSIGN_OR_RETURN(const Identity identity, IdentityOf(path));
+  SAVIOR_ASSIGN_OR_RETURN(const Identity before, IdentityOf(path));
   {
     const std::lock_guard lock(mutex_);
-    const auto found = digests_.find(identity);
+    const auto found = digests_.find(before);
     if (found != digests_.end()) return found->second;
   }
   SAVIOR_ASSIGN_OR_RETURN(std::string digest, DigestFile(path));
+  SAVIOR_ASSIGN_OR_RETURN(const Identity after, IdentityOf(path));
   const std::lock_guard lock(mutex_);
-  ++read_;
-  if (digests_.size() >= kMostDigests) digests_.clear();
-  digests_[identity] = digest;
+  bytes_read_ += before[2];
+  // One that was written to while it was read is not known.
+  if (after == before) Remember(before, digest);
   return digest;
 }
 
@@ -44,13 +48,17 @@ void DigestCache::Add(const std::filesystem::path& path, const std::string& dige
   const absl::StatusOr<Identity> identity = IdentityOf(path);
   if (!identity.ok()) return;
   const std::lock_guard lock(mutex_);
-  if (digests_.size() >= kMostDigests) digests_.clear();
-  digests_[*identity] = digest;
+  Remember(*identity, digest);
 }
 
-uint64_t DigestCache::read() const {
+void DigestCache::Remember(const Identity& identity, const std::string& digest) {
+  if (digests_.size() >= kMostDigests) digests_.clear();
+  digests_[identity] = digest;
+}
+
+uint64_t DigestCache::bytes_read() const {
   const std::lock_guard lock(mutex_);
-  return read_;
+  return bytes_read_;
 }
 
 }  // namespace savior

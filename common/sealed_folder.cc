@@ -1,10 +1,8 @@
 #include "common/sealed_folder.h"
 
 #include <fmt/format.h>
-#include <sys/stat.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <system_error>
 #include <utility>
 
@@ -79,40 +77,8 @@ absl::StatusOr<SealedManifest> UnsealManifest(const fs::path& path, const std::s
   }
 }
 
-absl::StatusOr<VerifiedFiles::Identity> VerifiedFiles::IdentityOf(const fs::path& path) {
-  struct stat info = {};
-  if (::stat(path.c_str(), &info) != 0) return SystemError(errno, "looking at " + path.string());
-  return Identity{static_cast<int64_t>(info.st_dev),
-                  static_cast<int64_t>(info.st_ino),
-                  info.st_size,
-                  info.st_mtim.tv_sec,
-                  info.st_mtim.tv_nsec,
-                  info.st_ctim.tv_sec,
-                  info.st_ctim.tv_nsec};
-}
-
-absl::StatusOr<bool> VerifiedFiles::Matches(const fs::path& path, const std::string& xxh3,
-                                            std::string* found) {
-  SAVIOR_ASSIGN_OR_RETURN(const Identity before, IdentityOf(path));
-  if (const auto known = known_.find(before); known != known_.end()) {
-    *found = known->second;
-  } else {
-    SAVIOR_ASSIGN_OR_RETURN(*found, DigestFile(path));
-    bytes_read_ += static_cast<uint64_t>(before[2]);
-  }
-  if (*found != xxh3) return false;
-  // One that was written to while it was read is not known.
-  SAVIOR_ASSIGN_OR_RETURN(const Identity after, IdentityOf(path));
-  if (after == before) asked_[before] = *found;
-  return true;
-}
-
-void VerifiedFiles::Keep() { known_ = std::exchange(asked_, {}); }
-
 absl::Status CheckFiles(const fs::path& folder, std::span<const SealedFile> files, bool digests,
-                        VerifiedFiles* verified) {
-  VerifiedFiles nothing;
-  if (verified == nullptr) verified = &nothing;
+                        DigestCache* known) {
   for (const SealedFile& file : files) {
     const fs::path at = folder / file.path;
     std::error_code error;
@@ -123,9 +89,9 @@ absl::Status CheckFiles(const fs::path& folder, std::span<const SealedFile> file
                                              file.bytes));
     }
     if (!digests) continue;
-    std::string found;
-    SAVIOR_ASSIGN_OR_RETURN(const bool matches, verified->Matches(at, file.xxh3, &found));
-    if (!matches) {
+    SAVIOR_ASSIGN_OR_RETURN(const std::string found,
+                            known != nullptr ? known->Of(at) : DigestFile(at));
+    if (found != file.xxh3) {
       return absl::DataLossError(
           fmt::format("{}: digest {}, expected {}", at.string(), found, file.xxh3));
     }

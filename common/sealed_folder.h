@@ -2,10 +2,8 @@
 // commit, a serving bundle. A flipped byte anywhere is found, and the file named.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <filesystem>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string>
@@ -49,35 +47,10 @@ struct SealedManifest {
 [[nodiscard]] absl::StatusOr<SealedManifest> UnsealManifest(const std::filesystem::path& path,
                                                             const std::string& text);
 
-// Files whose digest this process has found to be right, so that what has not changed since is not
-// read again. A file is the same as long as device, inode, size and the times of its last write and
-// last change (to the nanosecond) are: whoever writes to it, or puts another in its place, changes
-// one of them. What rots on the disk under an unchanged file is found at the first check only.
-// Single-threaded.
-class VerifiedFiles {
- public:
-  // Whether `path` has this digest: known, or read now. Errors: the system's, of looking or
-  // reading.
-  [[nodiscard]] absl::StatusOr<bool> Matches(const std::filesystem::path& path,
-                                             const std::string& xxh3, std::string* found);
-  // Forgets what was not asked for since the last Keep: memory is that of one chain of folders.
-  void Keep();
-  uint64_t bytes_read() const { return bytes_read_; }
-
- private:
-  // Device, inode, size, seconds and nanoseconds of both times.
-  using Identity = std::array<int64_t, 7>;
-  static absl::StatusOr<Identity> IdentityOf(const std::filesystem::path& path);
-
-  std::map<Identity, std::string> known_, asked_;  // digests
-  uint64_t bytes_read_ = 0;
-};
-
-// Whether all `files` are below `folder` with their sizes and, with `digests`, their bytes; of what
-// is in `verified` (null: nothing) they are not read again. kDataLoss names file, expected and
-// found.
+// Whether all `files` are below `folder` with their sizes and, with `digests`, their bytes; what
+// `known` has (null: nothing) is not read again. kDataLoss names file, expected and found.
 [[nodiscard]] absl::Status CheckFiles(const std::filesystem::path& folder,
                                       std::span<const SealedFile> files, bool digests,
-                                      VerifiedFiles* verified = nullptr);
+                                      DigestCache* known = nullptr);
 
 }  // namespace savior

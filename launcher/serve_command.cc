@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "common/clock.h"
+#include "common/digest_cache.h"
 #include "serving/bundle.h"
 #include "serving/bundle_scorer.h"
 #include "serving/bundle_watcher.h"
@@ -56,12 +57,12 @@ void AddServe(CLI::App& app, ServeArguments& a) {
 absl::Status RunServe(const ServeArguments& a, const std::atomic<bool>& stop, std::ostream& out) {
   CurrentScorer current;
   ServingMetrics metrics;
-  VerifiedFiles verified;  // of who polls: this thread, then the watcher's
+  DigestCache known(DigestCache::Links::kNone);
   BundleWatcher watcher(
       {.poll_s = a.poll_s}, [&a] { return CurrentBundle(a.dir); },
       [&]() -> absl::StatusOr<std::shared_ptr<const Scorer>> {
         SAVIOR_ASSIGN_OR_RETURN(const std::string name, CurrentBundle(a.dir));
-        return LoadScorer(a.dir, name, /*digests=*/true, &verified);
+        return LoadScorer(a.dir, name, /*digests=*/true, &known);
       },
       current, metrics);
   SAVIOR_RETURN_IF_ERROR(watcher.Poll(SteadyClock::now()).status());

@@ -351,9 +351,10 @@ absl::Status ColdStore::WriteSorted(uint32_t table, std::span<const uint64_t> ke
   }
   const std::string file = (impl_->folder / "sorted.tmp").string();
   const auto write = [&] {
-    rocksdb::SstFileWriter writer(rocksdb::EnvOptions(),
-                                  rocksdb::Options(DbOptions(impl_->folder), TableOptions()),
-                                  impl_->handles[table]);
+    rocksdb::SstFileWriter writer(
+        rocksdb::EnvOptions(),
+        rocksdb::Options(DbOptions(impl_->folder, ColdUse::kLive), TableOptions(ColdUse::kLive)),
+        impl_->handles[table]);
     rocksdb::Status status = writer.Open(file);
     for (size_t i = 0; i < keys.size() && status.ok(); ++i) {
       const KeyBytes bytes = BigEndian(keys[i]);

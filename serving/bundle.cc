@@ -160,7 +160,7 @@ absl::StatusOr<Bundle> WriteBundle(const fs::path& dir, BundleManifest manifest,
   return Bundle{target, std::move(manifest), *std::move(digest)};
 }
 
-absl::StatusOr<Bundle> OpenBundle(const fs::path& folder, bool digests, VerifiedFiles* verified) {
+absl::StatusOr<Bundle> OpenBundle(const fs::path& folder, bool digests, DigestCache* known) {
   std::error_code error;
   if (!fs::is_directory(folder, error)) {
     return absl::NotFoundError(fmt::format("{}: no bundle here", folder.string()));
@@ -180,7 +180,7 @@ absl::StatusOr<Bundle> OpenBundle(const fs::path& folder, bool digests, Verified
   }
   SAVIOR_ASSIGN_OR_RETURN(BundleManifest manifest, FromJson(path, sealed.fields));
   manifest.files = std::move(sealed.files);
-  SAVIOR_RETURN_IF_ERROR(CheckFiles(folder, manifest.files, digests, verified));
+  SAVIOR_RETURN_IF_ERROR(CheckFiles(folder, manifest.files, digests, known));
   return Bundle{folder, std::move(manifest), std::move(sealed.xxh3)};
 }
 
@@ -222,11 +222,11 @@ absl::StatusOr<TableChain> BundleChain::Table(const std::string& name) const {
 }
 
 absl::StatusOr<BundleChain> OpenChain(const fs::path& dir, const std::string& name, bool digests,
-                                      VerifiedFiles* verified) {
+                                      DigestCache* known) {
   BundleChain chain;
   std::string next = name;
   while (true) {
-    absl::StatusOr<Bundle> bundle = OpenBundle(dir / next, digests, verified);
+    absl::StatusOr<Bundle> bundle = OpenBundle(dir / next, digests, known);
     if (!bundle.ok() && !chain.bundles.empty()) {
       return Annotate(bundle.status(),
                       fmt::format("the base of {}", chain.bundles.back().folder.string()));
@@ -246,7 +246,6 @@ absl::StatusOr<BundleChain> OpenChain(const fs::path& dir, const std::string& na
   for (size_t b = 1; b < chain.bundles.size(); ++b) {
     SAVIOR_RETURN_IF_ERROR(CheckNext(chain.bundles[b - 1], chain.bundles[b]));
   }
-  if (verified != nullptr) verified->Keep();
   return chain;
 }
 

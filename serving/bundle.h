@@ -89,9 +89,9 @@ using FillBundle = std::function<absl::Status(const std::filesystem::path&, Bund
 
 // Reads and checks one bundle: READY, the manifest, sizes, and with `digests` every byte.
 // kNotFound: no bundle there; kDataLoss: damaged, or of another version (file, expected, found).
-// `verified`: CheckFiles's.
+// `known`: CheckFiles's.
 [[nodiscard]] absl::StatusOr<Bundle> OpenBundle(const std::filesystem::path& folder, bool digests,
-                                                VerifiedFiles* verified = nullptr);
+                                                DigestCache* known = nullptr);
 
 // The name of what `dir`/current points to. kNotFound: nothing was exported there.
 [[nodiscard]] absl::StatusOr<std::string> CurrentBundle(const std::filesystem::path& dir);
@@ -116,10 +116,9 @@ struct BundleChain {
   // Table `name` over the whole chain. Errors: TableFile::Open's, TableChain::Of's.
   [[nodiscard]] absl::StatusOr<TableChain> Table(const std::string& name) const;
 };
-// Errors: OpenBundle's of any of them (a base that is missing is named), CheckNext's. Of `verified`
-// the chain's files are kept.
+// Errors: OpenBundle's of any of them (a base that is missing is named), CheckNext's.
 [[nodiscard]] absl::StatusOr<BundleChain> OpenChain(const std::filesystem::path& dir,
                                                     const std::string& name, bool digests,
-                                                    VerifiedFiles* verified = nullptr);
+                                                    DigestCache* known = nullptr);
 
 }  // namespace savior

@@ -219,8 +219,8 @@ absl::StatusOr<std::shared_ptr<const Scorer>> ScorerOf(const BundleChain& chain)
 
 absl::StatusOr<std::shared_ptr<const Scorer>> LoadScorer(const std::filesystem::path& dir,
                                                          const std::string& version, bool digests,
-                                                         VerifiedFiles* verified) {
-  SAVIOR_ASSIGN_OR_RETURN(const BundleChain chain, OpenChain(dir, version, digests, verified));
+                                                         DigestCache* known) {
+  SAVIOR_ASSIGN_OR_RETURN(const BundleChain chain, OpenChain(dir, version, digests, known));
   return ScorerOf(chain);
 }
 

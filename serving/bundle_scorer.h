@@ -12,11 +12,11 @@
 namespace savior {
 
 // Loads bundle `version` of `dir` with all it is based on. `digests`: checks every byte first, but
-// of what is in `verified`.
+// of what `known` has.
 // Errors: OpenChain's, BundleModel::Load's, RankerGraph's.
 [[nodiscard]] absl::StatusOr<std::shared_ptr<const Scorer>> LoadScorer(
     const std::filesystem::path& dir, const std::string& version, bool digests,
-    VerifiedFiles* verified = nullptr);
+    DigestCache* known = nullptr);
 
 // The same over an open chain.
 [[nodiscard]] absl::StatusOr<std::shared_ptr<const Scorer>> ScorerOf(const BundleChain& chain);

@@ -7,6 +7,7 @@
 #include <memory>
 #include <set>
 
+#include "common/digest_cache.h"
 #include "launcher/bundle_export.h"
 #include "serving/bundle_model.h"
 #include "serving/bundle_scorer.h"
@@ -209,12 +210,12 @@ TEST_F(ExportTest, HalfAndInt8StayWithinTheirTolerance) {
 TEST_F(ExportTest, WhatIsVerifiedIsReadOnce) {
   const fs::path dir = out_ / "chain";
   ExportChain(dir);
-  VerifiedFiles verified;
+  DigestCache known(DigestCache::Links::kNone);
   const auto read_by_opening = [&](int64_t step) {
-    const uint64_t before = verified.bytes_read();
-    const auto chain = OpenChain(dir, BundleName(step), /*digests=*/true, &verified);
+    const uint64_t before = known.bytes_read();
+    const auto chain = OpenChain(dir, BundleName(step), /*digests=*/true, &known);
     EXPECT_TRUE(chain.ok()) << chain.status();
-    return verified.bytes_read() - before;
+    return known.bytes_read() - before;
   };
   const auto bytes_of = [&](int64_t step) {
     uint64_t bytes = 0;
@@ -236,7 +237,7 @@ TEST_F(ExportTest, WhatIsVerifiedIsReadOnce) {
   const auto written = fs::last_write_time(file);
   std::ofstream(file, std::ios::binary | std::ios::in) << bytes;
   fs::last_write_time(file, written);  // not even the time of the write tells
-  const auto damaged = OpenChain(dir, BundleName(60), /*digests=*/true, &verified);
+  const auto damaged = OpenChain(dir, BundleName(60), /*digests=*/true, &known);
   EXPECT_TRUE(absl::IsDataLoss(damaged.status())) << damaged.status();
 }
 
