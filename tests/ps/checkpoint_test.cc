@@ -1,8 +1,9 @@
 // Checkpoints that do not stop a shard: whatever happens while one is written, it holds the rows of
 // its cut, and the shard those of now.
 #include <gtest/gtest.h>
-#include <sys/stat.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -14,6 +15,7 @@
 #include "ps/held_writes.h"
 #include "ps/restore.h"
 #include "ps/shard.h"
+#include "tests/common/small_disk.h"
 #include "tests/common/temp_folder.h"
 #include "tests/ps/store_testing.h"
 
@@ -293,6 +295,43 @@ TEST(Checkpoint, OneThatFailsLosesNothing) {
   std::vector<Rows> rows;
   for (uint32_t t = 0; t < config.tables.size(); ++t) rows.push_back(RowsOf(other.get(), t));
   EXPECT_EQ(RowsIn(config, folder / "next"), rows);
+}
+
+// Some slices find room and others not, as table files and in batches: no checkpoint, no row lost.
+TEST(Checkpoint, ADiskThatFillsUpDuringTheSlicesLosesNothing) {
+  for (const uint64_t ram_bytes : {uint64_t{64} << 20, uint64_t{2} << 20}) {
+    SCOPED_TRACE(ram_bytes);
+    SmallDisk disk(128);
+    SAVIOR_NEEDS(disk);
+    const Config config{
+        .tables = {AlignTable("a", 64, Optimizer(OptimizerKind::kAdagrad)), IdTable("b", 4)},
+        .ram_bytes = ram_bytes};
+    const TempFolder folder;
+    const auto shard = Open(config, disk / "db");
+    const auto other = Open(config, folder / "other");
+    const uint64_t keys = ram_bytes > uint64_t{8} << 20 ? 40'000 : 1500;
+    Traffic traffic(config, 31, keys, 2000);
+    for (int i = 0; i < 60; ++i) traffic.Step({shard.get(), other.get()});
+    disk.Fill(uint64_t{100} << 10);
+    ASSERT_TRUE(shard->Freeze(1, {.folder = disk / "c"}).ok());
+    for (int i = 0; i < 20; ++i) traffic.Step({shard.get(), other.get()});
+    ASSERT_TRUE(shard->FinishCheckpoint().ok());
+    EXPECT_TRUE(absl::IsResourceExhausted(*shard->CheckpointOf(1))) << *shard->CheckpointOf(1);
+    for (int i = 0; i < 20; ++i) traffic.Step({shard.get(), other.get()});
+    disk.Free();
+    absl::Status next = absl::ResourceExhaustedError("");
+    for (int64_t c = 2; c < 20 && absl::IsResourceExhausted(next); ++c) {
+      ::usleep(600'000);  // RocksDB is asked to go on every half second
+      fs::remove_all(disk / "c");
+      ASSERT_TRUE(shard->Freeze(c, {.folder = disk / "c"}).ok());
+      ASSERT_TRUE(shard->FinishCheckpoint().ok());
+      next = *shard->CheckpointOf(c);
+    }
+    ASSERT_TRUE(next.ok()) << next;
+    std::vector<Rows> rows;
+    for (uint32_t t = 0; t < config.tables.size(); ++t) rows.push_back(RowsOf(other.get(), t));
+    EXPECT_EQ(RowsIn(config, disk / "c"), rows);
+  }
 }
 
 // A process that dies between Freeze and the end leaves a database that the next start throws
