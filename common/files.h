@@ -23,6 +23,11 @@ absl::Status SystemError(int error, const std::string& what);
 [[nodiscard]] absl::Status WriteFileAtomically(const std::filesystem::path& path,
                                                const std::string& bytes);
 
+// Copies a file; durable, but for its name (SyncFolder). `to` must not exist; after an error a part
+// of it may be there.
+[[nodiscard]] absl::Status CopyDurably(const std::filesystem::path& from,
+                                       const std::filesystem::path& to);
+
 // fsync of every file and folder below `folder`, then an atomic rename to `target` (which must not
 // exist) and fsync of target's parent.
 [[nodiscard]] absl::Status PublishFolder(const std::filesystem::path& folder,

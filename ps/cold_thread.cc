@@ -4,6 +4,7 @@
 
 #include <utility>
 
+#include "common/failpoint.h"
 #include "ps/shard_note.h"
 
 namespace savior {
@@ -21,8 +22,19 @@ void ColdRead::Run(ColdStore& store) {
   });
 }
 
+void ColdWrite::Run(ColdStore& store) {
+  const auto write_slice = [&]() -> absl::Status {
+    SAVIOR_FAILPOINT("shard.before_slice");
+    SAVIOR_RETURN_IF_ERROR(store.Write(&batch));
+    SAVIOR_FAILPOINT("shard.after_slice");
+    return absl::OkStatus();
+  };
+  status = of == Of::kSlice ? write_slice() : store.Write(&batch);
+}
+
 void ColdCheckpoint::Run(ColdStore& store) {
   const auto take = [&]() -> absl::Status {
+    SAVIOR_FAILPOINT("checkpoint.before_notes");
     for (const TableRules::Saved& saved : rules) {
       SAVIOR_RETURN_IF_ERROR(TableRules::Write(saved, &store));
     }

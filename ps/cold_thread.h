@@ -52,7 +52,7 @@ struct ColdWrite {
   ColdStore::Batch batch = {};
   absl::Status status = {};
 
-  void Run(ColdStore& store) { status = store.Write(&batch); }
+  void Run(ColdStore& store);
 };
 
 // Memory that a table will need soon: ps/arena.h says why.

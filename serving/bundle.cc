@@ -13,6 +13,7 @@
 #include <system_error>
 #include <utility>
 
+#include "common/failpoint.h"
 #include "common/files.h"
 
 namespace savior {
@@ -85,9 +86,11 @@ absl::Status PointTo(const fs::path& dir, const std::string& name) {
   if (::symlink(name.c_str(), beside.c_str()) != 0) {
     return SystemError(errno, "linking " + beside.string());
   }
+  SAVIOR_FAILPOINT("bundle.before_switch");
   if (::rename(beside.c_str(), link.c_str()) != 0) {
     return SystemError(errno, "renaming " + beside.string());
   }
+  SAVIOR_FAILPOINT("bundle.after_switch");
   return SyncFolder(dir);
 }
 
@@ -107,11 +110,13 @@ std::vector<int64_t> StepsIn(const fs::path& dir) {
 
 // Out of sight at once, off the disk then.
 absl::Status DeleteBundle(const fs::path& folder) {
+  SAVIOR_FAILPOINT("bundle.before_delete");
   const fs::path part = folder.string() + kUnfinished;
   if (::rename(folder.c_str(), part.c_str()) != 0) {
     return SystemError(errno, "renaming " + folder.string());
   }
   SAVIOR_RETURN_IF_ERROR(SyncFolder(folder.parent_path()));
+  SAVIOR_FAILPOINT("bundle.before_removal");
   return RemoveAll(part);
 }
 
@@ -140,13 +145,17 @@ absl::StatusOr<Bundle> WriteBundle(const fs::path& dir, BundleManifest manifest,
   SAVIOR_RETURN_IF_ERROR(RemoveUnfinished(dir));
   SAVIOR_RETURN_IF_ERROR(MakeWritableFolder(part / "tables"));
   const auto write = [&]() -> absl::StatusOr<std::string> {
+    SAVIOR_FAILPOINT("bundle.before_files");
     SAVIOR_RETURN_IF_ERROR(fill(part, &manifest));
+    SAVIOR_FAILPOINT("bundle.before_manifest");
     SAVIOR_ASSIGN_OR_RETURN(manifest.files, ListFiles(part));
     const std::string text = SealManifest(ToJson(manifest), manifest.files);
     SAVIOR_ASSIGN_OR_RETURN(const SealedManifest sealed,
                             UnsealManifest(part / kManifestFile, text));
     SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(part / kManifestFile, text));
+    SAVIOR_FAILPOINT("bundle.before_ready");
     SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(part / kBundleReady, sealed.xxh3 + "\n"));
+    SAVIOR_FAILPOINT("bundle.before_publish");
     SAVIOR_RETURN_IF_ERROR(PublishFolder(part, target));
     return sealed.xxh3;
   };
@@ -155,6 +164,7 @@ absl::StatusOr<Bundle> WriteBundle(const fs::path& dir, BundleManifest manifest,
     RemoveAll(part).IgnoreError();
     return Annotate(digest.status(), "writing bundle " + target.string());
   }
+  SAVIOR_FAILPOINT("bundle.before_link");
   SAVIOR_RETURN_IF_ERROR(PointTo(dir, BundleName(manifest.step)));
   return Bundle{target, std::move(manifest), *std::move(digest)};
 }
