@@ -36,8 +36,7 @@ absl::Status Arm(const std::string& entry, std::vector<Point>* points) {
                     "--list-failpoints` names them",
                     kFailpointVariable, entry, what));
   };
-  const std::pair<std::string, std::string> parts =
-      absl::StrSplit(entry, absl::MaxSplits('=', 1));
+  const std::pair<std::string, std::string> parts = absl::StrSplit(entry, absl::MaxSplits('=', 1));
   const std::pair<std::string, std::string> action =
       absl::StrSplit(parts.second, absl::MaxSplits('@', 1));
   const size_t number = FailpointNumber(parts.first);

@@ -9,7 +9,8 @@
 
 namespace savior {
 
-// As read(2), write(2) and fsync(2), errno included; `path` is what was opened as `fd`. Thread-safe.
+// As read(2), write(2) and fsync(2), errno included; `path` is what was opened as `fd`.
+// Thread-safe.
 class FileCalls {
  public:
   virtual ~FileCalls() = default;

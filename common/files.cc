@@ -97,6 +97,20 @@ absl::Status WriteAndSync(const fs::path& path, const std::string& bytes) {
   return absl::OkStatus();
 }
 
+// mkdir -p, after which every name that was new is durable: a folder that outlives a power failure
+// is of no use if the name that leads to it does not.
+absl::Status MakeDurably(const fs::path& folder) {
+  std::error_code error;
+  std::vector<fs::path> missing;
+  for (fs::path path = folder; !fs::exists(path, error) && !error; path = ParentOf(path)) {
+    if (path.has_filename()) missing.push_back(path);  // "a/" is "a"
+  }
+  if (!error) fs::create_directories(folder, error);
+  if (error) return FileError(error, "creating", folder);
+  for (const fs::path& made : missing) SAVIOR_RETURN_IF_ERROR(Sync(ParentOf(made), O_DIRECTORY));
+  return absl::OkStatus();
+}
+
 // A name beside `path` that no other process or thread uses.
 fs::path TemporaryBeside(const fs::path& path) {
   static std::atomic<uint64_t> counter{0};
@@ -224,9 +238,7 @@ absl::Status MakeWritableFolder(const fs::path& folder) {
     return absl::FailedPreconditionError(
         absl::StrCat("folder ", folder.string(), " cannot be written to: ", why.message()));
   };
-  std::error_code error;
-  fs::create_directories(folder, error);
-  if (error) return refuse(FileError(error, "creating", folder));
+  if (const absl::Status made = MakeDurably(folder); !made.ok()) return refuse(made);
   const fs::path probe = TemporaryBeside(folder / "probe");
   const absl::Status written = WriteAndSync(probe, "probe");
   ::unlink(probe.c_str());

@@ -36,7 +36,7 @@ absl::Status SystemError(int error, const std::string& what);
 // fsync of a folder: names made, changed or deleted in it are durable.
 [[nodiscard]] absl::Status SyncFolder(const std::filesystem::path& folder);
 
-// mkdir -p, with a probe that it can be written to. kFailedPrecondition names the folder if not.
+// mkdir -p, durable, with a probe that it can be written to. kFailedPrecondition names it if not.
 [[nodiscard]] absl::Status MakeWritableFolder(const std::filesystem::path& folder);
 
 // rm -r of a folder or file; a missing one is OK.

@@ -120,6 +120,15 @@ absl::Status DeleteBundle(const fs::path& folder) {
   return RemoveAll(part);
 }
 
+// Whether a bundle of `step` lies there, newer than the current one: its writer was killed before
+// anything pointed to it.
+bool NeverCurrent(const fs::path& dir, int64_t step) {
+  std::error_code error;
+  if (!fs::exists(dir / BundleName(step), error)) return false;
+  const absl::StatusOr<std::string> current = CurrentBundle(dir);
+  return !current.ok() || *current < BundleName(step);  // fixed width: by name is by step
+}
+
 }  // namespace
 
 fs::path Bundle::TablePath(const std::string& table) const { return folder / TableFileName(table); }
@@ -137,6 +146,7 @@ absl::StatusOr<Bundle> WriteBundle(const fs::path& dir, BundleManifest manifest,
   std::error_code error;
   SAVIOR_RETURN_IF_ERROR(MakeWritableFolder(dir));
   SAVIOR_ASSIGN_OR_RETURN(const auto lock, FileLock::Take(dir / "lock"));
+  if (NeverCurrent(dir, manifest.step)) SAVIOR_RETURN_IF_ERROR(DeleteBundle(target));
   if (fs::exists(target, error)) {
     return absl::FailedPreconditionError(fmt::format(
         "{}: a bundle of this step is there already: delete it, or choose another --out",
