@@ -94,10 +94,10 @@ class CommittingStore {
     commits_->Prune(keep, {});
     commits_->Wait();
   }
-  // A commit from begin to end, with pushes while it is written.
-  absl::Status Commit() {
+  // A commit from begin to end, with some pushes while it is written.
+  absl::Status Commit(int pushes = 3) {
     absl::Status status = Begin();
-    for (int i = 0; i < 3 && status.ok(); ++i) status = Push();
+    for (int i = 0; i < pushes && status.ok(); ++i) status = Push();
     const auto outcome = Take(/*wait=*/true);
     return status.ok() ? outcome->status : status;
   }

@@ -7,6 +7,7 @@
 
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "common/files.h"
@@ -172,7 +173,7 @@ TEST(Enospc, AtAnyByteOfACommitKeepsTheOldOneAndRecovers) {
     SCOPED_TRACE(fmt::format("room for {} bytes", room));
     disk.SetRoom(room);
     const int64_t step = store.step();
-    const absl::Status status = store.Commit();
+    const absl::Status status = store.Commit(/*pushes=*/0);  // they would wait for room
     if (status.ok()) {
       newest = step;
     } else {
@@ -184,10 +185,11 @@ TEST(Enospc, AtAnyByteOfACommitKeepsTheOldOneAndRecovers) {
     // RocksDB is asked to go on half a second after it was last asked (ps/cold_store.h).
     absl::Status recovered;
     for (int tries = 0; tries < 20; ++tries) {
+      ASSERT_TRUE(store.Push().ok());  // waits for the database, if need be
       newest = store.step();
-      recovered = store.Commit();
+      recovered = store.Commit(/*pushes=*/0);
       if (recovered.ok()) break;
-      std::this_thread::sleep_for(std::chrono::milliseconds(200));
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
     }
     ASSERT_TRUE(recovered.ok()) << recovered;
     store.ExpectHolds(CommitFolder(store.commits(), newest), newest);

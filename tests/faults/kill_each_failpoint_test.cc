@@ -12,6 +12,7 @@
 
 #include "common/failpoint.h"
 #include "common/random.h"
+#include "launcher/bundle_export.h"
 #include "launcher/commit.h"
 #include "serving/bundle.h"
 #include "tests/common/temp_folder.h"
@@ -197,8 +198,13 @@ TEST_F(KillEachFailpoint, OfABundle) {
     const int64_t seen = current(out);
     EXPECT_TRUE(seen == kStop || seen == kSteps) << seen;
     // The same command again; that the bundle is there, and current, is as good.
-    const Ended again = export_to(out, kSteps, "");
-    EXPECT_TRUE(again.code == 0 || seen == kSteps) << again.err;
+    const auto again =
+        ExportBundle({.from = CommitFolder(commits, kSteps), .out = out, .golden = 3});
+    EXPECT_TRUE(again.ok() || seen == kSteps) << again.status();
+    EXPECT_TRUE(KeepNewestChains(out, 1).ok());
+    for (const auto& entry : fs::directory_iterator(out)) {
+      EXPECT_FALSE(entry.path().string().ends_with(kUnfinished)) << entry.path();
+    }
     EXPECT_EQ(current(out), kSteps);
     if (Failures() == failures) covered_->insert(point);
   }
