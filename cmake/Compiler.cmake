@@ -19,6 +19,10 @@ target_compile_options(savior_options INTERFACE -Wall -Wextra -Wpedantic -Wshado
   -Wold-style-cast -Woverloaded-virtual -Wno-unused-parameter -Werror=unused-result -Werror=return-type)
 target_include_directories(savior_options INTERFACE ${PROJECT_SOURCE_DIR})
 
+if(NOT SAVIOR_FAILPOINTS)
+  add_compile_definitions(SAVIOR_NO_FAILPOINTS=1)
+endif()
+
 if(SAVIOR_SANITIZE)
   # Global, since every object of a sanitized program must be compiled alike.
   add_compile_options(-fsanitize=${SAVIOR_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)

@@ -18,6 +18,9 @@
 #include <utility>
 #include <vector>
 
+#include "common/failpoint.h"
+#include "common/file_calls.h"
+
 namespace savior {
 namespace {
 
@@ -55,11 +58,17 @@ class Descriptor {
   int fd_;
 };
 
+// Once, whatever it says: after an error the kernel may have dropped what it could not write, and
+// the next fsync would call it done.
+absl::Status SyncOpen(const Descriptor& file, const fs::path& path) {
+  if (CurrentFileCalls().Sync(path, file.get()) != 0) return FileError(errno, "syncing", path);
+  return absl::OkStatus();
+}
+
 absl::Status Sync(const fs::path& path, int flags) {
   const Descriptor file(path, O_RDONLY | flags);
   if (!file.ok()) return FileError(errno, "opening", path);
-  if (::fsync(file.get()) != 0) return FileError(errno, "syncing", path);
-  return absl::OkStatus();
+  return SyncOpen(file, path);
 }
 
 // Several at a time: each waits for the disk some milliseconds, however small its file.
@@ -87,10 +96,11 @@ fs::path ParentOf(const fs::path& path) {
   return parent.empty() ? fs::path(".") : parent;
 }
 
-absl::Status WriteAll(const Descriptor& file, const std::string& bytes, const fs::path& path) {
+absl::Status WriteAll(const Descriptor& file, std::span<const char> bytes, const fs::path& path) {
   size_t done = 0;
   while (done < bytes.size()) {
-    const ssize_t n = ::write(file.get(), bytes.data() + done, bytes.size() - done);
+    const ssize_t n =
+        CurrentFileCalls().Write(path, file.get(), bytes.data() + done, bytes.size() - done);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return FileError(errno, "writing", path);
     done += static_cast<size_t>(n);
@@ -102,8 +112,25 @@ absl::Status Write(const fs::path& path, const std::string& bytes, bool sync) {
   Descriptor file(path, O_WRONLY | O_CREAT | O_TRUNC);
   if (!file.ok()) return FileError(errno, "creating", path);
   SAVIOR_RETURN_IF_ERROR(WriteAll(file, bytes, path));
-  if (sync && ::fsync(file.get()) != 0) return FileError(errno, "syncing", path);
+  if (sync) {
+    SAVIOR_FAILPOINT("file.before_sync");
+    SAVIOR_RETURN_IF_ERROR(SyncOpen(file, path));
+  }
   if (file.Close() != 0) return FileError(errno, "closing", path);
+  return absl::OkStatus();
+}
+
+// mkdir -p, after which every name that was new is durable: a folder that outlives a power failure
+// is of no use if the name that leads to it does not.
+absl::Status MakeDurably(const fs::path& folder) {
+  std::error_code error;
+  std::vector<fs::path> missing;
+  for (fs::path path = folder; !fs::exists(path, error) && !error; path = ParentOf(path)) {
+    if (path.has_filename()) missing.push_back(path);  // "a/" is "a"
+  }
+  if (!error) fs::create_directories(folder, error);
+  if (error) return FileError(error, "creating", folder);
+  for (const fs::path& made : missing) SAVIOR_RETURN_IF_ERROR(Sync(ParentOf(made), O_DIRECTORY));
   return absl::OkStatus();
 }
 
@@ -122,11 +149,11 @@ absl::Status ReadSlices(const fs::path& path, TakeSlice take) {
   if (!file.ok()) return FileError(errno, "opening", path);
   std::vector<char> slice(kSliceBytes);
   while (true) {
-    const ssize_t n = ::read(file.get(), slice.data(), slice.size());
+    const ssize_t n = CurrentFileCalls().Read(path, file.get(), slice.data(), slice.size());
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return FileError(errno, "reading", path);
     if (n == 0) return absl::OkStatus();
-    take(std::span<const char>(slice.data(), static_cast<size_t>(n)));
+    SAVIOR_RETURN_IF_ERROR(take(std::span<const char>(slice.data(), static_cast<size_t>(n))));
   }
 }
 
@@ -158,22 +185,46 @@ absl::Status SyncFolder(const fs::path& folder) { return Sync(folder, O_DIRECTOR
 
 absl::StatusOr<std::string> ReadFile(const fs::path& path) {
   std::string bytes;
-  SAVIOR_RETURN_IF_ERROR(ReadSlices(
-      path, [&](std::span<const char> slice) { bytes.append(slice.data(), slice.size()); }));
+  SAVIOR_RETURN_IF_ERROR(ReadSlices(path, [&](std::span<const char> slice) {
+    bytes.append(slice.data(), slice.size());
+    return absl::OkStatus();
+  }));
   return bytes;
 }
 
 absl::Status WriteFileAtomically(const fs::path& path, const std::string& bytes) {
+  SAVIOR_FAILPOINT("file.before_write");
   const fs::path temporary = TemporaryBeside(path);
-  absl::Status status = Write(temporary, bytes, /*sync=*/true);
-  if (status.ok() && ::rename(temporary.c_str(), path.c_str()) != 0) {
-    status = FileError(errno, "renaming to", path);
-  }
+  const auto replace = [&]() -> absl::Status {
+    SAVIOR_RETURN_IF_ERROR(Write(temporary, bytes, /*sync=*/true));
+    SAVIOR_FAILPOINT("file.before_rename");
+    if (::rename(temporary.c_str(), path.c_str()) != 0) {
+      return FileError(errno, "renaming to", path);
+    }
+    return absl::OkStatus();
+  };
+  const absl::Status status = replace();
   if (!status.ok()) {
     ::unlink(temporary.c_str());
     return Annotate(status, absl::StrCat("replacing ", path.string()));
   }
-  return SyncFolder(ParentOf(path));
+  SAVIOR_FAILPOINT("file.after_rename");
+  SAVIOR_RETURN_IF_ERROR(SyncFolder(ParentOf(path)));
+  SAVIOR_FAILPOINT("file.after_folder_sync");
+  return absl::OkStatus();
+}
+
+absl::Status CopyDurably(const fs::path& from, const fs::path& to) {
+  const auto copy = [&]() -> absl::Status {
+    Descriptor out(to, O_WRONLY | O_CREAT | O_EXCL);
+    if (!out.ok()) return FileError(errno, "creating", to);
+    SAVIOR_RETURN_IF_ERROR(
+        ReadSlices(from, [&](std::span<const char> slice) { return WriteAll(out, slice, to); }));
+    SAVIOR_FAILPOINT("copy.before_sync");
+    SAVIOR_RETURN_IF_ERROR(SyncOpen(out, to));
+    return out.Close() == 0 ? absl::OkStatus() : FileError(errno, "closing", to);
+  };
+  return Annotate(copy(), absl::StrCat("copying ", from.string(), " to ", to.string()));
 }
 
 absl::Status WriteFile(const fs::path& path, const std::string& bytes) {
@@ -181,6 +232,7 @@ absl::Status WriteFile(const fs::path& path, const std::string& bytes) {
 }
 
 absl::Status PublishFolder(const fs::path& folder, const fs::path& target) {
+  SAVIOR_FAILPOINT("folder.before_sync");
   std::error_code error;
   fs::recursive_directory_iterator entry(folder, error);
   if (error) return FileError(error, "listing", folder);
@@ -197,13 +249,17 @@ absl::Status PublishFolder(const fs::path& folder, const fs::path& target) {
   folders.push_back(folder);
   SAVIOR_RETURN_IF_ERROR(SyncAll(files, 0));
   SAVIOR_RETURN_IF_ERROR(SyncAll(folders, O_DIRECTORY));
+  SAVIOR_FAILPOINT("folder.before_rename");
   // rename() would replace an empty folder and renameat2 is not everywhere: look first. Two
   // publishers of one target are excluded by the run folder's lock.
   if (fs::exists(fs::symlink_status(target, error))) {
     return absl::FailedPreconditionError(absl::StrCat(target.string(), " exists already"));
   }
   if (::rename(folder.c_str(), target.c_str()) != 0) return FileError(errno, "renaming to", target);
-  return SyncFolder(ParentOf(target));
+  SAVIOR_FAILPOINT("folder.after_rename");
+  SAVIOR_RETURN_IF_ERROR(SyncFolder(ParentOf(target)));
+  SAVIOR_FAILPOINT("folder.after_folder_sync");
+  return absl::OkStatus();
 }
 
 absl::Status MakeWritableFolder(const fs::path& folder) {
@@ -212,9 +268,7 @@ absl::Status MakeWritableFolder(const fs::path& folder) {
     return absl::FailedPreconditionError(
         absl::StrCat("folder ", folder.string(), " cannot be written to: ", why.message()));
   };
-  std::error_code error;
-  fs::create_directories(folder, error);
-  if (error) return refuse(FileError(error, "creating", folder));
+  if (const absl::Status made = MakeDurably(folder); !made.ok()) return refuse(made);
   const fs::path probe = TemporaryBeside(folder / "probe");
   const absl::Status written = Write(probe, "probe", /*sync=*/true);
   ::unlink(probe.c_str());
@@ -234,6 +288,7 @@ absl::StatusOr<std::string> DigestFile(const fs::path& path) {
   XXH3_128bits_reset(state.get());
   SAVIOR_RETURN_IF_ERROR(ReadSlices(path, [&](std::span<const char> slice) {
     XXH3_128bits_update(state.get(), slice.data(), slice.size());
+    return absl::OkStatus();
   }));
   return Hex(XXH3_128bits_digest(state.get()));
 }

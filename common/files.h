@@ -27,6 +27,11 @@ absl::Status SystemError(int error, const std::string& what);
 // PublishFolder makes durable as a whole, where a sync of each would cost milliseconds.
 [[nodiscard]] absl::Status WriteFile(const std::filesystem::path& path, const std::string& bytes);
 
+// Copies a file; durable, but for its name (SyncFolder). `to` must not exist; after an error a part
+// of it may be there.
+[[nodiscard]] absl::Status CopyDurably(const std::filesystem::path& from,
+                                       const std::filesystem::path& to);
+
 // fsync of every file and folder below `folder`, then an atomic rename to `target` (which must not
 // exist) and fsync of target's parent.
 [[nodiscard]] absl::Status PublishFolder(const std::filesystem::path& folder,
@@ -35,7 +40,7 @@ absl::Status SystemError(int error, const std::string& what);
 // fsync of a folder: names made, changed or deleted in it are durable.
 [[nodiscard]] absl::Status SyncFolder(const std::filesystem::path& folder);
 
-// mkdir -p, with a probe that it can be written to. kFailedPrecondition names the folder if not.
+// mkdir -p, durable, with a probe that it can be written to. kFailedPrecondition names it if not.
 [[nodiscard]] absl::Status MakeWritableFolder(const std::filesystem::path& folder);
 
 // rm -r of a folder or file; a missing one is OK.

@@ -10,6 +10,7 @@
 #include <system_error>
 #include <utility>
 
+#include "common/failpoint.h"
 #include "common/files.h"
 
 namespace savior {
@@ -131,6 +132,20 @@ absl::StatusOr<CommitManifest> ParseManifest(const fs::path& path, const std::st
   }
 }
 
+// Out of sight at once, off the disk then: half a commit must not have a commit's name.
+absl::Status Delete(const fs::path& folder) {
+  SAVIOR_FAILPOINT("prune.before_rename");
+  const fs::path part = folder.string() + kUnfinished;
+  std::error_code error;
+  fs::rename(folder, part, error);
+  if (error) return SystemError(error.value(), "renaming to " + part.string());
+  SAVIOR_RETURN_IF_ERROR(SyncFolder(folder.parent_path()));
+  SAVIOR_FAILPOINT("prune.before_removal");
+  SAVIOR_RETURN_IF_ERROR(RemoveAll(part));
+  SAVIOR_FAILPOINT("prune.after_removal");
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 fs::path CommitFolder(const fs::path& commits, int64_t step) {
@@ -149,11 +164,13 @@ CheckpointPlace PlaceOfCommit(const fs::path& commits, int64_t step) {
 
 absl::StatusOr<fs::path> BeginCommit(const fs::path& commits, int64_t step) {
   const fs::path part = UnfinishedCommit(commits, step);
+  SAVIOR_FAILPOINT("commit.before_begin");
   // First of all: they hold disk space, which may be what ended them.
   SAVIOR_RETURN_IF_ERROR(RemoveUnfinished(commits));
   std::error_code error;
   fs::create_directories(part, error);
   if (error) return SystemError(error.value(), "making " + part.string());
+  SAVIOR_FAILPOINT("commit.after_begin");
   return part;
 }
 
@@ -161,12 +178,16 @@ absl::StatusOr<Commit> PublishCommit(const fs::path& commits, CommitManifest man
                                      DigestCache* digests) {
   const fs::path target = CommitFolder(commits, manifest.step);
   const fs::path part = UnfinishedCommit(commits, manifest.step);
+  SAVIOR_FAILPOINT("commit.before_digests");
   SAVIOR_ASSIGN_OR_RETURN(manifest.files, ListFiles(part, digests));
+  SAVIOR_FAILPOINT("commit.before_manifest");
   SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(part / kManifestFile, Print(manifest)));
+  SAVIOR_FAILPOINT("commit.before_replace");
   // The same step again (a run resumed at its end): the state is the same, the newer replaces the
   // older.
   SAVIOR_RETURN_IF_ERROR(RemoveAll(target));
   SAVIOR_RETURN_IF_ERROR(PublishFolder(part, target));
+  SAVIOR_FAILPOINT("commit.after_publish");
   return Commit{target, std::move(manifest)};
 }
 
@@ -228,7 +249,7 @@ absl::Status KeepNewest(const fs::path& commits, int64_t keep, const fs::path& i
   const std::vector<fs::path> folders = ListCommits(commits);
   for (size_t i = 0; i + static_cast<size_t>(keep) < folders.size(); ++i) {
     if (folders[i] == in_use) continue;
-    SAVIOR_RETURN_IF_ERROR(RemoveAll(folders[i]));
+    SAVIOR_RETURN_IF_ERROR(Delete(folders[i]));
   }
   return absl::OkStatus();
 }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "common/config.h"
+#include "common/failpoint.h"
 #include "common/process.h"
 #include "launcher/cluster_run.h"
 #include "launcher/exit_code.h"
@@ -152,10 +153,24 @@ absl::Status RunPrepare(const PrepareOptions& options) {
   return absl::OkStatus();
 }
 
+int ListFailpoints() {
+  if (!FailpointsCompiledIn()) {
+    return Report(absl::FailedPreconditionError(
+        "--list-failpoints: this build has none; build with -DSAVIOR_FAILPOINTS=ON"));
+  }
+  for (const FailpointInfo& point : kFailpoints) {
+    std::cout << fmt::format("{:<26} {}\n", point.name, point.what);
+  }
+  return kExitOk;
+}
+
 int Main(int argc, char** argv) {
   CLI::App app{"SaviorRec: a click ranker for new and long-tail items, trained at scale"};
   app.set_version_flag("--version", std::string("savior " SAVIOR_VERSION));
-  app.require_subcommand(1);
+  bool list_failpoints = false;
+  app.add_flag("--list-failpoints", list_failpoints,
+               "List the instants at which tests break this program, and exit");
+  app.require_subcommand(0, 1);  // with --list-failpoints: none
   TrainArguments train;
   LaunchOptions launch;
   SlurmOptions slurm;
@@ -177,10 +192,15 @@ int Main(int argc, char** argv) {
   AddGenerate(app, generate);
   try {
     app.parse(argc, argv);
+    if (!list_failpoints && app.get_subcommands().empty()) {
+      throw CLI::RequiredError("A subcommand");
+    }
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? kExitOk : kExitBadInput;  // --help and --version end here too
   }
 
+  if (const absl::Status armed = CheckFailpoints(); !armed.ok()) return Report(armed);
+  if (list_failpoints) return ListFailpoints();
   if (app.got_subcommand("train")) return Report(RunTrain(train));
   if (app.got_subcommand("launch")) return RunLaunch(launch);
   if (app.got_subcommand("slurm")) return Report(WriteSlurmScript(slurm));

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <system_error>
 
+#include "common/failpoint.h"
 #include "common/files.h"
 #include "launcher/shards_seen.h"
 
@@ -29,7 +30,11 @@ class RunCommits::Shards final : public CommitShards {
   Shards(fs::path commits, RunStore* store) : commits_(std::move(commits)), store_(*store) {}
 
   absl::Status Freeze(int64_t step) override {
-    return store_.Freeze(PlaceOfCommit(commits_, step), step, DeadlineIn(kFreezeTimeout));
+    SAVIOR_FAILPOINT("commit.before_freeze");
+    SAVIOR_RETURN_IF_ERROR(
+        store_.Freeze(PlaceOfCommit(commits_, step), step, DeadlineIn(kFreezeTimeout)));
+    SAVIOR_FAILPOINT("commit.after_freeze");
+    return absl::OkStatus();
   }
   absl::StatusOr<bool> Written(int64_t step) override {
     return store_.CheckpointWritten(step, DeadlineIn(kAnswerTimeout));
@@ -56,18 +61,26 @@ class RunCommits::Files final : public CommitFiles {
   absl::Status Begin(int64_t step) override { return BeginCommit(commits_, step).status(); }
 
   absl::Status WriteOwn(int64_t step) override {
+    SAVIOR_FAILPOINT("commit.before_own_files");
     const fs::path part = UnfinishedCommit(commits_, step);
     SAVIOR_RETURN_IF_ERROR(WriteTensorFile(part / kDenseFile, contents_.dense));
+    SAVIOR_FAILPOINT("commit.after_dense");
     contents_.dense = {};
     for (const auto& [name, file] : constant_) {
       std::error_code not_linked = std::make_error_code(std::errc::not_supported);
-      if (!newest_.empty()) fs::create_hard_link(newest_ / name, part / name, not_linked);
+      if (!newest_.empty()) {
+        SAVIOR_FAILPOINT("commit.before_link");
+        fs::create_hard_link(newest_ / name, part / name, not_linked);
+      }
       if (not_linked) SAVIOR_RETURN_IF_ERROR(WriteTensorFile(part / name, file));
     }
-    return WriteFileAtomically(part / kResolvedFile, contents_.resolved);
+    SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(part / kResolvedFile, contents_.resolved));
+    SAVIOR_FAILPOINT("commit.after_own_files");
+    return absl::OkStatus();
   }
 
   absl::Status Publish(int64_t step) override {
+    SAVIOR_FAILPOINT("commit.before_publish");
     SAVIOR_RETURN_IF_ERROR(
         WaitForShards(UnfinishedCommit(commits_, step), store_.shards(),
                       [this](uint32_t shard) { return store_.ServerOf(shard); }));

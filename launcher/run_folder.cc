@@ -16,6 +16,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kMetricsFile = "metrics.jsonl";
+constexpr const char* kCommits = "commits";
 
 // Keys that may differ when a run goes on: they move work or say how much of it to do, and change
 // no step's outcome, or only in the order of its sums (cluster.workers, cluster.device).
@@ -88,6 +89,8 @@ absl::StatusOr<std::unique_ptr<RunFolder>> RunFolder::Open(const Config& config,
     SAVIOR_RETURN_IF_ERROR(CheckSameRun(resolved, config));
   }
   SAVIOR_RETURN_IF_ERROR(RemoveAll(path / "live"));  // an earlier attempt's
+  // Before the first commit, which is durable only in a folder that is.
+  SAVIOR_RETURN_IF_ERROR(MakeWritableFolder(path / kCommits));
   SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(resolved, ToToml(config)));
   std::unique_ptr<RunFolder> folder(new RunFolder(path, std::move(lock), holds_run));
   if (!folder->metrics_) {

@@ -50,7 +50,8 @@ absl::Status WaitForShards(const fs::path& commit, uint32_t shards,
   std::chrono::milliseconds waited{0};
   for (uint32_t shard = 0; shard < shards; ++shard) {
     absl::Status seen = options.look(commit, shard);
-    while (!seen.ok() && waited < options.wait) {
+    // What does not read will not by waiting.
+    while (!seen.ok() && !absl::IsDataLoss(seen) && waited < options.wait) {
       LOG_IF(INFO, waited.count() == 0) << "waiting for " << commit.string() << ": " << seen;
       if (options.sleep) {
         options.sleep(options.pause);
@@ -61,6 +62,7 @@ absl::Status WaitForShards(const fs::path& commit, uint32_t shards,
       seen = options.look(commit, shard);
     }
     if (seen.ok()) continue;
+    if (absl::IsDataLoss(seen)) return Annotate(seen, absl::StrCat("shard ", shard));
     return absl::UnavailableError(fmt::format(
         "shard {} of {} has written its checkpoint, but it cannot be seen here after {} s: {}. "
         "run.dir must be on a file system that all hosts share and that shows new files within "

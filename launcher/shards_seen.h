@@ -31,7 +31,7 @@ struct ShardsSeenOptions {
 };
 
 // Waits until all `shards` checkpoints in `commit` are visible. kUnavailable names the first shard
-// that is not in time, and its server as `server_of` calls it.
+// that is not in time, and its server as `server_of` calls it; kDataLoss one that does not read.
 [[nodiscard]] absl::Status WaitForShards(const std::filesystem::path& commit, uint32_t shards,
                                          const std::function<std::string(uint32_t)>& server_of,
                                          const ShardsSeenOptions& options = {});

@@ -1,15 +1,13 @@
 #include "ps/checkpoint_place.h"
 
 #include <absl/strings/str_cat.h>
-#include <fcntl.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <system_error>
 #include <vector>
 
+#include "common/failpoint.h"
 #include "common/files.h"
 #include "ps/restore.h"
 
@@ -26,48 +24,6 @@ absl::StatusOr<dev_t> FileSystemOf(const fs::path& path) {
   return s.st_dev;
 }
 
-class Descriptor {
- public:
-  Descriptor(const fs::path& path, int flags)
-      : fd_(::open(path.c_str(), flags | O_CLOEXEC, 0644)) {}
-  ~Descriptor() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return fd_; }
-
- private:
-  const int fd_;
-};
-
-// The errno of what failed, or 0. (std::filesystem's copy calls a full disk an I/O error.)
-int CopyAndSync(const fs::path& from, const fs::path& to) {
-  const Descriptor in(from, O_RDONLY);
-  const Descriptor out(to, O_WRONLY | O_CREAT | O_EXCL);
-  if (in.get() < 0 || out.get() < 0) return errno;
-  std::vector<char> slice(size_t{1} << 20);
-  while (true) {
-    const ssize_t n = ::read(in.get(), slice.data(), slice.size());
-    if (n == 0) break;
-    if (n < 0 && errno != EINTR) return errno;
-    for (ssize_t done = 0; done < n;) {
-      const ssize_t written =
-          ::write(out.get(), slice.data() + done, static_cast<size_t>(n - done));
-      if (written < 0 && errno != EINTR) return errno;
-      done += std::max<ssize_t>(written, 0);
-    }
-  }
-  return ::fsync(out.get()) == 0 ? 0 : errno;
-}
-
-absl::Status CopyDurably(const fs::path& from, const fs::path& to) {
-  const int error = CopyAndSync(from, to);
-  return error == 0
-             ? absl::OkStatus()
-             : SystemError(error, absl::StrCat("copying ", from.string(), " to ", to.string()));
-}
-
 // A table file of the checkpoint that lies beside the live database.
 absl::Status BringTable(const fs::path& from, const CheckpointPlace& place, DigestCache* digests) {
   const fs::path to = place.folder / from.filename();
@@ -78,6 +34,7 @@ absl::Status BringTable(const fs::path& from, const CheckpointPlace& place, Dige
     // Numbers of files are used again after a restart from an older commit: the name says little.
     SAVIOR_ASSIGN_OR_RETURN(const std::string before, digests->Of(earlier));
     if (before == digest && fs::file_size(earlier, error) == fs::file_size(from, error)) {
+      SAVIOR_FAILPOINT("copy.before_link");
       fs::create_hard_link(earlier, to, error);
       if (!error) return absl::OkStatus();  // else a file system without links
     }
@@ -88,6 +45,7 @@ absl::Status BringTable(const fs::path& from, const CheckpointPlace& place, Dige
 }
 
 absl::Status Bring(const fs::path& local, const CheckpointPlace& place, DigestCache* digests) {
+  SAVIOR_FAILPOINT("copy.before_files");
   std::error_code error;
   if (!fs::create_directory(place.folder, error)) {
     return SystemError(error ? error.value() : EEXIST,
@@ -104,7 +62,10 @@ absl::Status Bring(const fs::path& local, const CheckpointPlace& place, DigestCa
                                ? BringTable(file, place, digests)
                                : CopyDurably(file, place.folder / file.filename()));
   }
-  return SyncFolder(place.folder);
+  SAVIOR_FAILPOINT("copy.before_folder_sync");
+  SAVIOR_RETURN_IF_ERROR(SyncFolder(place.folder));
+  SAVIOR_FAILPOINT("copy.before_removal");
+  return absl::OkStatus();
 }
 
 }  // namespace

@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <cstdarg>
 #include <cstdio>
@@ -23,12 +24,17 @@
 #include <utility>
 
 #include "common/clock.h"
+#include "common/failpoint.h"
 #include "common/files.h"
 
 namespace savior {
 namespace {
 
 namespace fs = std::filesystem;
+
+#ifndef SAVIOR_NO_FAILPOINTS
+std::atomic<rocksdb::Env*> cold_env = nullptr;
+#endif
 
 // Between two tries to write again after a full disk.
 constexpr std::chrono::milliseconds kBetweenResumes{500};
@@ -128,6 +134,9 @@ rocksdb::DBOptions DbOptions(const fs::path& folder, ColdUse use) {
   options.allow_mmap_reads = use == ColdUse::kLook;
   // Of every table, while its files are opened: starting 16 threads would be most of the time.
   if (use == ColdUse::kLook) options.max_file_opening_threads = 1;
+#ifndef SAVIOR_NO_FAILPOINTS
+  if (rocksdb::Env* const env = cold_env.load(); env != nullptr) options.env = env;
+#endif
   options.create_if_missing = true;
   options.create_missing_column_families = true;
   options.paranoid_checks = true;
@@ -410,17 +419,25 @@ absl::Status ColdStore::Checkpoint(const fs::path& folder) {
   const std::string doing = absl::StrCat("checkpoint into ", folder.string());
   // RocksDB builds in "<folder>.tmp" and refuses one that a killed process left behind.
   SAVIOR_RETURN_IF_ERROR(RemoveAll(folder.string() + ".tmp"));
+  SAVIOR_FAILPOINT("checkpoint.before_flush");
   SAVIOR_RETURN_IF_ERROR(Annotate(Flush(), doing));
+  SAVIOR_FAILPOINT("checkpoint.before_links");
   rocksdb::Checkpoint* raw = nullptr;
   rocksdb::Status status = rocksdb::Checkpoint::Create(impl_->db.get(), &raw);
   const std::unique_ptr<rocksdb::Checkpoint> checkpoint(raw);
   if (status.ok()) status = checkpoint->CreateCheckpoint(fs::absolute(folder).string());
-  return Annotate(impl_->Explain(status), doing);
+  SAVIOR_RETURN_IF_ERROR(Annotate(impl_->Explain(status), doing));
+  SAVIOR_FAILPOINT("checkpoint.after_links");
+  return absl::OkStatus();
 }
 
 absl::Status ColdStore::Verify() const {
   return Annotate(impl_->Explain(impl_->db->VerifyChecksum()), "verifying");
 }
+
+#ifndef SAVIOR_NO_FAILPOINTS
+void UseColdEnv(rocksdb::Env* env) { cold_env = env; }
+#endif
 
 absl::Status CloneCheckpoint(const fs::path& source, const fs::path& target) {
   const auto explain = [&](const std::error_code& error) {

@@ -19,6 +19,10 @@
 
 #include "common/status.h"
 
+namespace rocksdb {
+class Env;
+}
+
 namespace savior {
 
 // What a database is opened for.
@@ -111,6 +115,12 @@ class ColdStore {
 
   const std::unique_ptr<Impl> impl_;
 };
+
+#ifndef SAVIOR_NO_FAILPOINTS
+// For tests: databases opened from now on in this process read and write through `env`, which
+// outlives them; null: RocksDB's own.
+void UseColdEnv(rocksdb::Env* env);
+#endif
 
 // Makes `target`, which must not exist, a copy of the checkpoint `source` that may be opened and
 // written to: table files, which RocksDB never changes in place, as hard links (copies on another

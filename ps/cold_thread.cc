@@ -7,6 +7,7 @@
 #include <string_view>
 #include <utility>
 
+#include "common/failpoint.h"
 #include "ps/shard_note.h"
 
 namespace savior {
@@ -31,14 +32,21 @@ void ColdSlice::Run(ColdStore& store) {
             [this](uint32_t a, uint32_t b) { return keys[a] < keys[b]; });
   std::vector<uint64_t> sorted(keys.size());
   for (size_t i = 0; i < order.size(); ++i) sorted[i] = keys[order[i]];
-  status = store.WriteSorted(table, sorted, [&](size_t i) {
-    return std::string_view(values).substr(order[i] * stored_bytes, stored_bytes);
-  });
+  const auto write = [&]() -> absl::Status {
+    SAVIOR_FAILPOINT("shard.before_slice");
+    SAVIOR_RETURN_IF_ERROR(store.WriteSorted(table, sorted, [&](size_t i) {
+      return std::string_view(values).substr(order[i] * stored_bytes, stored_bytes);
+    }));
+    SAVIOR_FAILPOINT("shard.after_slice");
+    return absl::OkStatus();
+  };
+  status = write();
   values = {};  // its owner needs the marked keys only
 }
 
 void ColdCheckpoint::Run(ColdStore& store) {
   const auto take = [&]() -> absl::Status {
+    SAVIOR_FAILPOINT("checkpoint.before_notes");
     for (const TableRules::Saved& saved : rules) {
       SAVIOR_RETURN_IF_ERROR(TableRules::Write(saved, &store));
     }

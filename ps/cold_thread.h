@@ -51,7 +51,7 @@ struct ColdWrite {
   ColdStore::Batch batch = {};
   absl::Status status = {};
 
-  void Run(ColdStore& store) { status = store.Write(&batch); }
+  void Run(ColdStore& store);
 };
 
 // Rows of a cut (Table::NextSlice).

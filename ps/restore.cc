@@ -8,6 +8,7 @@
 #include <system_error>
 #include <utility>
 
+#include "common/failpoint.h"
 #include "common/files.h"
 #include "common/routing.h"
 #include "ps/cold_store.h"
@@ -43,7 +44,9 @@ uint32_t CountShards(const fs::path& commit) {
 absl::StatusOr<std::unique_ptr<ColdStore>> OpenSource(const RestorePlan& plan, uint32_t shard,
                                                       uint32_t shards) {
   const fs::path clone = plan.live / SourceFolder(shard);
+  SAVIOR_FAILPOINT("restore.before_clone");
   SAVIOR_RETURN_IF_ERROR(CloneCheckpoint(plan.commit / ShardFolder(shard), clone));
+  SAVIOR_FAILPOINT("restore.before_open");
   SAVIOR_ASSIGN_OR_RETURN(std::unique_ptr<ColdStore> store,
                           ColdStore::Open(clone, NamesOf(plan.tables)));
   SAVIOR_ASSIGN_OR_RETURN(const std::optional<std::string> text, store->GetNote(ShardNote::kName));
@@ -95,7 +98,9 @@ class Targets {
       SAVIOR_RETURN_IF_ERROR(stores_[s]->Write(&batches_[s]));
       const ShardNote note =
           ShardNote::Of(plan_.first + s, plan_.shards, plan_.seed, plan_.tables, rows_[s]);
+      SAVIOR_FAILPOINT("restore.before_notes");
       SAVIOR_RETURN_IF_ERROR(stores_[s]->PutNote(ShardNote::kName, note.Encode()));
+      SAVIOR_FAILPOINT("restore.before_flush");
       SAVIOR_RETURN_IF_ERROR(stores_[s]->Flush());
     }
     return absl::OkStatus();
@@ -113,6 +118,7 @@ class Targets {
 };
 
 absl::Status RouteAnew(const RestorePlan& plan, const ColdStore& source, Targets* targets) {
+  SAVIOR_FAILPOINT("restore.before_routing");
   for (uint32_t t = 0; t < plan.tables.size(); ++t) {
     const std::string& name = plan.tables[t].name;
     // What is forgotten is so under the horizons of the shard that it was in: it is left behind,
@@ -141,11 +147,15 @@ absl::Status RouteAnew(const RestorePlan& plan, const ColdStore& source, Targets
 }
 
 absl::Status TakeOver(const RestorePlan& plan, uint32_t shard) {
+  SAVIOR_FAILPOINT("restore.before_rename");
   std::error_code error;
   fs::rename(plan.live / SourceFolder(shard), plan.live / ShardFolder(shard), error);
-  if (!error) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("renaming to ", ShardFolder(shard), ": ", error.message()));
+  if (error) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("renaming to ", ShardFolder(shard), ": ", error.message()));
+  }
+  SAVIOR_FAILPOINT("restore.after_rename");
+  return absl::OkStatus();
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "common/failpoint.h"
 #include "ps/shard.h"
 #include "ps/shard_note.h"
 
@@ -24,6 +25,7 @@ std::string Describe(int64_t step, const CheckpointPlace& place) {
 }  // namespace
 
 absl::Status Shard::Freeze(int64_t step, const CheckpointPlace& place) {
+  SAVIOR_FAILPOINT("shard.before_freeze");
   SAVIOR_RETURN_IF_ERROR(Begin());
   if (checkpoint_.has_value()) {
     return Remember(absl::FailedPreconditionError(absl::StrCat(
@@ -44,6 +46,7 @@ absl::Status Shard::Freeze(int64_t step, const CheckpointPlace& place) {
   }
   c.job.note = ShardNote::Of(options_.number, options_.shards, options_.seed, options_.tables, rows)
                    .Encode();
+  SAVIOR_FAILPOINT("shard.after_freeze");
   GoOnWriting();
   return absl::OkStatus();
 }

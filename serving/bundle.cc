@@ -13,6 +13,7 @@
 #include <system_error>
 #include <utility>
 
+#include "common/failpoint.h"
 #include "common/files.h"
 
 namespace savior {
@@ -85,9 +86,11 @@ absl::Status PointTo(const fs::path& dir, const std::string& name) {
   if (::symlink(name.c_str(), beside.c_str()) != 0) {
     return SystemError(errno, "linking " + beside.string());
   }
+  SAVIOR_FAILPOINT("bundle.before_switch");
   if (::rename(beside.c_str(), link.c_str()) != 0) {
     return SystemError(errno, "renaming " + beside.string());
   }
+  SAVIOR_FAILPOINT("bundle.after_switch");
   return SyncFolder(dir);
 }
 
@@ -107,12 +110,23 @@ std::vector<int64_t> StepsIn(const fs::path& dir) {
 
 // Out of sight at once, off the disk then.
 absl::Status DeleteBundle(const fs::path& folder) {
+  SAVIOR_FAILPOINT("bundle.before_delete");
   const fs::path part = folder.string() + kUnfinished;
   if (::rename(folder.c_str(), part.c_str()) != 0) {
     return SystemError(errno, "renaming " + folder.string());
   }
   SAVIOR_RETURN_IF_ERROR(SyncFolder(folder.parent_path()));
+  SAVIOR_FAILPOINT("bundle.before_removal");
   return RemoveAll(part);
+}
+
+// Whether a bundle of `step` lies there, newer than the current one: its writer was killed before
+// anything pointed to it.
+bool NeverCurrent(const fs::path& dir, int64_t step) {
+  std::error_code error;
+  if (!fs::exists(dir / BundleName(step), error)) return false;
+  const absl::StatusOr<std::string> current = CurrentBundle(dir);
+  return !current.ok() || *current < BundleName(step);  // fixed width: by name is by step
 }
 
 }  // namespace
@@ -132,6 +146,7 @@ absl::StatusOr<Bundle> WriteBundle(const fs::path& dir, BundleManifest manifest,
   std::error_code error;
   SAVIOR_RETURN_IF_ERROR(MakeWritableFolder(dir));
   SAVIOR_ASSIGN_OR_RETURN(const auto lock, FileLock::Take(dir / "lock"));
+  if (NeverCurrent(dir, manifest.step)) SAVIOR_RETURN_IF_ERROR(DeleteBundle(target));
   if (fs::exists(target, error)) {
     return absl::FailedPreconditionError(fmt::format(
         "{}: a bundle of this step is there already: delete it, or choose another --out",
@@ -141,13 +156,17 @@ absl::StatusOr<Bundle> WriteBundle(const fs::path& dir, BundleManifest manifest,
   fs::create_directories(part / "tables", error);
   if (error) return SystemError(error.value(), "creating " + (part / "tables").string());
   const auto write = [&]() -> absl::StatusOr<std::string> {
+    SAVIOR_FAILPOINT("bundle.before_files");
     SAVIOR_RETURN_IF_ERROR(fill(part, &manifest));
+    SAVIOR_FAILPOINT("bundle.before_manifest");
     SAVIOR_ASSIGN_OR_RETURN(manifest.files, ListFiles(part));
     const std::string text = SealManifest(ToJson(manifest), manifest.files);
     SAVIOR_ASSIGN_OR_RETURN(const SealedManifest sealed,
                             UnsealManifest(part / kManifestFile, text));
     SAVIOR_RETURN_IF_ERROR(WriteFile(part / kManifestFile, text));
+    SAVIOR_FAILPOINT("bundle.before_ready");
     SAVIOR_RETURN_IF_ERROR(WriteFile(part / kBundleReady, sealed.xxh3 + "\n"));
+    SAVIOR_FAILPOINT("bundle.before_publish");
     SAVIOR_RETURN_IF_ERROR(PublishFolder(part, target));
     return sealed.xxh3;
   };
@@ -156,6 +175,7 @@ absl::StatusOr<Bundle> WriteBundle(const fs::path& dir, BundleManifest manifest,
     RemoveAll(part).IgnoreError();
     return Annotate(digest.status(), "writing bundle " + target.string());
   }
+  SAVIOR_FAILPOINT("bundle.before_link");
   SAVIOR_RETURN_IF_ERROR(PointTo(dir, BundleName(manifest.step)));
   return Bundle{target, std::move(manifest), *std::move(digest)};
 }

@@ -82,7 +82,7 @@ std::string TableFileName(const std::string& table);
 // Writes a bundle of manifest.step below `dir`, and makes it current. `fill` puts the files into
 // the folder given to it and completes the manifest, but for its step and its list of files. Atomic
 // and durable; interrupted ones are deleted first. A bundle of that step that is there already:
-// kFailedPrecondition.
+// kFailedPrecondition; but one newer than the current one was never current, and is replaced.
 using FillBundle = std::function<absl::Status(const std::filesystem::path&, BundleManifest*)>;
 [[nodiscard]] absl::StatusOr<Bundle> WriteBundle(const std::filesystem::path& dir,
                                                  BundleManifest manifest, const FillBundle& fill);

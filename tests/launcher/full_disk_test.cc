@@ -12,6 +12,7 @@
 #include "launcher/commit.h"
 #include "tests/common/small_disk.h"
 #include "tests/common/temp_folder.h"
+#include "tests/faults/figure.h"
 #include "tests/launcher/process.h"
 #include "tests/launcher/small_run.h"
 
@@ -107,6 +108,8 @@ TEST_F(FullDisk, ACommitThatFindsNoRoomIsTriedAgainAtTheNextAndChangesNothing) {
   EXPECT_EQ(last, 50);
   EXPECT_LT(lines, 50);
   EXPECT_GE(lines, 50 - (32 - 14));
+  PrintFigure("enospc_commit",
+              "2 of 5 commits found no room, the one before stayed, training went on, 3 are whole");
 }
 
 TEST_F(FullDisk, ALastCommitThatFindsNoRoomEndsTheRunWithTheOneBefore) {

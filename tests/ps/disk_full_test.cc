@@ -16,6 +16,7 @@
 #include "ps/local_store.h"
 #include "tests/common/small_disk.h"
 #include "tests/common/temp_folder.h"
+#include "tests/faults/figure.h"
 #include "tests/ps/naive_store.h"
 #include "tests/ps/store_testing.h"
 
@@ -350,6 +351,9 @@ TEST_P(StoreOnAFullDisk, ReadsGoOnPushesWaitAndRecoverNothingIsLost) {
   fs::remove_all(disk / "full");
   status = store.store().Checkpoint(disk / "full", Soon());
   EXPECT_TRUE(status.ok()) << status;
+  PrintFigure("enospc_live",
+              "pushes refused and waiting, reads going on, nothing acknowledged "
+              "lost; all rows compared after it");
 }
 
 INSTANTIATE_TEST_SUITE_P(Shards, StoreOnAFullDisk, testing::Values(1, 2));
