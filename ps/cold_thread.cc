@@ -25,6 +25,8 @@ void ColdRead::Run(ColdStore& store) {
   });
 }
 
+void ColdWrite::Run(ColdStore& store) { status = store.Write(&batch); }
+
 void ColdSlice::Run(ColdStore& store) {
   std::vector<uint32_t> order(keys.size());
   std::iota(order.begin(), order.end(), 0);
