@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "common/files.h"
 #include "tests/common/temp_folder.h"
 #include "tests/faults/committing_store.h"
 #include "tests/faults/faulty_disk.h"
@@ -45,7 +46,7 @@ class PowerLoss : public testing::Test {
         tree_->Synced(look);
         const std::lock_guard lock(mutex_);
         for (const bool lucky : {false, true}) {
-          const fs::path to = disk_ / fmt::format("cut-{}", cuts_.size());
+          const fs::path to = disk_ / fmt::format("cut-{}", cut_++);
           const int64_t announced = announced_;
           tree_->PowerCut(to, lucky ? &random_ : nullptr);
           cuts_.push_back({to, path, announced, lucky});
@@ -54,59 +55,115 @@ class PowerLoss : public testing::Test {
     });
   }
 
+  // What the cuts have left.
+  struct Seen {
+    size_t cuts = 0, whole = 0, lost = 0, partial = 0;
+    std::set<int64_t> compared = {};  // steps of commits whose rows were
+  };
+
+  void LookAtCuts(const CommittingStore& store, Seen* seen) {
+    // Power may also fail a while after the last commit, without another sync.
+    for (const bool lucky : {false, true}) {
+      const fs::path to = disk_ / fmt::format("cut-{}", cut_++);
+      tree_->PowerCut(to, lucky ? &random_ : nullptr);
+      cuts_.push_back({to, "the last", announced_, lucky});
+    }
+    const fs::path commits = fs::relative(store.commits(), disk_ / "root");
+    for (const PowerCutAt& cut : cuts_) {
+      SCOPED_TRACE(fmt::format("{}, power failed after the sync of {}, {}", cut.folder.string(),
+                               cut.path, cut.lucky ? "with luck" : "without luck"));
+      ++seen->cuts;
+      int64_t newest = -1;
+      for (const fs::path& commit : ListCommits(cut.folder / commits)) {
+        const auto opened = OpenCommit(commit, /*digests=*/true);
+        EXPECT_TRUE(opened.ok()) << opened.status();
+        seen->partial += !opened.ok();
+        if (!opened.ok()) continue;
+        ++seen->whole;
+        newest = opened->manifest.step;
+        if (seen->compared.insert(newest).second) store.ExpectHolds(commit, newest);
+      }
+      EXPECT_GE(newest, cut.announced);
+      seen->lost += newest < cut.announced;
+      fs::remove_all(cut.folder);
+    }
+    cuts_.clear();
+  }
+
   const TempFolder disk_{"/dev/shm"};
   const uint64_t seed_;
   std::unique_ptr<SyncedTree> tree_;
   std::atomic<int64_t> announced_ = -1;
   std::mutex mutex_;
   Random random_;                 // guarded by mutex_
+  int cut_ = 0;                   // guarded by mutex_
   std::vector<PowerCutAt> cuts_;  // guarded by mutex_
 };
 
-TEST_F(PowerLoss, AnAnnouncedCommitSurvivesAndAnotherIsWholeOrNotThere) {
-  const int commits = LongForm() ? 40 : 6;
-  FaultyDisk faulty;
-  CutPowerAtEverySync(&faulty);
-  CommittingStore store(disk_ / "root", disk_ / "live", seed_);
+// Commits with pushes between and meanwhile, the shards' files in `live`.
+void CommitAndPush(CommittingStore* store, int commits, std::atomic<int64_t>* announced) {
   for (int i = 0; i < commits; ++i) {
-    for (int p = 0; p < 3; ++p) ASSERT_TRUE(store.Push().ok());
-    ASSERT_TRUE(store.Begin().ok());
+    for (int p = 0; p < 3; ++p) ASSERT_TRUE(store->Push().ok());
+    ASSERT_TRUE(store->Begin().ok());
     std::optional<CommitOutcome> outcome;
     for (int p = 0; p < 5 && !outcome; ++p) {
-      ASSERT_TRUE(store.Push().ok());
-      outcome = store.Take(/*wait=*/false);
+      ASSERT_TRUE(store->Push().ok());
+      outcome = store->Take(/*wait=*/false);
     }
-    if (!outcome) outcome = store.Take(/*wait=*/true);
+    if (!outcome) outcome = store->Take(/*wait=*/true);
     ASSERT_TRUE(outcome->status.ok()) << outcome->status;
-    announced_ = outcome->step;
-    store.Prune(2);
+    *announced = outcome->step;
+    store->Prune(2);
   }
-  faulty.OnSync(nullptr);
+}
 
-  std::set<int64_t> compared;
-  size_t whole = 0, lost = 0, partial = 0;
-  for (const PowerCutAt& cut : cuts_) {
-    SCOPED_TRACE(fmt::format("{}, power failed after the sync of {}, {}", cut.folder.string(),
-                             cut.path, cut.lucky ? "with luck" : "without luck"));
-    const fs::path folder = cut.folder / "run" / "commits";
-    int64_t newest = -1;
-    for (const fs::path& commit : ListCommits(folder)) {
-      const auto opened = OpenCommit(commit, /*digests=*/true);
-      EXPECT_TRUE(opened.ok()) << opened.status();
-      partial += !opened.ok();
-      if (!opened.ok()) continue;
-      ++whole;
-      newest = opened->manifest.step;
-      if (compared.insert(newest).second) store.ExpectHolds(commit, newest);
-    }
-    EXPECT_GE(newest, cut.announced);
-    lost += newest < cut.announced;
+TEST_F(PowerLoss, AnAnnouncedCommitSurvivesAndAnotherIsWholeOrNotThere) {
+  // Shards' files on the same file system, which are linked, and on another one.
+  const TempFolder elsewhere;
+  const int commits = LongForm() ? 40 : 6;
+  Seen seen;
+  for (const fs::path& live : {disk_ / "live", elsewhere / "live"}) {
+    SCOPED_TRACE(live);
+    FaultyDisk faulty;
+    CutPowerAtEverySync(&faulty);
+    CommittingStore store(disk_ / "root" / (live.parent_path() == disk_.path() ? "a" : "b"), live,
+                          seed_);
+    CommitAndPush(&store, commits, &announced_);
+    faulty.OnSync(nullptr);
+    LookAtCuts(store, &seen);
+    EXPECT_EQ(seen.compared.size(), static_cast<size_t>(commits));
+    seen.compared.clear();
+    announced_ = -1;
   }
-  EXPECT_EQ(compared.size(), static_cast<size_t>(commits));
   PrintFigure("power_loss",
               fmt::format("{} power cuts in {} commits: {} announced commits lost, {} partial, {} "
-                          "whole; rows of {} compared",
-                          cuts_.size(), commits, lost, partial, whole, compared.size()));
+                          "whole",
+                          seen.cuts, 2 * commits, seen.lost, seen.partial, seen.whole));
+}
+
+// A small file that is replaced again and again: the newest that was announced, or the next.
+TEST_F(PowerLoss, AReplacedFileIsTheOldOrTheNewOne) {
+  FaultyDisk faulty;
+  CutPowerAtEverySync(&faulty);
+  for (int64_t i = 0; i < 20; ++i) {
+    const std::string text = std::string(static_cast<size_t>(100 * i + 1), 'x') + "\n";
+    ASSERT_TRUE(WriteFileAtomically(disk_ / "root" / "file", text).ok());
+    announced_ = i;
+  }
+  faulty.OnSync(nullptr);
+  // Also when power fails a while later, without another sync.
+  tree_->PowerCut(disk_ / "last", nullptr);
+  cuts_.push_back({disk_ / "last", "", announced_, false});
+  for (const PowerCutAt& cut : cuts_) {
+    SCOPED_TRACE(fmt::format("after the sync of {}", cut.path));
+    const auto text = ReadFile(cut.folder / "file");
+    if (cut.announced < 0 && !text.ok()) continue;
+    ASSERT_TRUE(text.ok()) << text.status();
+    ASSERT_TRUE(text->ends_with('\n')) << "cut off after " << text->size() << " bytes";
+    const auto written = static_cast<int64_t>((text->size() - 2) / 100);
+    EXPECT_GE(written, cut.announced);
+    EXPECT_LE(written, cut.announced + 1);
+  }
 }
 
 }  // namespace
