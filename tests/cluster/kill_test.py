@@ -30,6 +30,10 @@ STARTS = 0.3  # the share of kills that come while the run is starting
 TRAINING_S = 1.5  # the others come within this after its first step
 
 
+def updates(digest: dict) -> int:
+    return sum(table["updates"] for table in digest["tables"].values())
+
+
 class KillTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -58,13 +62,13 @@ class KillTest(unittest.TestCase):
             left = [f"{pid}: {runs.program(pid)}" for pid in runs.processes(launch.run)]
             raise AssertionError(f"{late}; running: {left}\n{launch.text()[-5000:]}") from None
 
-    def kill_one(self, name: str, victim: int, launch: Launch, restart: bool) -> tuple[Launch, float]:
+    def kill_one(self, victim: int, launch: Launch, restart: bool) -> tuple[Launch, float]:
         """The launcher, a new one where it was to `restart`, and how long it took to go on."""
         former, began = runs.processes(launch.run, "train"), time.monotonic()
         os.kill(victim, signal.SIGKILL)
         if restart:
             launch.process.wait(10)
-            launch = self.start(name)
+            launch = self.start(launch.run.name)
         # What was under way when it was killed may still be done, and is no recovery.
         self.until("the end of all ranks", lambda: not any(map(runs.is_alive, former)), launch)
         steps = runs.steps_done(launch.run)
@@ -74,10 +78,10 @@ class KillTest(unittest.TestCase):
     def kill_at_random(self, name: str, victims, restart: bool = False):
         """Kills one of victims(run) at random moments of as many runs as it takes."""
         random, seed = seeded(name)
-        recovery, rounds, difference = [], 0, 0
+        recovery, learned = [], []
         while len(recovery) < KILLS:
-            launch = self.start(f"{name}-{rounds}")
-            steps, rounds = 0, rounds + 1
+            launch = self.start(f"{name}-{len(learned)}")
+            steps = 0
             while len(recovery) < KILLS and launch.process.poll() is None:
                 if random.random() < STARTS:
                     time.sleep(random.uniform(0, self.start_s))
@@ -86,25 +90,19 @@ class KillTest(unittest.TestCase):
                     time.sleep(random.uniform(0, TRAINING_S))
                 found = victims(launch.run)
                 if found and launch.process.poll() is None:
-                    launch, took = self.kill_one(name, random.choice(found), launch, restart)
+                    launch, took = self.kill_one(random.choice(found), launch, restart)
                     recovery.append(took)
                 steps = runs.steps_done(launch.run)
-            difference += self.compare(launch)
-        figure(name, f"{len(recovery)} kills, {max(0, -difference)} lost, {max(0, difference)} doubled, "
-                     f"{len(recovery)} resumed, recovery {spread(recovery)}; {rounds} runs of "
-                     f"{self.undisturbed['step']} steps, tables and dense weights equal in hex "
-                     f"(seed {seed})")
-
-    def compare(self, launch: Launch) -> int:
-        """Updates that it has more than the undisturbed run: 0, or the test fails."""
-        self.assertEqual(launch.wait(), 0, launch.text())
-        runs.wait_for_none(launch.run)
-        found = runs.digest(launch.run)
-        self.assertEqual(found, self.undisturbed)
-
-        def updates(digest):
-            return sum(table["updates"] for table in digest["tables"].values())
-        return updates(found) - updates(self.undisturbed)
+            self.assertEqual(launch.wait(), 0, launch.text())
+            runs.wait_for_none(launch.run)
+            learned.append(runs.digest(launch.run))
+        lost, doubled = (sum(max(0, sign * (updates(run) - updates(self.undisturbed)))
+                             for run in learned) for sign in (-1, 1))
+        figure(name, f"{len(recovery)} kills, {lost} lost, {doubled} doubled, {len(recovery)} resumed, "
+                     f"recovery {spread(recovery)}; {len(learned)} runs of {learned[0]['step']} steps and "
+                     f"{updates(learned[0])} updates (seed {seed})")
+        for run in learned:
+            self.assertEqual(run, self.undisturbed)
 
     def test_kill_shard_random(self):
         self.kill_at_random("kill_shard_random", lambda run: runs.ranks(run, [0]))
