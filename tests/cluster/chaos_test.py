@@ -69,12 +69,14 @@ def launch(config: Path, run: Path, *arguments) -> Launch:
 
 def measure_rate(config: Path, overrides) -> float:
     """Steps per second of a run that is left alone."""
-    run = launch(config, BED.work / "rate", "train.epochs=100000", *overrides)
+    run = launch(config, BED.work / "rate", "train.epochs=1000", *overrides)
     try:
         runs.wait_until("the first step", lambda: runs.steps_done(run.run), 300)
         began = runs.steps_done(run.run)
         time.sleep(RATE_S)
         return (runs.steps_done(run.run) - began) / RATE_S
+    except AssertionError as late:
+        raise AssertionError(f"{late}\n{run.text()}") from None
     finally:
         run.end()
 
@@ -98,7 +100,8 @@ def train_in_chaos(config: Path, arguments, minutes, disk: SmallDisk, random,
         chaos.log("everything is mended")
         runs.wait_until("the end of the run", chaos.has_finished, limit_s)
         runs.wait_for_none(chaos.launch.run, 60)
-        subprocess.run([runs.PROGRAM, "inspect", "commit", chaos.launch.run, "--verify"], check=True)
+        subprocess.run([runs.PROGRAM, "inspect", "commit", chaos.launch.run, "--verify"], check=True,
+                       stdout=subprocess.DEVNULL)
         return chaos, runs.digest(chaos.launch.run)
     except BaseException:
         print(chaos.launch.text()[-20_000:], flush=True)
@@ -112,7 +115,7 @@ def test(options, disk: SmallDisk) -> bool:
     config, data = make_world()
     rate = measure_rate(config, options.overrides)
     steps = max(100, int(PROGRESS * rate * 60 * options.minutes))
-    arguments = ("train.epochs=100000", f"train.max_steps={steps}",
+    arguments = ("train.epochs=1000", f"train.max_steps={steps}",
                  f"commit.every_steps={max(5, int(5 * rate))}", *options.overrides)
     print(f"chaos | {data}: {rate:.1f} steps/s, so {steps} steps for {options.minutes} minutes",
           flush=True)
