@@ -1,6 +1,5 @@
 #include "common/progress.h"
 
-#include <absl/time/clock.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -38,7 +37,7 @@ Progress::Progress(std::string what, int64_t total, std::string unit, absl::Dura
       unit_(std::move(unit)),
       line_every_(line_every),
       terminal_(::isatty(STDERR_FILENO) == 1),
-      start_(absl::Now()),
+      start_(SteadyClock::now()),
       before_(before),
       last_(start_),
       done_(before) {}
@@ -48,7 +47,7 @@ Progress::~Progress() {
 }
 
 std::string Progress::Line(int64_t done, const std::string& note) const {
-  const absl::Duration passed = absl::Now() - start_;
+  const absl::Duration passed = absl::FromChrono(SteadyClock::now() - start_);
   const double seconds = absl::ToDoubleSeconds(passed);
   const double rate = seconds > 0 ? static_cast<double>(done - before_) / seconds : 0;
   std::string line = what_;
@@ -73,8 +72,8 @@ std::string Progress::Line(int64_t done, const std::string& note) const {
 
 void Progress::Update(int64_t done, const std::string& note) {
   done_ = done;
-  const absl::Time now = absl::Now();
-  if (now - last_ < (terminal_ ? kRedrawEvery : line_every_)) return;
+  const auto now = SteadyClock::now();
+  if (absl::FromChrono(now - last_) < (terminal_ ? kRedrawEvery : line_every_)) return;
   last_ = now;
   // "\033[K" clears what a longer line left behind.
   fmt::print(stderr, "{}{}{}", terminal_ ? "\r" : "", Line(done, note),

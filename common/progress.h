@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <string>
 
+#include "common/clock.h"
+
 namespace savior {
 
 // Writes to stderr. Single-threaded. On a terminal it redraws at most 10 times a second; elsewhere
@@ -35,9 +37,9 @@ class Progress {
   const std::string unit_;
   const absl::Duration line_every_;
   const bool terminal_;
-  const absl::Time start_;
+  const SteadyClock::time_point start_;
   const int64_t before_;
-  absl::Time last_;
+  SteadyClock::time_point last_;
   int64_t done_;
   bool finished_ = false;
 };

@@ -162,6 +162,8 @@ struct StepStats {
   uint64_t max_staleness = 0;  // most steps that a pull was without a push of
   // CPU time since their start of the servers' processes that are not also somebody else's.
   uint64_t server_cpu_us = 0;
+  // Requests that came again after they had been applied, summed over shards: answered, no more.
+  uint64_t repeated = 0;
   bool operator==(const StepStats&) const = default;
 };
 

@@ -36,7 +36,7 @@ inline void AddCounters(std::span<const uint64_t> counters, TableStats* stats) {
   });
 }
 
-inline constexpr size_t kStepCounters = 5;
+inline constexpr size_t kStepCounters = 6;
 
 // counters: [kStepCounters].
 inline void PackCounters(const StepStats& stats, std::span<uint64_t> counters) {
@@ -45,6 +45,7 @@ inline void PackCounters(const StepStats& stats, std::span<uint64_t> counters) {
   counters[2] = stats.pulls_held;
   counters[3] = stats.max_staleness;
   counters[4] = stats.server_cpu_us;
+  counters[5] = stats.repeated;
 }
 
 // Puts what a shard sent to what others did: `first` is the first one.
@@ -55,6 +56,7 @@ inline void AddCounters(std::span<const uint64_t> counters, bool first, StepStat
   stats->pulls_held += counters[2];
   stats->max_staleness = std::max(stats->max_staleness, counters[3]);
   stats->server_cpu_us += counters[4];
+  stats->repeated += counters[5];
 }
 
 }  // namespace savior

@@ -240,7 +240,8 @@ void AddInspect(CLI::App& app, InspectArguments& arguments) {
       "  savior inspect table runs/quickstart item --key 1082185\n"
       "  savior inspect codebook runs/quickstart --top 5\n"
       "  savior inspect bundle bundles --verify\n"
-      "  savior inspect diff runs/a/commits/commit-000000000100 runs/a");
+      "  savior inspect diff runs/a/commits/commit-000000000100 runs/a\n"
+      "  savior inspect digest runs/a");
   CLI::App* commit = AddWhat(inspect, "commit", "Step, tables, files and sizes", arguments);
   commit->add_flag("--verify", arguments.verify,
                    "Check every digest (of a run folder: of all its commits)");
@@ -258,12 +259,17 @@ void AddInspect(CLI::App& app, InspectArguments& arguments) {
   CLI::App* diff = AddWhat(inspect, "diff", "Rows added, removed and changed between two commits",
                            arguments, "The earlier one: a commit folder, or a run folder");
   diff->add_option("other", arguments.other, "The later one, likewise")->required();
-  diff->add_flag("--json", arguments.json, "As a JSON object, for programs");
+  CLI::App* digest =
+      AddWhat(inspect, "digest", "Rows, updates and a digest of every table", arguments);
+  for (CLI::App* command : {diff, digest}) {
+    command->add_flag("--json", arguments.json, "As a JSON object, for programs");
+  }
 }
 
 absl::Status Inspect(const InspectArguments& arguments, std::ostream& out) {
   if (arguments.what == "bundle") return InspectBundle(arguments, out);
   if (arguments.what == "diff") return InspectDiff(arguments, out);
+  if (arguments.what == "digest") return InspectDigest(arguments, out);
   if (arguments.what == "commit") return InspectCommit(arguments, out);
   if (arguments.what == "table") return InspectTable(arguments, out);
   return InspectCodebook(arguments.path, arguments.top, out);

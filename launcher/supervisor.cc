@@ -277,7 +277,7 @@ void Supervisor::ReadOutput() {
 Action Supervisor::OnAttemptEnd(int code) {
   attempt_->out->Finish();
   attempt_->err->Finish();
-  const bool finished = code == kExitOk && ResultTime() > attempt_->former_result;
+  const bool finished = code == kExitOk && ResultTime() != attempt_->former_result;
   if (slurm_ && code != kExitOk && attempt_->bad_input) code = kExitBadInput;
   const char* starter = slurm_ ? "srun" : "mpirun";
   // Makes sure of what it started; ranks elsewhere end with their daemon.

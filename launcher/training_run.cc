@@ -188,7 +188,7 @@ absl::Status TrainingRun::CheckSame(const std::string& what, const std::string& 
 absl::Status TrainingRun::TrainLoop() {
   LOG(INFO) << "computing on " << trainer_->device().str();
   if (options_.before_first_step) options_.before_first_step();
-  train_start_ = last_metrics_ = absl::Now();
+  train_start_ = last_metrics_ = SteadyClock::now();
   train_cpu_start_ = last_cpu_ = ProcessCpuSeconds();
   commit_due_ = DeadlineIn(Milliseconds(config_.commit.interval_s));
   if (lead()) {
@@ -206,9 +206,9 @@ absl::Status TrainingRun::TrainLoop() {
     progress.emplace("training", trainer_->total_steps(), "steps", absl::Seconds(15), first_step);
   }
   while (trainer_->step() < trainer_->total_steps() && !stopped_) {
-    const absl::Time begin = absl::Now();
+    const auto begin = SteadyClock::now();
     SAVIOR_ASSIGN_OR_RETURN(const StepFigures figures, trainer_->Step(Wishes()));
-    const double step_s = absl::ToDoubleSeconds(absl::Now() - begin);
+    const double step_s = SecondsSince(begin);
     step_times_.Add(figures.seconds, step_s);
     last_step_times_.Add(figures.seconds, step_s);
     if (options_.after_step) options_.after_step(trainer_->step() - 1, figures);
@@ -218,14 +218,14 @@ absl::Status TrainingRun::TrainLoop() {
     mean_.ctr = keep * mean_.ctr + (1 - keep) * figures.losses.ctr;
     mean_.ctcvr = keep * mean_.ctcvr + (1 - keep) * figures.losses.ctcvr;
     if (progress) {
-      const double seconds = absl::ToDoubleSeconds(absl::Now() - train_start_);
+      const double seconds = SecondsSince(train_start_);
       progress->Update(trainer_->step(),
                        fmt::format("loss {:.4f} {:.4f}, {:.0f} samples/s", mean_.ctr, mean_.ctcvr,
                                    static_cast<double>(samples_ - samples_start_) / seconds));
     }
     SAVIOR_RETURN_IF_ERROR(AfterStep(figures));
   }
-  train_wall_s_ = absl::ToDoubleSeconds(absl::Now() - train_start_);
+  train_wall_s_ = SecondsSince(train_start_);
   SAVIOR_RETURN_IF_ERROR(GatherCosts());
   if (progress) progress->Finish(fmt::format("loss {:.4f} {:.4f}", mean_.ctr, mean_.ctcvr));
   return absl::OkStatus();
@@ -265,7 +265,7 @@ absl::Status TrainingRun::AfterStep(const StepFigures& figures) {
     SAVIOR_RETURN_IF_ERROR(CheckSame(fmt::format("dense weights after step {}", step),
                                      absl::StrCat(absl::Hex(trainer_->Digest()))));
   }
-  if (lead() && absl::Now() - last_metrics_ >= absl::Seconds(config_.train.metrics_every_s)) {
+  if (lead() && SecondsSince(last_metrics_) >= config_.train.metrics_every_s) {
     SAVIOR_RETURN_IF_ERROR(WriteMetrics(figures));
   }
   if (lead()) SAVIOR_RETURN_IF_ERROR(TakeCommit(/*wait=*/false));
@@ -282,7 +282,6 @@ absl::Status TrainingRun::AfterStep(const StepFigures& figures) {
 }
 
 absl::Status TrainingRun::WriteMetrics(const StepFigures& figures) {
-  const absl::Time now = absl::Now();
   const double cpu = ProcessCpuSeconds();
   const auto samples = static_cast<double>(samples_ - last_samples_);
   SAVIOR_ASSIGN_OR_RETURN(const StoreStats stats, store_->store().Stats(StatsDeadline()));
@@ -307,16 +306,17 @@ absl::Status TrainingRun::WriteMetrics(const StepFigures& figures) {
   }
   Json line = {{"step", trainer_->step()},
                {"samples", samples_},
-               {"time", absl::ToUnixSeconds(now)},
+               {"time", absl::ToUnixSeconds(absl::Now())},
                {"loss_ctr", mean_.ctr},
                {"loss_ctcvr", mean_.ctcvr},
-               {"samples_per_s", samples / absl::ToDoubleSeconds(now - last_metrics_)},
+               {"samples_per_s", samples / SecondsSince(last_metrics_)},
                {"samples_per_cpu_s", samples / all_cpu},
                {"rows_pulled", figures.rows_pulled},
                {"hot_hit_rate", hit_rate(hits, pulled)},
                {"tables", by_table},
                {"pulls_held", stats.steps.pulls_held},
                {"max_staleness", stats.steps.max_staleness},
+               {"repeated", stats.steps.repeated},
                {"net_bytes",
                 {{"store_sent", stats.network.bytes_sent},
                  {"store_received", stats.network.bytes_received},
@@ -326,7 +326,7 @@ absl::Status TrainingRun::WriteMetrics(const StepFigures& figures) {
   if (publisher_) {
     line["bundles"] = {{"published", publisher_->published()}, {"failed", publisher_->failed()}};
   }
-  last_metrics_ = now;
+  last_metrics_ = SteadyClock::now();
   last_cpu_ = cpu;
   last_server_cpu_ = server_cpu;
   last_step_times_ = {};

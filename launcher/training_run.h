@@ -2,8 +2,6 @@
 // evaluation. The same in one process and in many (launcher/run_place.h).
 #pragma once
 
-#include <absl/time/time.h>
-
 #include <atomic>
 #include <functional>
 #include <memory>
@@ -119,7 +117,7 @@ class TrainingRun {
   int64_t begun_step_ = -1;     // of the commit under way, or ended and not agreed on; -1: none
   absl::Status not_committed_;  // kResourceExhausted: why the last BeginCommit made none
   Deadline commit_due_;         // the lead's: by commit.interval_s
-  absl::Time train_start_;
+  SteadyClock::time_point train_start_;
   double train_cpu_start_ = 0;
   int64_t samples_start_ = 0;  // at train_start_
   double server_cpu_start_ = 0;
@@ -128,7 +126,7 @@ class TrainingRun {
   StepTimes step_times_;    // of this worker
   nlohmann::ordered_json processes_;
   // Since the last line of metrics.
-  absl::Time last_metrics_;
+  SteadyClock::time_point last_metrics_;
   double last_cpu_ = 0, last_server_cpu_ = 0;
   StepTimes last_step_times_;
   int64_t last_samples_ = 0;

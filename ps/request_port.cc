@@ -206,7 +206,7 @@ absl::Status RequestPort::PushOrPut(Frame* request, Shard& shard, Frame* reply) 
     parts.push_back({section.table, {section.keys, {}}, values.data()});
   }
   *reply = EmptyReply();
-  SAVIOR_ASSIGN_OR_RETURN(const bool is_new, windows_.IsNew(header.client, header.sequence));
+  SAVIOR_ASSIGN_OR_RETURN(const bool is_new, IsNew());
   if (!is_new) return absl::OkStatus();
   const uint64_t client = header.client;
   const uint64_t sequence = header.sequence;
@@ -239,12 +239,19 @@ absl::Status RequestPort::Push(Frame* request, std::span<const WritePart> parts,
   return absl::OkStatus();
 }
 
+absl::StatusOr<bool> RequestPort::IsNew() {
+  SAVIOR_ASSIGN_OR_RETURN(const bool is_new,
+                          windows_.IsNew(request_.header.client, request_.header.sequence));
+  if (!is_new) ++repeated_;
+  return is_new;
+}
+
 absl::Status RequestPort::Checkpoint(Shard& shard, Frame* reply) {
   const MessageHeader& header = request_.header;
   if (!options_.checkpoint_place) {
     return absl::FailedPreconditionError("this server writes no checkpoints");
   }
-  SAVIOR_ASSIGN_OR_RETURN(const bool is_new, windows_.IsNew(header.client, header.sequence));
+  SAVIOR_ASSIGN_OR_RETURN(const bool is_new, IsNew());
   if (is_new) {
     SAVIOR_RETURN_IF_ERROR(
         shard.Freeze(header.step, options_.checkpoint_place(header.step, served_.shard)));
@@ -291,6 +298,7 @@ absl::Status RequestPort::Stats(const Shard& shard, Frame* reply) {
   }
   // As if the clock were one more table.
   StepStats steps = clock_.has_value() ? clock_->stats() : StepStats{};
+  steps.repeated = repeated_;
   if (options_.counts_cpu) steps.server_cpu_us = static_cast<uint64_t>(ProcessCpuSeconds() * 1e6);
   PackCounters(steps, writer.AddCounters(static_cast<uint32_t>(stats.size()), kStepCounters));
   writer.Finish();

@@ -73,6 +73,8 @@ class RequestPort final : public ShardPort {
   absl::Status Pull(Shard& shard, Frame* reply);
   absl::Status PushOrPut(Frame* request, Shard& shard, Frame* reply);
   absl::Status Push(Frame* request, std::span<const WritePart> parts, Shard& shard);
+  // Whether the request is to be applied, and then marked in windows_; counts those that are not.
+  absl::StatusOr<bool> IsNew();
   absl::Status Checkpoint(Shard& shard, Frame* reply);
   absl::Status CheckpointWritten(Shard& shard, Frame* reply);
   absl::Status CheckWrite(const RequestSection& section, std::span<const float> values) const;
@@ -98,6 +100,7 @@ class RequestPort final : public ShardPort {
   std::deque<Waiting> waiting_;
   size_t waiting_bytes_ = 0;  // of their frames
   SequenceWindows windows_;
+  uint64_t repeated_ = 0;  // requests that had been applied already
   SectionChecker checker_;
   // Kept for the next request.
   Request request_;

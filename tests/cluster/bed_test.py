@@ -12,6 +12,7 @@ import unittest
 
 import runs
 from bed import Bed
+from figures import figure
 from runs import Launch
 
 BED = Bed("svbed", "10.81.1")
@@ -90,9 +91,14 @@ class BedTest(unittest.TestCase):
         launch = self.start(*LONG)
         runs.wait_for_commit(launch.run, 40)
         BED.call("off", 3)
+        began, steps = time.monotonic(), runs.steps_done(launch.run)
+        runs.wait_until("a step without it", lambda: launch.starts() > 1 and
+                        runs.steps_done(launch.run) > steps + 1, 180)
+        resumed = time.monotonic() - began
         self.expect_finished(launch, same=False)
         self.assertIn("without node3: ", launch.text())
         self.assertIn("starting 2 ranks on node1:1,node2:1, from step ", launch.text())
+        figure("node_power_off", f"resumes on the two nodes left after {resumed:.1f} s (lease 10 s)")
 
     # Slow.
 
@@ -103,6 +109,7 @@ class BedTest(unittest.TestCase):
         BED.call("on", 2)
         self.expect_finished(launch)
         self.assertEqual(launch.text().count("starting 3 ranks on "), 2)
+        figure("node_power_off", "a node that comes back is used again, result equal")
 
     def test_a_killed_rank_anywhere_is_restarted(self):
         launch = self.start(*LONG)
@@ -146,16 +153,38 @@ class BedTest(unittest.TestCase):
         # It went on where it was, or said what it missed before it went on from the last commit.
         if launch.starts() > 1:
             self.expect_named(launch, SILENCE)
+        figure("partition_heal", f"cable down 5 s, lease 10 s: {launch.starts() - 1} restarts, "
+                                 "result equal")
+
+    def test_a_cable_that_is_out_for_half_a_minute_with_a_longer_lease_changes_nothing(self):
+        launch = self.start(*LONG, "cluster.lease_s=90", "cluster.allreduce_timeout_s=90",
+                            "ps.timeout_s=90")
+        runs.wait_for_commit(launch.run, 40)
+        BED.call("cable", 2, "down")
+        time.sleep(30)
+        steps = runs.steps_done(launch.run)
+        BED.call("cable", 2, "up")
+        began = time.monotonic()
+        runs.wait_until("a step", lambda: runs.steps_done(launch.run) > steps, 180)
+        stalled = time.monotonic() - began
+        self.expect_finished(launch)
+        if launch.starts() > 1:
+            self.expect_named(launch, SILENCE)
+        figure("partition_heal", f"cable down 30 s, lease 90 s: steps again {stalled:.1f} s after it, "
+                                 f"{launch.starts() - 1} restarts, result equal")
 
     def test_a_cable_that_is_out_for_longer_than_the_lease_is_named(self):
         launch = self.start(*LONG, "cluster.restart_after_s=5")
         runs.wait_for_commit(launch.run, 40)
         ranks = runs.processes(launch.run, "train")
         BED.call("cable", 2, "down")
+        began = time.monotonic()
         # On both sides, of which neither can tell the other.
         runs.wait_until("all ranks have ended",
                         lambda: not set(ranks) & set(runs.processes(launch.run, "train")), 40)
         self.expect_named(launch, SILENCE)
+        figure("partition_heal", "cable down for longer than a lease of 10 s: named, all ranks ended "
+                                 f"after {time.monotonic() - began:.1f} s")
         runs.wait_until("left out", lambda: "without node2: " in launch.text(), 60)
         BED.call("cable", 2, "up")
         self.expect_finished(launch, same=False)

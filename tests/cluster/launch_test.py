@@ -10,6 +10,7 @@ import unittest
 from pathlib import Path
 
 import runs
+from figures import figure
 from runs import Launch
 
 RANKS = 2  # a server and a worker
@@ -114,6 +115,8 @@ class LaunchTest(unittest.TestCase):
             if took[-1] < 1:
                 break
         self.assertLess(min(took), 1)
+        figure("two_launchers", f"the second is refused after {min(took):.2f} s, the first one's pid "
+                                "named")
         self.assertIn("another savior launch has this run", second.text())
         self.assertIn(str(launch.process.pid), second.text())
         launch.kill(signal.SIGTERM)

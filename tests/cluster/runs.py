@@ -66,6 +66,13 @@ def result(run: Path) -> dict:
     return read
 
 
+def digest(run: Path) -> dict:
+    """What `savior inspect digest` says of its newest commit: steps, updates and hex digests."""
+    done = subprocess.run([PROGRAM, "inspect", "digest", run, "--json"], check=True,
+                          stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout)
+
+
 def newest_commit(run: Path) -> int:
     """Its step; -1: there is none."""
     steps = [int(c.name[7:]) for c in (run / "commits").glob("commit-*") if c.name[7:].isdigit()]
@@ -129,6 +136,27 @@ def processes(run: Path, kind: str = "") -> list[int]:
     return sorted(found)
 
 
+def is_alive(pid: int) -> bool:
+    """Not ended, and not only waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def ranks(run: Path, numbers) -> list[int]:
+    """Pids of the ranks with these numbers that run now."""
+    found = []
+    for pid in processes(run, "train"):
+        try:
+            variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except OSError:  # it has ended meanwhile
+            continue
+        if any(f"OMPI_COMM_WORLD_RANK={n}".encode() in variables for n in numbers):
+            found.append(pid)
+    return found
+
+
 def wait_for_none(run: Path, limit_s: float = 10):
     """Nothing of `run` may be left."""
     try:
@@ -139,11 +167,11 @@ def wait_for_none(run: Path, limit_s: float = 10):
 
 
 class Launch:
-    """`savior launch CONFIG run.dir=RUN ...`; its output goes to RUN.out, which grows."""
+    """`savior launch CONFIG run.dir=RUN ...`; its output goes to RUN.out, or to `output`, which grows."""
 
-    def __init__(self, config: Path, run: Path, *arguments: str, on=(), env=None):
+    def __init__(self, config: Path, run: Path, *arguments: str, on=(), env=None, output=None):
         self.run = run
-        self.output = run.with_name(run.name + ".out")
+        self.output = output or run.with_name(run.name + ".out")
         with open(self.output, "ab") as out:
             self.process = subprocess.Popen(
                 [*on, PROGRAM, "launch", str(config), f"run.dir={run}", *arguments], stdout=out,

@@ -1,13 +1,8 @@
 #include "common/transport.h"
 
-#include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <poll.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <unistd.h>
-#include <zmq.h>
 
 #include <cstring>
 #include <fstream>
@@ -16,80 +11,12 @@
 
 #include "common/frame_buffers.h"
 #include "common/message.h"
-#include "tests/common/temp_folder.h"
+#include "tests/common/transport_testing.h"
 
 namespace savior {
 namespace {
 
 using ::testing::HasSubstr;
-
-constexpr std::chrono::milliseconds kSoon{10'000};
-// What is not delivered by then is not delivered.
-constexpr std::chrono::milliseconds kNever{300};
-
-Frame FrameOf(Context* context, const std::string& text) {
-  Frame frame = context->NewFrame(text.size());
-  std::memcpy(frame.bytes().data(), text.data(), text.size());
-  return frame;
-}
-
-std::string TextOf(const Frame& frame) {
-  return {reinterpret_cast<const char*>(frame.bytes().data()), frame.bytes().size()};
-}
-
-// Repeats `attempt` until it returns true, or gives up after `wait`.
-template <typename Attempt>
-bool Eventually(std::chrono::milliseconds wait, int fd, Attempt attempt) {
-  const Deadline deadline = DeadlineIn(wait);
-  while (!attempt()) {
-    if (SteadyClock::now() >= deadline) return false;
-    WaitReadable({&fd, 1}, std::min(deadline, DeadlineIn(std::chrono::milliseconds(20))));
-  }
-  return true;
-}
-
-bool SendSoon(DealerSocket* dealer, Frame frame, std::chrono::milliseconds wait = kSoon) {
-  return Eventually(wait, dealer->fd(), [&] { return dealer->Send(frame.Share()); });
-}
-
-struct Received {
-  Frame peer;
-  Frame message;
-};
-bool ReceiveSoon(RouterSocket* router, Received* received, std::chrono::milliseconds wait = kSoon) {
-  return Eventually(wait, router->fd(),
-                    [&] { return router->Receive(&received->peer, &received->message); });
-}
-bool ReceiveSoon(DealerSocket* dealer, Frame* frame, std::chrono::milliseconds wait = kSoon) {
-  return Eventually(wait, dealer->fd(), [&] { return dealer->Receive(frame); });
-}
-
-class TransportTest : public testing::Test {
- protected:
-  std::unique_ptr<RouterSocket> Bind(const std::string& endpoint,
-                                     const SocketSecurity& security = {}) {
-    auto router = RouterSocket::Bind(&context_, endpoint, security);
-    EXPECT_TRUE(router.ok()) << router.status();
-    return *std::move(router);
-  }
-  std::unique_ptr<DealerSocket> Connect(const RouterSocket& router,
-                                        const SocketSecurity& security = {}) {
-    auto dealer = DealerSocket::Connect(&context_, router.endpoint(), security);
-    EXPECT_TRUE(dealer.ok()) << dealer.status();
-    return *std::move(dealer);
-  }
-  // Whether a message of `dealer` arrives.
-  bool Delivers(DealerSocket* dealer, RouterSocket* router, std::chrono::milliseconds wait) {
-    Received received;
-    return SendSoon(dealer, FrameOf(&context_, "hello"), wait) &&
-           ReceiveSoon(router, &received, wait);
-  }
-
-  const TempFolder folder_;
-  const CurveKeys server_ = CurveKeys::Make();
-  const CurveKeys client_ = CurveKeys::Make();
-  Context context_;
-};
 
 TEST_F(TransportTest, FramesOfAllSizesArriveBothWaysAtMultiplesOf8) {
   ASSERT_TRUE(context_.AllowClients({&client_.public_key, 1}).ok());
@@ -182,57 +109,6 @@ TEST_F(TransportTest, BadEndpointsAndKeysAreRefused) {
   EXPECT_TRUE(absl::IsInvalidArgument(context_.AllowClients({&bad_key, 1})));
 }
 
-TEST_F(TransportTest, OnlyAnAllowedKeyWithTheRightServerKeyIsDelivered) {
-  const auto router = Bind("tcp://127.0.0.1:0", {.keys = server_});
-  const SocketSecurity legitimate{.keys = client_, .server_key = server_.public_key};
-  {
-    const auto early = Connect(*router, legitimate);
-    EXPECT_FALSE(Delivers(early.get(), router.get(), kNever)) << "no allow-list yet";
-  }
-  ASSERT_TRUE(context_.AllowClients({&client_.public_key, 1}).ok());
-  const CurveKeys stranger = CurveKeys::Make();
-  const SocketSecurity intruders[] = {{},
-                                      {.keys = stranger, .server_key = server_.public_key},
-                                      {.keys = client_, .server_key = stranger.public_key},
-                                      {.keys = CurveKeys{client_.public_key, stranger.secret_key},
-                                       .server_key = server_.public_key}};
-  for (const SocketSecurity& security : intruders) {
-    const auto dealer = Connect(*router, security);
-    EXPECT_FALSE(Delivers(dealer.get(), router.get(), kNever));
-  }
-  const auto dealer = Connect(*router, legitimate);
-  EXPECT_TRUE(Delivers(dealer.get(), router.get(), kSoon));
-}
-
-TEST_F(TransportTest, AMessageOfSeveralPartsIsDroppedAndCounted) {
-  const auto router = Bind("tcp://127.0.0.1:0");
-  void* const raw_context = zmq_ctx_new();
-  void* const raw = zmq_socket(raw_context, ZMQ_DEALER);
-  ASSERT_EQ(zmq_connect(raw, router->endpoint().c_str()), 0);
-  for (int i = 0; i < 3; ++i) {
-    for (int part = 0; part < 4; ++part) {
-      ASSERT_EQ(zmq_send(raw, "part", 4, part < 3 ? ZMQ_SNDMORE : 0), 4);
-    }
-  }
-  ASSERT_EQ(zmq_send(raw, "whole", 5, 0), 5);
-  Received received;
-  ASSERT_TRUE(ReceiveSoon(router.get(), &received));
-  EXPECT_EQ(TextOf(received.message), "whole");
-  EXPECT_EQ(router->malformed(), 3u);
-  zmq_close(raw);
-  zmq_ctx_term(raw_context);
-}
-
-TEST_F(TransportTest, AnOversizedMessageIsNotDeliveredAndOthersGoOn) {
-  const auto router = Bind("tcp://127.0.0.1:0");
-  const auto dealer = Connect(*router);
-  const auto other = Connect(*router);
-  ASSERT_TRUE(SendSoon(dealer.get(), context_.NewFrame(kMaxFrameBytes + 4096)));
-  EXPECT_TRUE(Delivers(other.get(), router.get(), kSoon));
-  Received received;
-  EXPECT_FALSE(ReceiveSoon(router.get(), &received, kNever));
-}
-
 TEST_F(TransportTest, ASendToNobodySaysSo) {
   const auto router = Bind("tcp://127.0.0.1:0");
   EXPECT_FALSE(router->Send(FrameOf(&context_, "nobody"), FrameOf(&context_, "x")));
@@ -241,59 +117,6 @@ TEST_F(TransportTest, ASendToNobodySaysSo) {
   EXPECT_FALSE((*dealer)->Send(FrameOf(&context_, "x")));
   Frame frame;
   EXPECT_FALSE((*dealer)->Receive(&frame));
-}
-
-// A TCP connection of somebody who does not speak ZeroMQ.
-class Stranger {
- public:
-  explicit Stranger(const std::string& endpoint) : fd_(::socket(AF_INET, SOCK_STREAM, 0)) {
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_port =
-        htons(static_cast<uint16_t>(std::stoi(endpoint.substr(endpoint.rfind(':') + 1))));
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    EXPECT_EQ(::connect(fd_, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
-  }
-  ~Stranger() { ::close(fd_); }
-  Stranger(const Stranger&) = delete;
-  Stranger& operator=(const Stranger&) = delete;
-
-  void Write(const std::string& bytes) {
-    static_cast<void>(::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL));
-  }
-  bool IsClosedWithin(std::chrono::milliseconds wait) {
-    const Deadline deadline = DeadlineIn(wait);
-    char greeting[256];
-    while (SteadyClock::now() < deadline) {
-      pollfd waits{.fd = fd_, .events = POLLIN, .revents = 0};
-      if (::poll(&waits, 1, 50) > 0 && ::recv(fd_, greeting, sizeof(greeting), 0) <= 0) return true;
-    }
-    return false;
-  }
-
- private:
-  const int fd_;
-};
-
-TEST_F(TransportTest, GarbageHurtsNobodyElse) {
-  const auto router = Bind("tcp://127.0.0.1:0");
-  std::string greeting = {"\xff\0\0\0\0\0\0\0\x01\x7f\x03\0NULL", 16};
-  greeting.resize(64);
-  // A READY command, then a message whose length is 2^63.
-  const std::string huge = greeting + std::string("\x02\x7f\xff\xff\xff\xff\xff\xff\xff", 9);
-  for (const std::string& bytes : {std::string("GET / HTTP/1.0\r\n\r\n"), std::string(4096, '\xff'),
-                                   std::string(100, '\0'), greeting, huge}) {
-    Stranger stranger(router->endpoint());
-    stranger.Write(bytes);
-  }
-  const auto dealer = Connect(*router);
-  EXPECT_TRUE(Delivers(dealer.get(), router.get(), kSoon));
-}
-
-TEST_F(TransportTest, AnIdleStrangerIsThrownOut) {
-  const auto router = Bind("tcp://127.0.0.1:0", {.keys = server_});
-  Stranger stranger(router->endpoint());
-  EXPECT_TRUE(stranger.IsClosedWithin(std::chrono::milliseconds(3000)));
 }
 
 TEST_F(TransportTest, KeysComeBackFromAFileThatOnlyItsOwnerReads) {

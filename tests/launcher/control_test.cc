@@ -1,13 +1,20 @@
 #include "launcher/control.h"
 
+#include <absl/strings/str_cat.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <span>
+#include <string>
 #include <thread>
 #include <vector>
+
+#include "common/random.h"
+#include "tests/common/figure.h"
 
 namespace savior {
 namespace {
@@ -183,6 +190,73 @@ TEST_F(ControlTest, AnotherRunIsNotHeard) {
   one->ReportFinished();
   two->ReportFinished();
   EXPECT_EQ(one->WaitForEnd().state, RunState::kFinished);
+}
+
+// Text with one to four bytes changed.
+std::string Mutated(std::string text, Random* random) {
+  for (uint64_t change = random->Below(4); change < 4; ++change) {
+    text[random->Below(text.size())] = static_cast<char>(random->Below(256));
+  }
+  return text;
+}
+
+// Row malformed_frames of docs/reliability.md: the coordinator's socket and that of a process.
+TEST_F(ControlTest, TenThousandMutatedMessagesEachWayAreNotHeard) {
+  constexpr uint64_t kSeed = 6;
+  constexpr int kMessages = 10'000;
+  Random random(kSeed);
+  const auto frame_of = [this](const std::string& text) {
+    Frame frame = context_.NewFrame(text.size());
+    std::ranges::copy(std::as_bytes(std::span(text)), frame.bytes().begin());
+    return frame;
+  };
+  Start(milliseconds(60000));
+  const auto one = Join(0), two = Join(1);
+  auto attacker = DealerSocket::Connect(&context_, coordinator_->endpoint(), {});
+  ASSERT_TRUE(attacker.ok());
+  const std::string request =
+      R"({"run":77,"rank":1,"stop":false,"finished":false,"left":false,"error":"","code":1})";
+  Frame ignored;
+  for (int i = 0; i < kMessages; ++i) {
+    Frame frame = frame_of(Mutated(request, &random));
+    const Deadline limit = DeadlineIn(milliseconds(60000));
+    while (!(*attacker)->Send(frame.Share())) {
+      while ((*attacker)->Receive(&ignored)) {
+      }
+      ASSERT_LT(SteadyClock::now(), limit);
+    }
+  }
+  one->ReportFinished();
+  two->ReportFinished();
+  EXPECT_EQ(one->WaitForEnd().state, RunState::kFinished);
+
+  // A coordinator that stammers. Damage that happens to say that the run is over is not damage.
+  auto router = RouterSocket::Bind(&context_, "tcp://127.0.0.1:0", {});
+  ASSERT_TRUE(router.ok());
+  const auto link = ControlLink::Start(
+      &context_,
+      {.endpoint = (*router)->endpoint(), .run = kRun, .rank = 1, .lease = milliseconds(60000)},
+      [](const Verdict&) {});
+  ASSERT_TRUE(link.ok());
+  const std::string reply = R"({"run":77,"state":0,"text":"","code":1,"left":false})";
+  const Deadline limit = DeadlineIn(milliseconds(60000));
+  Frame peer;
+  while (!(*router)->Receive(&peer, &ignored)) ASSERT_LT(SteadyClock::now(), limit);
+  for (int sent = 0; sent < kMessages;) {
+    const std::string bad = Mutated(reply, &random);
+    if (bad.find("\"state\":0") == bad.npos) continue;
+    sent += (*router)->Send(peer.Share(), frame_of(bad));
+    ASSERT_LT(SteadyClock::now(), limit);
+  }
+  while (!(*router)->Send(peer.Share(),
+                          frame_of(R"({"run":77,"state":2,"text":"","code":0,"left":true})"))) {
+    ASSERT_LT(SteadyClock::now(), limit);
+  }
+  EXPECT_EQ((*link)->WaitForEnd().state, RunState::kFinished);
+  PrintFigure(
+      "malformed_frames",
+      absl::StrCat("control: ", kMessages, " mutated messages to the coordinator and ", kMessages,
+                   " from it, both heard the genuine ones after them (seed ", kSeed, ")"));
 }
 
 }  // namespace

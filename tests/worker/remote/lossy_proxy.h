@@ -16,6 +16,7 @@
 
 namespace savior {
 
+// One message in twenty each, in both directions.
 class LossyProxy {
  public:
   LossyProxy(Context* context, const std::string& server, uint64_t seed) : random_(seed) {
@@ -36,11 +37,21 @@ class LossyProxy {
   const std::string& endpoint() const { return front_->endpoint(); }
   int lost() const { return lost_; }
   int doubled() const { return doubled_; }
+  int delayed() const { return delayed_; }
+  int reordered() const { return reordered_; }
 
  private:
+  static constexpr uint64_t kOneIn = 20;
+
+  struct Waiting {
+    Frame frame;
+    Deadline due;
+    bool overtaken;  // goes behind the next one, or when it is due
+  };
+
   void Run() {
-    std::vector<Frame> to_server;
-    std::vector<Frame> to_client;
+    std::vector<Waiting> to_server;
+    std::vector<Waiting> to_client;
     Frame client;
     Frame peer;
     Frame message;
@@ -57,35 +68,45 @@ class LossyProxy {
     }
   }
 
-  void Take(Frame* message, std::vector<Frame>* waiting) {
-    if (random_.Below(10) == 0) {
-      ++lost_;
-      return;
-    }
-    if (random_.Below(10) == 0) {
-      ++doubled_;
-      waiting->push_back(message->Share());
-    }
-    waiting->push_back(std::move(*message));
+  bool Happens(std::atomic<int>* count) {
+    if (random_.Below(kOneIn) != 0) return false;
+    ++*count;
+    return true;
   }
 
-  // Some of what waits, in any order.
+  void Take(Frame* message, std::vector<Waiting>* waiting) {
+    if (Happens(&lost_)) return;
+    if (Happens(&doubled_)) waiting->push_back({message->Share(), SteadyClock::now(), false});
+    const bool delayed = Happens(&delayed_), overtaken = Happens(&reordered_);
+    const std::chrono::milliseconds wait(delayed ? 5 + random_.Below(45) : overtaken ? 20 : 0);
+    waiting->push_back({std::move(*message), DeadlineIn(wait), overtaken});
+  }
+
+  // What is due, and behind it what it has overtaken.
   template <typename Send>
-  void Pass(std::vector<Frame>* waiting, Send send) {
-    while (!waiting->empty() && random_.Below(4) != 0) {
-      const size_t at = random_.Below(waiting->size());
-      std::swap((*waiting)[at], waiting->back());
-      send(std::move(waiting->back()));
-      waiting->pop_back();
-    }
+  void Pass(std::vector<Waiting>* waiting, Send send) {
+    bool any = false;
+    const auto pass = [&](auto may_go) {
+      for (size_t i = 0; i < waiting->size();) {
+        if (!may_go((*waiting)[i])) {
+          ++i;
+          continue;
+        }
+        send(std::move((*waiting)[i].frame));
+        waiting->erase(waiting->begin() + static_cast<ptrdiff_t>(i));
+        any = true;
+      }
+    };
+    const Deadline now = SteadyClock::now();
+    pass([now](const Waiting& w) { return w.due <= now; });
+    if (any) pass([](const Waiting& w) { return w.overtaken; });
   }
 
   Random random_;
   std::unique_ptr<RouterSocket> front_;
   std::unique_ptr<DealerSocket> back_;
   std::atomic<bool> stop_{false};
-  std::atomic<int> lost_{0};
-  std::atomic<int> doubled_{0};
+  std::atomic<int> lost_{0}, doubled_{0}, delayed_{0}, reordered_{0};
   std::thread thread_;
 };
 
