@@ -18,8 +18,8 @@
 
 #include "common/message.h"
 #include "common/process.h"
-#include "tests/common/figure.h"
 #include "tests/common/transport_testing.h"
+#include "tests/faults/figure.h"
 
 namespace savior {
 namespace {
@@ -116,8 +116,8 @@ TEST_F(TransportTest, AnOversizedMessageIsNotDeliveredAndOthersGoOn) {
   EXPECT_FALSE(ReceiveSoon(router.get(), &received, kNever));
 }
 
-// Lengths of 2^30 to 2^63, before and after a handshake, and parts without end from somebody without
-// a key: none takes memory, all lose their connection.
+// Lengths of 2^30 to 2^63, before and after a handshake, and parts without end from somebody
+// without a key: none takes memory, all lose their connection.
 TEST_F(TransportTest, LengthsAndStreamsWithoutEndTakeNoMemory) {
   const auto plain = Bind("tcp://127.0.0.1:0");
   const auto curve = Bind("tcp://127.0.0.1:0", {.keys = server_});
@@ -153,7 +153,8 @@ TEST_F(TransportTest, LengthsAndStreamsWithoutEndTakeNoMemory) {
   EXPECT_TRUE(Delivers(dealer.get(), curve.get(), kSoon));
   PrintFigure("oversize_endless",
               absl::StrCat(attacks, " attacks of 2^30 to 2^63 bytes and endless parts, ", closed,
-                           " connections closed, RSS ", grown >> 20, " MiB more, a client with a "
+                           " connections closed, RSS ", grown >> 20,
+                           " MiB more, a client with a "
                            "listed key served"));
 }
 
@@ -235,8 +236,8 @@ TEST(SlowLoris, IdleAndDrippingStrangersAreThrownOutAndOthersServed) {
     const EchoProcess echo(files, server, client.public_key);
     ASSERT_FALSE(echo.endpoint().empty());
     Context context;
-    const auto dealer = DealerSocket::Connect(
-        &context, echo.endpoint(), {.keys = client, .server_key = server.public_key});
+    const auto dealer = DealerSocket::Connect(&context, echo.endpoint(),
+                                              {.keys = client, .server_key = server.public_key});
     ASSERT_TRUE(dealer.ok()) << dealer.status();
     Frame frame;
     const auto is_served = [&] {
@@ -264,10 +265,10 @@ TEST(SlowLoris, IdleAndDrippingStrangersAreThrownOutAndOthersServed) {
     const double cleared_s = SecondsSince(began);
     EXPECT_TRUE(strangers.empty()) << strangers.size() << " are still connected";
     EXPECT_TRUE(is_served());
-    PrintFigure("slow_loris", absl::StrCat(kStrangers, " strangers, idle or dripping, ", files,
-                                           " files: all thrown out after ", cleared_s,
-                                           " s, a client with a listed key served after ",
-                                           served_s, " s"));
+    PrintFigure("slow_loris",
+                absl::StrCat(kStrangers, " strangers, idle or dripping, ", files,
+                             " files: all thrown out after ", cleared_s,
+                             " s, a client with a listed key served after ", served_s, " s"));
   }
 }
 

@@ -53,11 +53,13 @@ struct Received {
   Frame peer;
   Frame message;
 };
-inline bool ReceiveSoon(RouterSocket* router, Received* received, std::chrono::milliseconds wait = kSoon) {
+inline bool ReceiveSoon(RouterSocket* router, Received* received,
+                        std::chrono::milliseconds wait = kSoon) {
   return Eventually(wait, router->fd(),
                     [&] { return router->Receive(&received->peer, &received->message); });
 }
-inline bool ReceiveSoon(DealerSocket* dealer, Frame* frame, std::chrono::milliseconds wait = kSoon) {
+inline bool ReceiveSoon(DealerSocket* dealer, Frame* frame,
+                        std::chrono::milliseconds wait = kSoon) {
   return Eventually(wait, dealer->fd(), [&] { return dealer->Receive(frame); });
 }
 

@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "common/random.h"
-#include "tests/common/figure.h"
+#include "tests/faults/figure.h"
 #include "tests/worker/remote/served_store.h"
 
 namespace savior {
@@ -118,10 +118,10 @@ TEST(MalformedReplies, TenThousandOfThemGiveTypedErrorsAndNoWrongRow) {
   proxy.set_damages(false);
   // What is still on its way belongs to calls that are over.
   EXPECT_EQ(PullRows(*store, 0, keys).rows, std::vector<float>(80, 1));
-  PrintFigure("malformed_frames",
-              absl::StrCat("client: ", proxy.sent(), " damaged replies, of ", kPulls, " pulls ",
-                           good, " right, ", refused, " refused with a typed error, 0 wrong (seed ",
-                           kSeed, ")"));
+  PrintFigure(
+      "malformed_frames",
+      absl::StrCat("client: ", proxy.sent(), " damaged replies, of ", kPulls, " pulls ", good,
+                   " right, ", refused, " refused with a typed error, 0 wrong (seed ", kSeed, ")"));
 }
 
 }  // namespace
