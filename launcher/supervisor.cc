@@ -76,6 +76,7 @@ struct Attempt {
   std::unique_ptr<RankLines> out, err;
   std::vector<Host> hosts;
   fs::file_time_type former_result;                     // result.json's time before it
+  bool incomplete = false;                              // started without some of its hosts
   bool bad_input = false;                               // srun said what no restart mends
   std::optional<SteadyClock::time_point> kill_at = {};  // when SIGTERM was not enough
 };
@@ -218,6 +219,7 @@ absl::Status Supervisor::TryStart() {
   const Starter starter = slurm_ ? Starter::kSrun : Starter::kMpirun;
   auto attempt = std::make_unique<Attempt>();
   attempt->hosts = found.alive;
+  attempt->incomplete = !found.dead.empty();
   attempt->former_result = ResultTime();
   const auto sink = [this, starter, raw = attempt.get()](bool error) {
     return [this, starter, raw, error](int rank, std::string_view line) {
@@ -279,11 +281,14 @@ Action Supervisor::OnAttemptEnd(int code) {
   attempt_->err->Finish();
   const bool finished = code == kExitOk && ResultTime() != attempt_->former_result;
   if (slurm_ && code != kExitOk && attempt_->bad_input) code = kExitBadInput;
+  const bool incomplete = attempt_->incomplete;
   const char* starter = slurm_ ? "srun" : "mpirun";
   // Makes sure of what it started; ranks elsewhere end with their daemon.
   attempt_->child->Kill();
   attempt_.reset();
   if (code != kExitOk) log_.Say(fmt::format("{} ended with exit code {}", starter, code));
+  // What asks too much of the hosts that are left (cluster.workers) may suit all of them.
+  if (code == kExitBadInput && incomplete) code = kExitFailed;
   return Report({code, NewestStep(run_), finished});
 }
 

@@ -233,6 +233,16 @@ class BedTest(unittest.TestCase):
         self.assertIn("1 of 3 hosts cannot be used, and there is no commit to go on from",
                       launch.text())
 
+    def test_hosts_too_few_for_the_workers_are_waited_for(self):
+        launch = self.start(*LONG, "cluster.workers=2", "cluster.restart_after_s=1",
+                            hosts="node1:1,node2:1,node3:1")
+        runs.wait_for_commit(launch.run, 40)
+        BED.call("cable", 1, "down")  # the launcher's
+        runs.wait_until("a start on one host", lambda: "starting 1 rank on node1:1" in launch.text(), 180)
+        runs.wait_until("its end", lambda: "ended with exit code 2" in launch.text(), 60)
+        BED.call("cable", 1, "up")
+        self.expect_finished(launch, same=False)
+
     def test_several_ranks_per_node(self):
         launch = self.start("train.max_steps=30", hosts="node1:2,node2:2,node3:1")
         self.expect_finished(launch, same=False)

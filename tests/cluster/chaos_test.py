@@ -139,7 +139,7 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
     if options.seed is not None:
-        os.environ["SAVIOR_SEED"] = str(options.seed)
+        os.environ["SAVIOR_TEST_SEED"] = str(options.seed)
     if os.geteuid() != 0:
         BED.up_or_skip()  # says why not
     disk = SmallDisk(BED.folder.with_name(BED.folder.name + "-disk"), megabytes=700)

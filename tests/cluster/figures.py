@@ -6,9 +6,9 @@ import statistics
 
 
 def seeded(name: str) -> tuple[random.Random, int]:
-    """SAVIOR_SEED's, or a new one every time; printed, also where the test fails."""
-    seed = int(os.environ.get("SAVIOR_SEED") or int.from_bytes(os.urandom(3), "little"))
-    print(f"SEED {name}: {seed} (again: SAVIOR_SEED={seed})", flush=True)
+    """SAVIOR_TEST_SEED's, or a new one every time; printed, also where the test fails."""
+    seed = int(os.environ.get("SAVIOR_TEST_SEED") or int.from_bytes(os.urandom(3), "little"))
+    print(f"SEED {name}: {seed} (again: SAVIOR_TEST_SEED={seed})", flush=True)
     return random.Random(seed), seed
 
 

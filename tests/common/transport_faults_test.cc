@@ -18,8 +18,8 @@
 
 #include "common/message.h"
 #include "common/process.h"
-#include "tests/common/figure.h"
 #include "tests/common/transport_testing.h"
+#include "tests/faults/figure.h"
 
 namespace savior {
 namespace {

@@ -9,8 +9,8 @@
 #include <string>
 
 #include "common/random.h"
-#include "tests/common/figure.h"
 #include "tests/common/temp_folder.h"
+#include "tests/faults/figure.h"
 #include "tests/launcher/process.h"
 #include "tests/launcher/small_run.h"
 

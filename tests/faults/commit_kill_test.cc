@@ -11,8 +11,8 @@
 #include "common/failpoint.h"
 #include "common/files.h"
 #include "launcher/commit.h"
-#include "tests/common/figure.h"
 #include "tests/common/temp_folder.h"
+#include "tests/faults/figure.h"
 
 namespace savior {
 namespace {

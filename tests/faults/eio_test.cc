@@ -12,10 +12,10 @@
 
 #include "common/files.h"
 #include "ps/local_store.h"
-#include "tests/common/figure.h"
 #include "tests/common/temp_folder.h"
 #include "tests/faults/committing_store.h"
 #include "tests/faults/faulty_disk.h"
+#include "tests/faults/figure.h"
 #include "tests/ps/store_testing.h"
 
 namespace savior {

@@ -16,8 +16,8 @@
 #include "launcher/run_store.h"
 #include "ps/restore.h"
 #include "serving/bundle.h"
-#include "tests/common/figure.h"
 #include "tests/common/temp_folder.h"
+#include "tests/faults/figure.h"
 #include "tests/launcher/small_run.h"
 #include "worker/tables.h"
 

@@ -15,8 +15,8 @@
 #include "launcher/bundle_export.h"
 #include "launcher/commit.h"
 #include "serving/bundle.h"
-#include "tests/common/figure.h"
 #include "tests/common/temp_folder.h"
+#include "tests/faults/figure.h"
 #include "tests/launcher/process.h"
 #include "tests/launcher/small_run.h"
 

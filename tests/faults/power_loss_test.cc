@@ -10,10 +10,10 @@
 #include <vector>
 
 #include "common/files.h"
-#include "tests/common/figure.h"
 #include "tests/common/temp_folder.h"
 #include "tests/faults/committing_store.h"
 #include "tests/faults/faulty_disk.h"
+#include "tests/faults/figure.h"
 #include "tests/faults/synced_tree.h"
 
 namespace savior {

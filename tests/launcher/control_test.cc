@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "common/random.h"
-#include "tests/common/figure.h"
+#include "tests/faults/figure.h"
 
 namespace savior {
 namespace {

@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "launcher/commit.h"
-#include "tests/common/figure.h"
 #include "tests/common/small_disk.h"
 #include "tests/common/temp_folder.h"
+#include "tests/faults/figure.h"
 #include "tests/launcher/process.h"
 #include "tests/launcher/small_run.h"
 

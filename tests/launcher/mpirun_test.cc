@@ -16,8 +16,8 @@
 #include "common/tensor_file.h"
 #include "common/transport.h"
 #include "launcher/commit.h"
-#include "tests/common/figure.h"
 #include "tests/common/temp_folder.h"
+#include "tests/faults/figure.h"
 #include "tests/launcher/process.h"
 #include "tests/launcher/small_run.h"
 

@@ -14,9 +14,9 @@
 #include "common/routing.h"
 #include "ps/cold_store.h"
 #include "ps/local_store.h"
-#include "tests/common/figure.h"
 #include "tests/common/small_disk.h"
 #include "tests/common/temp_folder.h"
+#include "tests/faults/figure.h"
 #include "tests/ps/naive_store.h"
 #include "tests/ps/store_testing.h"
 

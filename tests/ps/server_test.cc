@@ -14,9 +14,9 @@
 
 #include "common/routing.h"
 #include "ps/local_store.h"
-#include "tests/common/figure.h"
 #include "tests/common/message_testing.h"
 #include "tests/common/temp_folder.h"
+#include "tests/faults/figure.h"
 #include "tests/ps/store_testing.h"
 
 namespace savior {
@@ -50,6 +50,13 @@ AlignedBytes RequestOf(const MessageHeader& header, const std::vector<Section>& 
   }
   writer.Finish();
   return frame;
+}
+
+// The least value that `share` of all do not exceed. There are some.
+double Percentile(std::vector<double> values, double share) {
+  std::ranges::sort(values);
+  const auto place = static_cast<size_t>(share * static_cast<double>(values.size()));
+  return values[std::min(values.size() - 1, place)];
 }
 
 // Tables "learned" and "content" in two shards, and a client that may send anything to shard 0.

@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "common/half.h"
-#include "tests/common/figure.h"
+#include "tests/faults/figure.h"
 #include "tests/worker/remote/lossy_proxy.h"
 #include "tests/worker/remote/served_store.h"
 

@@ -8,7 +8,7 @@
 #include <thread>
 #include <vector>
 
-#include "tests/common/figure.h"
+#include "tests/faults/figure.h"
 #include "tests/worker/remote/lossy_proxy.h"
 #include "tests/worker/remote/served_store.h"
 

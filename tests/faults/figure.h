@@ -1,14 +1,12 @@
-// What fault tests print: the seed that they were drawn from, and a line with the figure that they
-// measured, one per test of the catalogue in docs/reliability.md.
+// What every test of faults prints: the seed that it was drawn from, and the figure that it
+// measured (docs/reliability.md has them).
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <iostream>
 #include <random>
 #include <string>
-#include <vector>
 
 namespace savior {
 
@@ -27,12 +25,5 @@ inline void PrintFigure(const std::string& test, const std::string& figure) {
 
 // Long forms have the label slow, and this in their environment.
 inline bool LongForm() { return std::getenv("SAVIOR_LONG_TESTS") != nullptr; }
-
-// The least value that `share` of all do not exceed. `values` is not empty.
-inline double Percentile(std::vector<double> values, double share) {
-  std::ranges::sort(values);
-  const auto last = values.size() - 1;
-  return values[std::min(last, static_cast<size_t>(share * static_cast<double>(values.size())))];
-}
 
 }  // namespace savior
