@@ -70,7 +70,7 @@ void Coordinator::Run() {
     ReceiveAll();
     const Verdict& verdict = membership_.Check(SteadyClock::now());
     if (verdict.state == RunState::kFailed && !std::exchange(said, true)) {
-      LOG(ERROR) << "the run has failed: " << verdict.text;
+      LOG(ERROR) << kRunHasFailed << verdict.text;
     }
     const int fd = socket_->fd();
     WaitReadable({&fd, 1}, DeadlineIn(kTick));

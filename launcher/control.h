@@ -28,6 +28,9 @@
 
 namespace savior {
 
+// What the coordinator logs before why the run has failed.
+inline constexpr const char* kRunHasFailed = "the run has failed: ";
+
 // Answers everybody, on a thread of its own, until it is destroyed.
 class Coordinator {
  public:

@@ -16,6 +16,7 @@
 #include "common/files.h"
 #include "launcher/child.h"
 #include "launcher/commit.h"
+#include "launcher/control.h"
 #include "launcher/exit_code.h"
 #include "launcher/job_command.h"
 #include "launcher/launch_log.h"
@@ -32,6 +33,9 @@ using std::chrono::seconds;
 // ssh to a machine with a lot to do takes seconds, and leaving one out that lives costs a run more.
 constexpr seconds kProbeTimeout{15};
 constexpr seconds kKillAfter{5};  // between SIGTERM and SIGKILL to mpirun
+// From the run's failure to mpirun's end: where several machines cannot be reached it waits for
+// their daemons as long as TCP does, with no rank left.
+constexpr seconds kEndAfterFailure{20};
 
 // Step of the newest commit, by its name: the trainer checks what is in it. -1: none.
 int64_t NewestStep(const fs::path& run) {
@@ -78,7 +82,16 @@ struct Attempt {
   fs::file_time_type former_result;                     // result.json's time before it
   bool incomplete = false;                              // started without some of its hosts
   bool bad_input = false;                               // srun said what no restart mends
-  std::optional<SteadyClock::time_point> kill_at = {};  // when SIGTERM was not enough
+  std::optional<SteadyClock::time_point> kill_at = {};  // when it should have ended by then
+
+  // A line that says that the run has failed.
+  void NoteFailure(std::string_view line) {
+    for (const char* failure : {kRunHasFailed, "lost communication with a remote daemon"}) {
+      if (!kill_at && line.find(failure) != line.npos) {
+        kill_at = SteadyClock::now() + kEndAfterFailure;
+      }
+    }
+  }
 };
 
 class Supervisor {
@@ -223,6 +236,7 @@ absl::Status Supervisor::TryStart() {
   attempt->former_result = ResultTime();
   const auto sink = [this, starter, raw = attempt.get()](bool error) {
     return [this, starter, raw, error](int rank, std::string_view line) {
+      raw->NoteFailure(line);
       if (rank < 0) {
         // The second: the allocation is too small, now and at every restart.
         for (const char* lasting :

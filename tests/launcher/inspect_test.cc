@@ -239,5 +239,32 @@ TEST_F(InspectRun, DiffCountsRowsAddedRemovedAndChanged) {
   EXPECT_TRUE(absl::IsNotFound(Look({.what = "diff", .other = "/nowhere"})));
 }
 
+// Against the commit read whole; every table of another commit that has changed has another digest.
+TEST_F(InspectRun, DigestCountsRowsAndUpdatesAndTellsCommitsApart) {
+  const auto digest_of = [this](const fs::path& path) {
+    EXPECT_TRUE(Look({.what = "digest", .path = path.string(), .json = true}).ok());
+    return nlohmann::json::parse(printed_);
+  };
+  const auto newest = digest_of(Trained().run.dir);
+  EXPECT_EQ(newest, digest_of(Trained().run.dir));
+  const Learned learned = LearnedBy(Trained());
+  EXPECT_EQ(newest.at("step"), learned.step);
+  EXPECT_EQ(newest.at("dense"), DigestBytes(learned.dense));
+  for (const auto& [name, rows] : learned.tables) {
+    uint64_t updates = 0;
+    for (const auto& [key, row] : rows) updates += row.updates;
+    EXPECT_EQ(newest.at("tables").at(name).at("rows"), rows.size()) << name;
+    EXPECT_EQ(newest.at("tables").at(name).at("updates"), updates) << name;
+  }
+  const auto former = digest_of(ListCommits(fs::path(Trained().run.dir) / "commits").front());
+  EXPECT_NE(former.at("dense"), newest.at("dense"));
+  EXPECT_NE(former.at("tables").at("item"), newest.at("tables").at("item"));
+  EXPECT_EQ(former.at("tables").at("content"), newest.at("tables").at("content")) << "frozen";
+  ASSERT_TRUE(Look({.what = "digest"}).ok());
+  EXPECT_THAT(printed_,
+              AllOf(HasSubstr(newest.at("dense").get<std::string>()),
+                    HasSubstr(newest.at("tables").at("item").at("digest").get<std::string>())));
+}
+
 }  // namespace
 }  // namespace savior
