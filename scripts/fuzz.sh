@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 SECONDS_EACH=${1-60}
-TARGETS=(request response rank infer)
+TARGETS=(request response rank infer config manifest log)
 
 command -v clang++ >/dev/null || {
   echo "SKIPPED, nothing was fuzzed: clang++ is not installed"

@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "common/failpoint.h"
 #include "common/files.h"
 #include "ps/local_store.h"
 #include "tests/common/temp_folder.h"
@@ -143,6 +144,38 @@ TEST(EioRead, EndsTheCommitAndIsPassedOverAtAStart) {
               fmt::format("{} of {} files: commit given up or passed over, file named; a shard "
                           "stops for good",
                           stopped, read.size()));
+}
+
+// A step that fails anywhere on the way of a shard's checkpoint: nobody is ever told that there is
+// one.
+TEST(Acknowledgement, OfACheckpointNeverComesBeforeItIsWritten) {
+  const std::vector<std::string> points = {"shard.before_slice",      "shard.after_slice",
+                                           "checkpoint.before_notes", "checkpoint.before_flush",
+                                           "checkpoint.before_links", "checkpoint.after_links"};
+  const TempFolder folder("/dev/shm");
+  const std::vector<TableSpec> tables = {AlignTable("t", 16, Optimizer(OptimizerKind::kSgd, 1))};
+  const auto store = *LocalStore::Open(
+      {.tables = tables, .shards = 2, .ram_budget_bytes = 1'000'000, .folder = folder / "live"});
+  const std::vector<float> grads(1000 * 16, -1.0f);
+  int told = 0;
+  for (size_t step = 1; step <= points.size(); ++step) {
+    SCOPED_TRACE(points[step - 1]);
+    const auto name = static_cast<int64_t>(step);
+    ASSERT_TRUE(PushRows(*store, name, 0, Keys(0, 1000), grads).ok());
+    ASSERT_TRUE(ArmFailpoints(points[step - 1] + "=error").ok());
+    ASSERT_TRUE(store->Freeze(name, {.folder = folder / std::to_string(step)}, Soon()).ok());
+    absl::StatusOr<bool> written = false;
+    while (written.ok() && !*written) written = store->CheckpointWritten(name, Soon());
+    EXPECT_FALSE(written.ok()) << "a checkpoint that one shard does not have";
+    EXPECT_THAT(std::string(written.status().message()), HasSubstr(points[step - 1]));
+    told += written.ok();
+    ASSERT_TRUE(ArmFailpoints("").ok());
+  }
+  const absl::Status after = store->Checkpoint(folder / "after", Soon());
+  EXPECT_TRUE(after.ok()) << after;
+  PrintFigure(
+      "acknowledgement",
+      fmt::format("{} of {} checkpoints that failed were told as written", told, points.size()));
 }
 
 TEST(ShortWrites, AreFinished) {
