@@ -4,6 +4,7 @@ bed_test.py --short runs what the default suite does.
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -62,6 +63,10 @@ class BedTest(unittest.TestCase):
         runs.wait_for_none(launch.run)
 
     def expect_named(self, launch: Launch, words: str):
+        # What a rank says last reaches the launcher after the rank's end.
+        deadline = time.monotonic() + 60
+        while not re.search(words, launch.text()) and time.monotonic() < deadline:
+            time.sleep(0.1)
         self.assertRegex(launch.text(), words)
 
     def expect_no_daemons(self):
