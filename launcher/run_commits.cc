@@ -145,7 +145,7 @@ absl::Status RunCommits::Begin(CommitContents contents) {
   const int64_t step = contents.manifest.step;
   files_->Set(std::move(contents));
   under_way_ = true;
-  const absl::Status frozen = flow_.Freeze(step);
+  absl::Status frozen = flow_.Freeze(step);
   Start([this] {
     while (flow_.under_way() && !give_up_) {
       if (!flow_.Advance()) std::this_thread::sleep_for(kPause);

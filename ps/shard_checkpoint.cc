@@ -35,7 +35,7 @@ absl::Status Shard::Freeze(int64_t step, const CheckpointPlace& place) {
   }
   SAVIOR_RETURN_IF_ERROR(WriteHeld(0));
   std::vector<uint64_t> rows;
-  Checkpointing& c = checkpoint_.emplace();
+  Checkpointing& c = checkpoint_.emplace(Checkpointing{});
   c.step = step;
   c.place = place;
   c.job = {.place = place, .live = options_.folder, .digests = &digests_};

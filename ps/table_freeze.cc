@@ -34,7 +34,7 @@ ColdSlice Table::NewSlice() const {
 }
 
 void Table::BeginCut() {
-  cut_.emplace();
+  cut_.emplace(Cut{});
   cut_->slice = NewSlice();
   hot_.BeginCut();
 }
