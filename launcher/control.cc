@@ -194,7 +194,7 @@ void ControlLink::Run() {
     if (SteadyClock::now() - heard_ > options_.lease) {
       Take({RunState::kFailed,
             fmt::format("no word from the coordinator (rank 0) for {:.1f} s (cluster.lease_s)",
-                        std::chrono::duration<double>(SteadyClock::now() - heard_).count()),
+                        SecondsSince(heard_)),
             1},
            false);
     }

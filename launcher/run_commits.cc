@@ -21,8 +21,6 @@ constexpr std::chrono::minutes kAnswerTimeout{1};
 // Between two looks at what the shards write.
 constexpr std::chrono::milliseconds kPause{20};
 
-double SecondsOf(SteadyClock::duration time) { return std::chrono::duration<double>(time).count(); }
-
 }  // namespace
 
 class RunCommits::Shards final : public CommitShards {
@@ -159,8 +157,8 @@ void RunCommits::Log() const {
   LOG(INFO) << fmt::format(
       "commit of step {}: training stood still for {:.1f} ms, written in {:.2f} s, {:.1f} MB of "
       "which {:.1f} MB are links",
-      flow_.step(), 1e3 * SecondsOf(flow_.frozen_for()),
-      SecondsOf(SteadyClock::now() - flow_.began()), 1e-6 * static_cast<double>(files_->bytes()),
+      flow_.step(), std::chrono::duration<double, std::milli>(flow_.frozen_for()).count(),
+      SecondsSince(flow_.began()), 1e-6 * static_cast<double>(files_->bytes()),
       1e-6 * static_cast<double>(files_->linked_bytes()));
 }
 

@@ -12,7 +12,6 @@
 
 #include "common/routing.h"
 #include "common/store_checks.h"
-#include "ps/restore.h"
 
 namespace savior {
 namespace {
@@ -273,9 +272,7 @@ absl::StatusOr<StoreStats> LocalStore::Stats(Deadline deadline) {
 
 absl::Status LocalStore::Freeze(int64_t step, const CheckpointPlace& place, Deadline deadline) {
   return RunOnAll(deadline, [&](uint32_t s, Shard& shard, const Call&) {
-    return shard.Freeze(step,
-                        {.folder = place.folder / ShardFolder(s),
-                         .base = place.base.empty() ? fs::path() : place.base / ShardFolder(s)});
+    return shard.Freeze(step, PlaceOfShard(place, s));
   });
 }
 

@@ -73,13 +73,13 @@ absl::StatusOr<bool> BundleWatcher::Poll(Deadline now) {
 absl::Status BundleWatcher::LoadAndSwap(const std::string& version) {
   const auto begin = SteadyClock::now();
   SAVIOR_ASSIGN_OR_RETURN(std::shared_ptr<const Scorer> scorer, Load());
-  const std::chrono::duration<double> took = SteadyClock::now() - begin;
+  const double took = SecondsSince(begin);
   const ModelCard& card = scorer->card();
-  metrics_.Loaded(card.version, card.step, card.codebook_version, took.count());
+  metrics_.Loaded(card.version, card.step, card.codebook_version, took);
   LOG(INFO) << fmt::format(
       "serving: bundle {} (version {}, {} items) answers from now on; loaded "
       "in {:.2f} s",
-      version, card.version, card.items, took.count());
+      version, card.version, card.items, took);
   current_.Set(std::move(scorer));
   return absl::OkStatus();
 }

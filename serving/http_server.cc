@@ -234,9 +234,8 @@ void ScoringServer::Impl::SetHandlers() {
         exchange->LeaveUnread(answer);
       });
   parser_.set_logger([this](const httplib::Request&, const httplib::Response& answer) {
-    const std::chrono::duration<double> took = SteadyClock::now() - exchange->begin;
     metrics_.Answered(ScoringService::EndpointName(exchange->head.path), answer.status,
-                      took.count());
+                      SecondsSince(exchange->begin));
   });
 }
 

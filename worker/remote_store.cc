@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <thread>
 #include <utility>
 
 #include "common/routing.h"
@@ -18,8 +17,6 @@ namespace {
 constexpr int64_t kNoCancel = std::numeric_limits<int64_t>::max();
 // Until a shard that has no room, on disk or for requests that wait, is asked again.
 constexpr std::chrono::milliseconds kAgainWhenFull{50};
-// Between two looks at a checkpoint that is being written.
-constexpr std::chrono::milliseconds kBetweenLooks{20};
 constexpr size_t kLeastMessageBytes = 4096;
 constexpr size_t kMaxShards = kBuckets;
 
@@ -210,19 +207,6 @@ absl::StatusOr<bool> RemoteStore::CheckpointWritten(int64_t steps, Deadline dead
   if (!call.waiting.ok() && !absl::IsDeadlineExceeded(status)) return false;
   SAVIOR_RETURN_IF_ERROR(status);
   return true;
-}
-
-absl::Status RemoteStore::AwaitCheckpoint(int64_t steps, Deadline deadline) {
-  while (true) {
-    SAVIOR_ASSIGN_OR_RETURN(const bool written, CheckpointWritten(steps, deadline));
-    if (written) return absl::OkStatus();
-    if (SteadyClock::now() + kBetweenLooks >= deadline) {
-      return absl::DeadlineExceededError(
-          absl::StrCat("the checkpoint of step ", steps, " is still being written"));
-    }
-    // Not in the turn: whoever trains goes on.
-    std::this_thread::sleep_for(kBetweenLooks);
-  }
 }
 
 absl::StatusOr<StoreStats> RemoteStore::Stats(Deadline deadline) {

@@ -76,13 +76,12 @@ class RemoteStore final : public EmbeddingStore {
 
   // Every shard begins a checkpoint of its rows as they are after `steps` steps of all workers, to
   // where its server says (ps/server.h). Returns when all have frozen: from then on pushes may
-  // come. An error of one shard does not stop the others: AwaitCheckpoint says when they are done.
+  // come. An error of one shard does not stop the others: CheckpointWritten says when they are
+  // done.
   [[nodiscard]] absl::Status Freeze(int64_t steps, Deadline deadline);
   // False: a shard still writes its checkpoint. True: all have written it. Errors: none writes any
   // more, and one has none (kResourceExhausted: its disk is full).
   [[nodiscard]] absl::StatusOr<bool> CheckpointWritten(int64_t steps, Deadline deadline);
-  // Asks so until no shard writes; calls of others go between.
-  [[nodiscard]] absl::Status AwaitCheckpoint(int64_t steps, Deadline deadline);
 
   // Both wait only where a shard has max_in_flight requests unanswered (back-pressure).
   [[nodiscard]] absl::StatusOr<Ticket> StartPull(int64_t step, std::span<const TablePull> pulls,

@@ -38,7 +38,7 @@ BatchOptions TrainingBatches(const Config& config, Period training, int64_t epoc
 class Stopwatch {
  public:
   explicit Stopwatch(double* seconds) : seconds_(seconds) {}
-  ~Stopwatch() { *seconds_ += std::chrono::duration<double>(SteadyClock::now() - start_).count(); }
+  ~Stopwatch() { *seconds_ += SecondsSince(start_); }
 
  private:
   double* const seconds_;

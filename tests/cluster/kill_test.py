@@ -12,10 +12,8 @@ import argparse
 import os
 import signal
 import sys
-import tempfile
 import time
 import unittest
-from pathlib import Path
 
 import runs
 from figures import figure, seeded, spread
@@ -34,13 +32,10 @@ def updates(digest: dict) -> int:
     return sum(table["updates"] for table in digest["tables"].values())
 
 
-class KillTest(unittest.TestCase):
+class KillTest(runs.WorldTest):
     @classmethod
     def setUpClass(cls):
-        cls.folder = tempfile.TemporaryDirectory(prefix="savior-kill-")
-        cls.addClassCleanup(cls.folder.cleanup)
-        cls.path = Path(cls.folder.name)
-        cls.config = runs.make_world(cls.path)
+        super().setUpClass()
         began = time.monotonic()
         launch = Launch(cls.config, cls.path / "undisturbed", *STEPS, *CLUSTER)
         runs.wait_until("the first step", lambda: runs.steps_done(launch.run))

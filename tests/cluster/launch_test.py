@@ -4,10 +4,8 @@ import os
 import re
 import signal
 import sys
-import tempfile
 import time
 import unittest
-from pathlib import Path
 
 import runs
 from figures import figure
@@ -18,19 +16,13 @@ LONG = ("train.epochs=4",)  # 276 steps: long enough to disturb
 ENDLESS = ("train.epochs=1000",)
 
 
-class LaunchTest(unittest.TestCase):
+class LaunchTest(runs.WorldTest):
     @classmethod
     def setUpClass(cls):
-        cls.folder = tempfile.TemporaryDirectory(prefix="savior-launch-")
-        cls.path = Path(cls.folder.name)
-        cls.config = runs.make_world(cls.path)
+        super().setUpClass()
         launch = Launch(cls.config, cls.path / "undisturbed", *LONG, "--np", str(RANKS))
         assert launch.wait() == 0, launch.text()
         cls.undisturbed = runs.result(cls.path / "undisturbed")
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.folder.cleanup()
 
     def start(self, *arguments, name=None, hosts=("--np", str(RANKS))) -> Launch:
         launch = Launch(self.config, self.path / (name or self._testMethodName), *arguments, *hosts)

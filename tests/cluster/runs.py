@@ -5,7 +5,9 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
 import time
+import unittest
 from pathlib import Path
 
 PROGRAM = os.environ["SAVIOR_PROGRAM"]
@@ -56,6 +58,17 @@ def make_world(folder: Path) -> Path:
     config = folder / "run.toml"
     config.write_text(CONFIG.format(folder=folder))
     return config
+
+
+class WorldTest(unittest.TestCase):
+    """Tests of one folder, `path`, that holds a world and is gone behind them; `config` is its file."""
+
+    @classmethod
+    def setUpClass(cls):
+        folder = tempfile.TemporaryDirectory(prefix=f"savior-{cls.__name__.lower()}-")
+        cls.addClassCleanup(folder.cleanup)
+        cls.path = Path(folder.name)
+        cls.config = make_world(cls.path)
 
 
 def result(run: Path) -> dict:

@@ -10,10 +10,8 @@ import re
 import signal
 import struct
 import sys
-import tempfile
 import time
 import unittest
-from pathlib import Path
 
 import runs
 from figures import figure
@@ -28,13 +26,10 @@ DAY = 86_400
 HANG_S = 60  # what takes longer hangs
 
 
-class StallTest(unittest.TestCase):
+class StallTest(runs.WorldTest):
     @classmethod
     def setUpClass(cls):
-        cls.folder = tempfile.TemporaryDirectory(prefix="savior-stall-")
-        cls.addClassCleanup(cls.folder.cleanup)
-        cls.path = Path(cls.folder.name)
-        cls.config = runs.make_world(cls.path)
+        super().setUpClass()
         cls.undisturbed = {}
 
     def start(self, *arguments, name=None, env=None) -> Launch:

@@ -34,6 +34,28 @@ int64_t NewestIn(const fs::path& commits) {
 
 std::string NameOf(const std::string& path) { return fs::path(path).filename(); }
 
+// A run's second commit, on a disk that fails once. The first, of step 1, is there.
+struct FaultyCommit {
+  const TempFolder folder{"/dev/shm"};
+  FaultyDisk disk;
+  CommittingStore store{folder.path(), folder / "live", 1};
+  absl::Status status;
+
+  void Make(FileOp op, const std::string& path) {
+    ASSERT_TRUE(store.Push().ok());
+    ASSERT_TRUE(store.Commit().ok());
+    ASSERT_TRUE(store.Push().ok());
+    ASSERT_EQ(store.step(), 5);
+    disk.Set({.op = op, .path = path});
+    status = store.Commit();
+    ASSERT_EQ(disk.faults(), 1u);
+    // What is not for want of room ends a run (TrainingRun::TakeCommit).
+    EXPECT_FALSE(status.ok());
+    EXPECT_FALSE(absl::IsResourceExhausted(status)) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(NameOf(disk.faulty_path())));
+  }
+};
+
 // What a commit syncs: files of the lead, of the shards' databases before the checkpoint, of the
 // checkpoint, and folders.
 const std::vector<std::string> kSynced = {
@@ -44,25 +66,14 @@ TEST(EioFsync, EndsTheCommitNamesTheFileAndIsNotTriedAgain) {
   int stopped = 0;
   for (const std::string& path : kSynced) {
     SCOPED_TRACE(path);
-    const TempFolder folder("/dev/shm");
-    FaultyDisk disk;
-    CommittingStore store(folder.path(), folder / "live", 1);
-    ASSERT_TRUE(store.Push().ok());
-    ASSERT_TRUE(store.Commit().ok());
-    ASSERT_TRUE(store.Push().ok());
-    ASSERT_EQ(store.step(), 5);
-    disk.Set({.op = FileOp::kSync, .path = path});
-    const absl::Status status = store.Commit();
-    ASSERT_EQ(disk.faults(), 1u);
-    // What is not for want of room ends a run (TrainingRun::TakeCommit).
-    EXPECT_FALSE(status.ok());
-    EXPECT_FALSE(absl::IsResourceExhausted(status)) << status;
-    EXPECT_THAT(std::string(status.message()), HasSubstr(NameOf(disk.faulty_path())));
+    FaultyCommit made;
+    ASSERT_NO_FATAL_FAILURE(made.Make(FileOp::kSync, path));
+    const FaultyDisk& disk = made.disk;
     EXPECT_EQ(disk.again(), 0u) << disk.faulty_path() << " was synced again";
-    const bool kept = NewestIn(store.commits()) == 1;
+    const bool kept = NewestIn(made.store.commits()) == 1;
     EXPECT_TRUE(kept);
-    EXPECT_EQ(ListCommits(store.commits()).size(), 1u);
-    stopped += !status.ok() && kept && disk.again() == 0;
+    EXPECT_EQ(ListCommits(made.store.commits()).size(), 1u);
+    stopped += !made.status.ok() && kept && disk.again() == 0;
   }
   PrintFigure("eio_fsync", fmt::format("{} of {} files and folders: commit given up, file named, "
                                        "no second fsync, old commit whole",
@@ -119,26 +130,16 @@ TEST(EioRead, EndsTheCommitAndIsPassedOverAtAStart) {
   int stopped = 0;
   for (const std::string& path : read) {
     SCOPED_TRACE(path);
-    const TempFolder folder("/dev/shm");
-    FaultyDisk disk;
-    CommittingStore store(folder.path(), folder / "live", 1);
-    ASSERT_TRUE(store.Push().ok());
-    ASSERT_TRUE(store.Commit().ok());
-    ASSERT_TRUE(store.Push().ok());
-    disk.Set({.op = FileOp::kRead, .path = path});
-    const absl::Status status = store.Commit();
-    ASSERT_EQ(disk.faults(), 1u);
-    EXPECT_FALSE(status.ok());
-    EXPECT_FALSE(absl::IsResourceExhausted(status)) << status;
-    EXPECT_THAT(std::string(status.message()), HasSubstr(NameOf(disk.faulty_path())));
-    EXPECT_EQ(NewestIn(store.commits()), 1);
+    FaultyCommit made;
+    ASSERT_NO_FATAL_FAILURE(made.Make(FileOp::kRead, path));
+    EXPECT_EQ(NewestIn(made.store.commits()), 1);
     // At a start a file that does not read is as one that is damaged: named, and passed over.
-    const fs::path commit = ListCommits(store.commits()).back();
-    disk.Set({.op = FileOp::kRead, .path = path});
-    const absl::Status opened = OpenCommit(commit, /*digests=*/true).status();
+    const fs::path folder = ListCommits(made.store.commits()).back();
+    made.disk.Set({.op = FileOp::kRead, .path = path});
+    const absl::Status opened = OpenCommit(folder, /*digests=*/true).status();
     EXPECT_TRUE(absl::IsDataLoss(opened)) << opened;
-    EXPECT_THAT(std::string(opened.message()), HasSubstr(NameOf(disk.faulty_path())));
-    stopped += !status.ok() && absl::IsDataLoss(opened);
+    EXPECT_THAT(std::string(opened.message()), HasSubstr(NameOf(made.disk.faulty_path())));
+    stopped += !made.status.ok() && absl::IsDataLoss(opened);
   }
   PrintFigure("eio_read",
               fmt::format("{} of {} files: commit given up or passed over, file named; a shard "

@@ -188,21 +188,9 @@ TEST_F(InspectRun, DiffCountsRowsAddedRemovedAndChanged) {
   const std::vector<fs::path> commits = ListCommits(fs::path(Trained().run.dir) / "commits");
   ASSERT_GE(commits.size(), 2u);
   const auto rows_of = [](const fs::path& commit) {
-    std::map<std::string, std::map<uint64_t, Row>> tables;
     const auto inspected = InspectedCommit::Open(commit);
     EXPECT_TRUE(inspected.ok()) << inspected.status();
-    for (uint32_t t = 0; t < (*inspected)->store().tables().size(); ++t) {
-      auto& rows = tables[(*inspected)->store().tables()[t].name];
-      const auto add = [&rows](const StoredRow& row) {
-        rows[row.key] = {row.updates,
-                         row.last_step,
-                         {row.weights.begin(), row.weights.end()},
-                         {row.state.begin(), row.state.end()}};
-        return absl::OkStatus();
-      };
-      EXPECT_TRUE((*inspected)->store().ForEachRow(t, add, InspectDeadline()).ok());
-    }
-    return tables;
+    return inspected.ok() ? RowsOf(**inspected) : Tables();
   };
   const auto a = rows_of(commits[0]), b = rows_of(commits[1]);
   for (const bool backwards : {false, true}) {

@@ -101,11 +101,31 @@ struct Row {
   bool operator==(const Row&) const = default;
 };
 
+using Tables = std::map<std::string, std::map<uint64_t, Row>>;  // by name, by key
+
+inline Tables RowsOf(InspectedCommit& inspected) {
+  Tables tables;
+  const std::vector<TableSpec>& specs = inspected.commit().manifest.tables;
+  for (uint32_t t = 0; t < specs.size(); ++t) {
+    auto& rows = tables[specs[t].name];
+    const auto add = [&rows](const StoredRow& row) {
+      rows[row.key] = {row.updates,
+                       row.last_step,
+                       {row.weights.begin(), row.weights.end()},
+                       {row.state.begin(), row.state.end()}};
+      return absl::OkStatus();
+    };
+    const absl::Status walked = inspected.store().ForEachRow(t, add, InspectDeadline());
+    EXPECT_TRUE(walked.ok()) << walked;
+  }
+  return tables;
+}
+
 // Everything that the newest commit of a run holds: dense file and rows.
 struct Learned {
   int64_t step = 0;
-  std::string dense;                                      // the file's bytes
-  std::map<std::string, std::map<uint64_t, Row>> tables;  // by name, by key
+  std::string dense;  // the file's bytes
+  Tables tables;
   bool operator==(const Learned&) const = default;
 };
 
@@ -117,18 +137,7 @@ inline Learned LearnedBy(const Config& config) {
   const Commit& commit = (*inspected)->commit();
   learned.step = commit.manifest.step;
   learned.dense = ReadFile(commit.folder / "dense.safetensors").value();
-  for (uint32_t t = 0; t < commit.manifest.tables.size(); ++t) {
-    auto& rows = learned.tables[commit.manifest.tables[t].name];
-    const auto add = [&rows](const StoredRow& row) {
-      rows[row.key] = {row.updates,
-                       row.last_step,
-                       {row.weights.begin(), row.weights.end()},
-                       {row.state.begin(), row.state.end()}};
-      return absl::OkStatus();
-    };
-    const absl::Status walked = (*inspected)->store().ForEachRow(t, add, InspectDeadline());
-    EXPECT_TRUE(walked.ok()) << walked;
-  }
+  learned.tables = RowsOf(**inspected);
   return learned;
 }
 

@@ -41,7 +41,7 @@ class CheckpointConformance : public testing::TestWithParam<Kind> {
                : served_.local().Freeze(step, {.folder = served_.Checkpoint(step)}, Soon());
   }
   absl::Status Await(int64_t step) {
-    return GetParam().remote ? remote_->AwaitCheckpoint(step, Soon())
+    return GetParam().remote ? AwaitCheckpoint(*remote_, step)
                              : served_.local().AwaitCheckpoint(step, Soon());
   }
   void Push(int64_t step, uint64_t begin, uint64_t end) {

@@ -3,11 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -32,6 +34,16 @@ struct ServedOptions {
   double steps_per_minute = 1000;  // of eviction
   size_t max_waiting_bytes = ServerOptions{}.max_waiting_bytes;
 };
+
+// What has become of the checkpoint of `step`, when no shard writes it any more.
+inline absl::Status AwaitCheckpoint(RemoteStore& store, int64_t step) {
+  const Deadline deadline = Soon();
+  while (true) {
+    const absl::StatusOr<bool> written = store.CheckpointWritten(step, deadline);
+    if (!written.ok() || *written) return written.status();
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+}
 
 class ServedStore {
  public:

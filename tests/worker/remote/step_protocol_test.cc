@@ -289,18 +289,18 @@ TEST_F(StepProtocolTest, ACheckpointWaitsForItsStepAndIsWrittenOnce) {
   const auto one = Worker(0), other = Worker(1);
   Work(one.get(), 0, 0, 1);
   EXPECT_TRUE(absl::IsDeadlineExceeded(one->Freeze(1, DeadlineIn(std::chrono::milliseconds(100)))));
-  EXPECT_TRUE(absl::IsFailedPrecondition(one->AwaitCheckpoint(1, Soon())));  // none was begun
+  EXPECT_TRUE(absl::IsFailedPrecondition(AwaitCheckpoint(*one, 1)));  // none was begun
   Work(other.get(), 1, 0, 1);
   // Now the former request is served too: either it began the checkpoint, or this one does.
   const absl::Status frozen = other->Freeze(1, Soon());
   EXPECT_TRUE(frozen.ok() || absl::IsFailedPrecondition(frozen)) << frozen;
-  const absl::Status written = other->AwaitCheckpoint(1, Soon());
+  const absl::Status written = AwaitCheckpoint(*other, 1);
   EXPECT_TRUE(written.ok()) << written;
   for (const char* shard : {"shard-0", "shard-1"}) {
     EXPECT_TRUE(std::filesystem::exists(served_->Checkpoint(1) / shard / "CURRENT"));
   }
   EXPECT_TRUE(one->Freeze(1, Soon()).ok());
-  EXPECT_FALSE(one->AwaitCheckpoint(1, Soon()).ok()) << "it exists";
+  EXPECT_FALSE(AwaitCheckpoint(*one, 1).ok()) << "it exists";
 }
 
 }  // namespace
