@@ -24,6 +24,13 @@ class ObservedStore final : public EmbeddingStore {
   absl::Status Put(std::span<const TablePut> puts, Deadline deadline) override {
     return store_->Put(puts, deadline);
   }
+  absl::Status ReadRows(std::span<const TableRead> reads, Deadline deadline) override {
+    return store_->ReadRows(reads, deadline);
+  }
+  absl::Status WriteRows(int64_t step, std::span<const TableWrite> writes,
+                         Deadline deadline) override {
+    return store_->WriteRows(step, writes, deadline);
+  }
   absl::Status Hint(int64_t step, std::span<const TableKeys> keys) override {
     return store_->Hint(step, keys);
   }

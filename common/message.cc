@@ -58,7 +58,17 @@ struct WireError {
 
 constexpr size_t PadTo8(size_t bytes) { return (bytes + 7) & ~size_t{7}; }
 
-bool HasValues(MessageType type) { return type == MessageType::kPush || type == MessageType::kPut; }
+bool HasValues(MessageType type) {
+  return type == MessageType::kPush || type == MessageType::kPut || type == MessageType::kWriteRows;
+}
+bool HasSections(MessageType type) {
+  return HasValues(type) || type == MessageType::kPull || type == MessageType::kHint ||
+         type == MessageType::kReadRows;
+}
+// Update counts that a request brings.
+size_t CountsIn(MessageType type, size_t keys) {
+  return type == MessageType::kWriteRows ? keys : 0;
+}
 
 // Of a whole frame but its digest: the payload's, seeded with the header's.
 uint64_t DigestOf(std::span<const std::byte> frame) {
@@ -82,7 +92,7 @@ MessageHeader FromWire(const WireHeader& wire) {
 
 bool IsKnownType(uint8_t type) {
   return (type >= static_cast<uint8_t>(MessageType::kPull) &&
-          type <= static_cast<uint8_t>(MessageType::kCheckpointWritten)) ||
+          type <= static_cast<uint8_t>(MessageType::kSwitchCodebook)) ||
          (type >= static_cast<uint8_t>(MessageType::kRows) &&
           type <= static_cast<uint8_t>(MessageType::kError));
 }
@@ -216,11 +226,11 @@ absl::Status DecodeRequest(std::span<const std::byte> frame, Request* request) {
   request->sections.clear();
   const MessageType type = request->header.type;
   if (!IsRequest(type)) return absl::InvalidArgumentError("a reply where a request should be");
-  const bool no_sections = type == MessageType::kCancelHints || type == MessageType::kStats ||
-                           type == MessageType::kCheckpoint ||
-                           type == MessageType::kCheckpointWritten;
-  if (no_sections && wire.sections != 0) {
+  if (!HasSections(type) && wire.sections != 0) {
     return absl::InvalidArgumentError("tables in a message that has none");
+  }
+  if (HasWholeRows(type) && request->header.dtype != ValueDtype::kFloat32) {
+    return absl::InvalidArgumentError("whole rows of another type than float32");
   }
   PayloadReader reader(frame.subspan(kMessageHeaderBytes));
   for (uint32_t i = 0; i < wire.sections; ++i) {
@@ -233,7 +243,8 @@ absl::Status DecodeRequest(std::span<const std::byte> frame, Request* request) {
     const uint64_t width =
         HasValues(type) ? uint64_t{section.dim} * WidthOf(request->header.dtype) : 0;
     if (!reader.TakeArray(section.count, &out.keys) ||
-        !reader.Take(section.count, width, &out.values)) {
+        !reader.Take(section.count, width, &out.values) ||
+        !reader.TakeArray(CountsIn(type, section.count), &out.updates)) {
       return BeyondTheFrame(i, section);
     }
   }
@@ -276,7 +287,8 @@ absl::Status DecodeReply(std::span<const std::byte> frame, Reply* reply) {
 
 size_t RequestSectionBytes(MessageType type, ValueDtype dtype, uint32_t dim, size_t keys) {
   const size_t values = HasValues(type) ? keys * dim * WidthOf(dtype) : 0;
-  return sizeof(WireSection) + keys * sizeof(uint64_t) + PadTo8(values);
+  return sizeof(WireSection) + keys * sizeof(uint64_t) + PadTo8(values) +
+         PadTo8(CountsIn(type, keys) * sizeof(uint32_t));
 }
 
 size_t RowsSectionBytes(ValueDtype dtype, uint32_t dim, size_t rows, bool updates) {
@@ -317,7 +329,11 @@ MessageWriter::KeysAndValues MessageWriter::AddRequestSection(uint32_t table, ui
   AddSectionHeader(table, dim, keys, updates_wanted);
   auto* const at = reinterpret_cast<uint64_t*>(Take(keys * sizeof(uint64_t)));
   const size_t values = HasValues(header_.type) ? keys * dim * WidthOf(header_.dtype) : 0;
-  return {{at, keys}, Take(values)};
+  std::byte* const values_at = Take(values);
+  const size_t counts = CountsIn(header_.type, keys);
+  return {{at, keys},
+          values_at,
+          {reinterpret_cast<uint32_t*>(Take(counts * sizeof(uint32_t))), counts}};
 }
 
 MessageWriter::RowsAndUpdates MessageWriter::AddRows(uint32_t table, uint32_t dim, size_t rows,

@@ -17,7 +17,7 @@
 
 namespace savior {
 
-inline constexpr uint16_t kWireVersion = 3;
+inline constexpr uint16_t kWireVersion = 4;
 inline constexpr size_t kMaxFrameBytes = size_t{64} << 20;
 inline constexpr uint32_t kMaxSections = 1024;
 inline constexpr uint32_t kMaxWireDim = 65536;
@@ -33,6 +33,9 @@ enum class MessageType : uint8_t {
   kStats = 6,              // -> kCounters
   kCheckpoint = 7,         // -> kDone, when the shard is frozen
   kCheckpointWritten = 8,  // -> kDone, if it is
+  kReadRows = 9,           // -> kRows, whole ones
+  kWriteRows = 10,         // -> kDone
+  kSwitchCodebook = 11,    // -> kDone
   kRows = 65,
   kDone = 66,
   kCounters = 67,
@@ -45,17 +48,23 @@ constexpr bool IsAnswered(MessageType type) {
   return type != MessageType::kHint && type != MessageType::kCancelHints;
 }
 
+// Whether it is about whole rows (common/store.h): the sections' dim is RowFloats then, and values
+// are float32.
+constexpr bool HasWholeRows(MessageType type) {
+  return type == MessageType::kReadRows || type == MessageType::kWriteRows;
+}
+
 struct MessageHeader {
   MessageType type = MessageType::kPull;
   ValueDtype dtype = ValueDtype::kFloat32;  // of all values in the message
   uint64_t incarnation = 0;                 // of the run: one per start
-  uint32_t codebook_version = 0;
-  uint16_t worker = 0;    // number of the worker that asks
+  uint32_t codebook_version = 0;            // switch: served until now
+  uint16_t worker = 0;                      // number of the worker that asks
   uint16_t parts = 0;     // push: messages of this worker's push of this step to this shard
   uint64_t client = 0;    // drawn at random by each client: names its sequence numbers
   uint64_t sequence = 0;  // a reply has its request's; 0 in requests that are not answered
-  // Push, hint: the training step; pull: likewise, or kAnyStep (common/store.h); cancel: the first
-  // step to forget; both of a checkpoint: steps done.
+  // Push, hint, write: the training step; pull: likewise, or kAnyStep (common/store.h); cancel: the
+  // first step to forget; both of a checkpoint: steps done; switch: the new codebook version.
   int64_t step = 0;
   uint32_t shard = 0;  // that the request is for
   bool operator==(const MessageHeader&) const = default;
@@ -65,9 +74,11 @@ struct MessageHeader {
 struct RequestSection {
   uint32_t table = 0;
   uint32_t dim = 0;
-  bool updates_wanted = false;        // pull: reply with update counts, too
-  std::span<const uint64_t> keys;     // [n]
-  std::span<const std::byte> values;  // push, put: [n, dim] of the header's dtype, else empty
+  bool updates_wanted = false;     // pull: reply with update counts, too
+  std::span<const uint64_t> keys;  // [n]
+  std::span<const std::byte>
+      values;  // push, put, write: [n, dim] of the header's dtype, else empty
+  std::span<const uint32_t> updates;  // write: [n], else empty
 };
 
 struct Request {
@@ -81,7 +92,7 @@ struct ReplySection {
   uint32_t dim = 0;
   uint32_t rows = 0;
   std::span<const std::byte> values;   // kRows: [rows, dim] of the header's dtype
-  std::span<const uint32_t> updates;   // kRows: [rows] if wanted, else empty
+  std::span<const uint32_t> updates;   // kRows: [rows] if wanted, or whole ones; else empty
   std::span<const uint64_t> counters;  // kCounters
 };
 
@@ -118,8 +129,9 @@ class MessageWriter {
   MessageWriter(std::span<std::byte> frame, const MessageHeader& header);
 
   struct KeysAndValues {
-    std::span<uint64_t> keys;  // [n]
-    std::byte* values;         // push, put: [n, dim]
+    std::span<uint64_t> keys;     // [n]
+    std::byte* values;            // push, put, write: [n, dim]
+    std::span<uint32_t> updates;  // write: [n]
   };
   KeysAndValues AddRequestSection(uint32_t table, uint32_t dim, size_t keys, bool updates_wanted);
 

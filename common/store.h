@@ -99,6 +99,28 @@ struct TableSpec {
   bool operator==(const TableSpec&) const = default;
 };
 
+// Floats of optimizer state per row of `dim` weights; what they are: ps/optimizer.h.
+constexpr uint32_t StateFloats(OptimizerKind kind, uint32_t dim) {
+  switch (kind) {
+    case OptimizerKind::kNone:
+    case OptimizerKind::kSgd:
+      return 0;
+    case OptimizerKind::kRowwiseAdagrad:
+      return 1;
+    case OptimizerKind::kAdagrad:
+      return dim;
+    case OptimizerKind::kAdam:
+    case OptimizerKind::kFtrl:
+      return 2 * dim;
+  }
+  return 0;
+}
+
+// Floats of a whole row: weights [dim], then optimizer state [StateFloats].
+constexpr uint32_t RowFloats(const TableSpec& spec) {
+  return spec.dim + StateFloats(spec.optimizer.kind, spec.dim);
+}
+
 // Rows of one table to read. The spans must outlive the call.
 struct TablePull {
   uint32_t table = 0;                // index into the store's table list
@@ -119,6 +141,23 @@ struct TablePut {
   uint32_t table = 0;
   std::span<const uint64_t> keys;  // [n], unique
   std::span<const float> rows;     // [n, dim]
+};
+
+// Whole rows of one learned table to read: weights, optimizer state and number of updates. A
+// missing row reads as it would begin: initial weights, initial state, 0 updates.
+struct TableRead {
+  uint32_t table = 0;
+  std::span<const uint64_t> keys;  // [n], unique in the call
+  std::span<float> rows;           // [n, RowFloats], written
+  std::span<uint32_t> updates;     // [n], written
+};
+
+// Whole rows of one learned table to write, whatever was there.
+struct TableWrite {
+  uint32_t table = 0;
+  std::span<const uint64_t> keys;     // [n], unique in the call
+  std::span<const float> rows;        // [n, RowFloats]
+  std::span<const uint32_t> updates;  // [n], each >= 1: a row that exists has been updated
 };
 
 struct TableKeys {
@@ -216,6 +255,22 @@ class EmbeddingStore {
 
   // Writes rows of frozen tables, replacing what was there.
   [[nodiscard]] virtual absl::Status Put(std::span<const TablePut> puts, Deadline deadline) = 0;
+
+  // Reads whole rows, of training that goes on elsewhere or of a copy of it: what WriteRows writes
+  // back changes nothing. Creates no rows, and waits for no step. Values are float32 all the way.
+  // kInvalidArgument: a table is frozen, or a key comes twice in it.
+  [[nodiscard]] virtual absl::Status ReadRows(std::span<const TableRead> reads,
+                                              Deadline deadline) = 0;
+
+  // Replaces or creates whole rows, of learned tables. They go on as if they had come to these
+  // values by pushes, the last one of `step` (as Push's): eviction sees that, admission is not
+  // asked. Weights are rounded to the table's type as those of a push are (StoreDtype); values that
+  // the type has, such as those read from it, stay as they are. Applied once, as a push, and to a
+  // full disk as a put. kInvalidArgument, and nothing is applied: a table is frozen, a key comes
+  // twice, a value is not finite or an update count 0 (table and key named). After another error
+  // some of the rows may be written: the same call may come again.
+  [[nodiscard]] virtual absl::Status WriteRows(int64_t step, std::span<const TableWrite> writes,
+                                               Deadline deadline) = 0;
 
   // Says that these rows will be pulled at `step`: a shard may bring them up from the cold store
   // before, and then keeps them in RAM until a push of a later step. Changes no value ever. Does

@@ -162,6 +162,24 @@ absl::Status LocalStore::Write(std::span<const TableKeys> requests, Deadline dea
   }
 }
 
+template <typename ShardRead>
+absl::Status LocalStore::Read(std::span<const TableKeys> requests, Deadline deadline,
+                              ShardRead read) {
+  const Partition partition(requests, bucket_map_, host_->shards());
+  return RunOn(
+      Owners(partition), deadline, [&](uint32_t s, Shard& shard, const Call& call) -> absl::Status {
+        for (const Piece& piece : partition.Of(s)) {
+          const size_t n = piece.selection.keys.size();
+          for (size_t begin = 0; begin < n; begin += kPullSlice) {
+            if (call.abandoned()) return Expired();
+            SAVIOR_RETURN_IF_ERROR(
+                read(shard, piece, piece.selection.Slice(begin, std::min(kPullSlice, n - begin))));
+          }
+        }
+        return absl::OkStatus();
+      });
+}
+
 absl::Status LocalStore::Pull(std::span<const TablePull> pulls, Deadline deadline) {
   std::vector<TableKeys> requests;
   requests.reserve(pulls.size());
@@ -169,22 +187,27 @@ absl::Status LocalStore::Pull(std::span<const TablePull> pulls, Deadline deadlin
     SAVIOR_RETURN_IF_ERROR(CheckPull(tables(), pull));
     requests.push_back({pull.table, pull.keys});
   }
-  const Partition partition(requests, bucket_map_, host_->shards());
-  return RunOn(Owners(partition), deadline,
-               [&](uint32_t s, Shard& shard, const Call& call) -> absl::Status {
-                 for (const Piece& piece : partition.Of(s)) {
-                   const TablePull& pull = pulls[piece.request];
-                   uint32_t* const updates = pull.updates.empty() ? nullptr : pull.updates.data();
-                   const size_t n = piece.selection.keys.size();
-                   for (size_t begin = 0; begin < n; begin += kPullSlice) {
-                     if (call.abandoned()) return Expired();
-                     SAVIOR_RETURN_IF_ERROR(shard.Pull(
-                         piece.table, piece.selection.Slice(begin, std::min(kPullSlice, n - begin)),
-                         pull.rows.data(), updates));
-                   }
-                 }
-                 return absl::OkStatus();
-               });
+  return Read(requests, deadline,
+              [&](Shard& shard, const Piece& piece, const RowSelection& selection) {
+                const TablePull& pull = pulls[piece.request];
+                uint32_t* const updates = pull.updates.empty() ? nullptr : pull.updates.data();
+                return shard.Pull(piece.table, selection, pull.rows.data(), updates);
+              });
+}
+
+absl::Status LocalStore::ReadRows(std::span<const TableRead> reads, Deadline deadline) {
+  std::vector<TableKeys> requests;
+  requests.reserve(reads.size());
+  for (const TableRead& read : reads) {
+    SAVIOR_RETURN_IF_ERROR(CheckRead(tables(), read));
+    requests.push_back({read.table, read.keys});
+  }
+  SAVIOR_RETURN_IF_ERROR(CheckUnique(tables(), requests));
+  return Read(
+      requests, deadline, [&](Shard& shard, const Piece& piece, const RowSelection& selection) {
+        const TableRead& read = reads[piece.request];
+        return shard.ReadRows(piece.table, selection, read.rows.data(), read.updates.data());
+      });
 }
 
 absl::Status LocalStore::Push(int64_t step, std::span<const TablePush> pushes, Deadline deadline) {
@@ -231,6 +254,26 @@ absl::Status LocalStore::Put(std::span<const TablePut> puts, Deadline deadline) 
                    parts[p].values = puts[pieces[p].request].rows.data();
                  }
                  return shard.Put(parts);
+               });
+}
+
+absl::Status LocalStore::WriteRows(int64_t step, std::span<const TableWrite> writes,
+                                   Deadline deadline) {
+  SAVIOR_RETURN_IF_ERROR(CheckStep(step));
+  std::vector<TableKeys> requests;
+  requests.reserve(writes.size());
+  for (const TableWrite& write : writes) {
+    SAVIOR_RETURN_IF_ERROR(CheckWrite(tables(), write));
+    requests.push_back({write.table, write.keys});
+  }
+  SAVIOR_RETURN_IF_ERROR(CheckUnique(tables(), requests));
+  return Write(requests, deadline,
+               [&](Shard& shard, std::span<WritePart> parts, std::span<const Piece> pieces) {
+                 for (size_t p = 0; p < parts.size(); ++p) {
+                   parts[p].values = writes[pieces[p].request].rows.data();
+                   parts[p].updates = writes[pieces[p].request].updates.data();
+                 }
+                 return shard.WriteRows(step, parts);
                });
 }
 

@@ -22,11 +22,11 @@ using LocalStoreOptions = ShardHostOptions;
 // time, straight in the caller's spans.
 //
 // At its deadline a call takes back the parts that no shard has begun, and waits for those begun: a
-// Pull ends within some thousand rows, any other at the end of the part. So a call never touches
-// its spans after it has returned. A Push that returns an error may be applied to some rows and not
-// to others: go back to a commit. Errors beyond the interface's: kInvalidArgument for a gradient
-// that is not finite, or a value beyond float16 put into a float16 table (table and key named;
-// nothing is applied); kResourceExhausted for a full disk.
+// Pull or ReadRows ends within some thousand rows, any other at the end of the part. So a call
+// never touches its spans after it has returned. A Push that returns an error may be applied to
+// some rows and not to others: go back to a commit. Errors beyond the interface's: kInvalidArgument
+// for a gradient that is not finite, or a value beyond float16 put into a float16 table (table and
+// key named; nothing is applied); kResourceExhausted for a full disk.
 class LocalStore final : public EmbeddingStore {
  public:
   // Errors: ShardHost::Open's.
@@ -44,6 +44,9 @@ class LocalStore final : public EmbeddingStore {
                                                  Deadline deadline) override;
   [[nodiscard]] absl::Status Finish(Ticket ticket) override;
   [[nodiscard]] absl::Status Put(std::span<const TablePut> puts, Deadline deadline) override;
+  [[nodiscard]] absl::Status ReadRows(std::span<const TableRead> reads, Deadline deadline) override;
+  [[nodiscard]] absl::Status WriteRows(int64_t step, std::span<const TableWrite> writes,
+                                       Deadline deadline) override;
   [[nodiscard]] absl::Status Hint(int64_t step, std::span<const TableKeys> keys) override;
   [[nodiscard]] absl::Status CancelHints(int64_t from_step) override;
   [[nodiscard]] absl::StatusOr<StoreStats> Stats(Deadline deadline) override;
@@ -91,6 +94,10 @@ class LocalStore final : public EmbeddingStore {
   absl::Status RunOnAll(Deadline deadline, ShardWork work);
   // Shards that have a part of a request.
   std::vector<uint32_t> Owners(const Partition& partition) const;
+  // Runs read(shard, piece, a slice of its selection) for all keys of `requests`, looking now and
+  // then whether the caller still waits.
+  template <typename ShardRead>
+  absl::Status Read(std::span<const TableKeys> requests, Deadline deadline, ShardRead read);
   // Runs write(shard, parts without values, their pieces) on the shards that own `requests`, and
   // again where the disk is full, until the deadline.
   template <typename ShardWrite>

@@ -19,7 +19,7 @@
 // beta is our initial n; its z starts where the last line gives the initial w, so that a random
 // start is not thrown away by the first update; it takes no weight_decay, l2 being its own.
 //
-// State, in this order:
+// State, [StateFloats] (common/store.h), in this order:
 //   kAdagrad a [dim]; kRowwiseAdagrad a [1]; kAdam m [dim], v [dim]; kFtrl z [dim], n [dim].
 #pragma once
 
@@ -32,23 +32,6 @@ namespace savior {
 
 // kInvalidArgument names the field that is out of bounds.
 [[nodiscard]] absl::Status ValidateOptimizer(const OptimizerSpec& spec);
-
-// Floats of state per row of `dim` weights.
-constexpr uint32_t StateFloats(OptimizerKind kind, uint32_t dim) {
-  switch (kind) {
-    case OptimizerKind::kNone:
-    case OptimizerKind::kSgd:
-      return 0;
-    case OptimizerKind::kRowwiseAdagrad:
-      return 1;
-    case OptimizerKind::kAdagrad:
-      return dim;
-    case OptimizerKind::kAdam:
-    case OptimizerKind::kFtrl:
-      return 2 * dim;
-  }
-  return 0;
-}
 
 // The state of a row that starts with `weights` [dim] into `state` [StateFloats].
 void StartState(const OptimizerSpec& spec, uint32_t dim, const float* weights, float* state);

@@ -11,16 +11,20 @@
 
 namespace savior {
 
+absl::Status CheckCodebook(uint32_t version, const ServedShard& served) {
+  if (version == served.codebook_version) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      "codebook version ", version, ": this shard has version ", served.codebook_version));
+}
+
 absl::Status CheckHeader(const MessageHeader& header, const ServedShard& served) {
   if (header.incarnation != served.incarnation) {
     return absl::FailedPreconditionError(absl::StrCat("incarnation ", header.incarnation,
                                                       " of the run: this is incarnation ",
                                                       served.incarnation));
   }
-  if (header.codebook_version != served.codebook_version) {
-    return absl::FailedPreconditionError(absl::StrCat("codebook version ", header.codebook_version,
-                                                      ": this shard has version ",
-                                                      served.codebook_version));
+  if (header.type != MessageType::kSwitchCodebook) {
+    SAVIOR_RETURN_IF_ERROR(CheckCodebook(header.codebook_version, served));
   }
   if (header.shard != served.shard) {
     return absl::InvalidArgumentError(
@@ -32,12 +36,14 @@ absl::Status CheckHeader(const MessageHeader& header, const ServedShard& served)
 SectionChecker::SectionChecker(std::span<const TableSpec> tables, const ServedShard& served)
     : tables_(tables), shard_(served.shard), bucket_map_(EvenBucketMap(served.shards)) {}
 
-absl::Status SectionChecker::Check(const RequestSection& section) {
+absl::Status SectionChecker::Check(MessageType type, const RequestSection& section) {
   SAVIOR_RETURN_IF_ERROR(CheckTable(tables_, section.table));
   const TableSpec& spec = tables_[section.table];
-  if (section.dim != spec.dim) {
-    return absl::InvalidArgumentError(absl::StrCat("table ", spec.name, ": rows of dim ",
-                                                   section.dim, ", the table has ", spec.dim));
+  if (HasWholeRows(type)) SAVIOR_RETURN_IF_ERROR(CheckHasWholeRows(spec));
+  const uint32_t dim = HasWholeRows(type) ? RowFloats(spec) : spec.dim;
+  if (section.dim != dim) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("table ", spec.name, ": rows of dim ", section.dim, ", the table has ", dim));
   }
   // At most half full. Keys come from the network: a key twice would break the tables' laws.
   const std::span<const uint64_t> keys = section.keys;

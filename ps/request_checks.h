@@ -20,8 +20,12 @@ struct ServedShard {
 };
 
 // kFailedPrecondition: of another incarnation of the run, or another codebook version (both are
-// named). kInvalidArgument: for another shard.
+// named; a switch of versions may come again under another one, and is for its own check).
+// kInvalidArgument: for another shard.
 [[nodiscard]] absl::Status CheckHeader(const MessageHeader& header, const ServedShard& served);
+
+// kFailedPrecondition names both versions.
+[[nodiscard]] absl::Status CheckCodebook(uint32_t version, const ServedShard& served);
 
 // Single-threaded: it keeps its scratch memory.
 class SectionChecker {
@@ -29,9 +33,9 @@ class SectionChecker {
   // tables outlive the checker.
   SectionChecker(std::span<const TableSpec> tables, const ServedShard& served);
 
-  // kInvalidArgument: no such table, another dim than the table's, a key of another shard, a key
-  // twice.
-  [[nodiscard]] absl::Status Check(const RequestSection& section);
+  // Of a request of `type`. kInvalidArgument: no such table, another dim than the table's (whole
+  // rows: its RowFloats, and it is not frozen), a key of another shard, a key twice.
+  [[nodiscard]] absl::Status Check(MessageType type, const RequestSection& section);
 
  private:
   const std::span<const TableSpec> tables_;

@@ -4,6 +4,7 @@
 #include <glog/logging.h>
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "common/process.h"
@@ -130,7 +131,7 @@ Frame RequestPort::Answer(const absl::Status& read, Frame* request, bool held, S
 
 absl::Status RequestPort::Execute(Frame* request, bool held, Shard& shard, Frame* reply) {
   for (const RequestSection& section : request_.sections) {
-    SAVIOR_RETURN_IF_ERROR(checker_.Check(section));
+    SAVIOR_RETURN_IF_ERROR(checker_.Check(request_.header.type, section));
   }
   switch (request_.header.type) {
     case MessageType::kPull:
@@ -138,9 +139,12 @@ absl::Status RequestPort::Execute(Frame* request, bool held, Shard& shard, Frame
         clock_->CountPull(request_.header.step, held);
       }
       return Pull(shard, reply);
+    case MessageType::kReadRows:
+      return Pull(shard, reply);
     case MessageType::kPush:
     case MessageType::kPut:
-      return PushOrPut(request, shard, reply);
+    case MessageType::kWriteRows:
+      return Write(request, shard, reply);
     case MessageType::kHint:
       return Hint();
     case MessageType::kCancelHints:
@@ -152,6 +156,8 @@ absl::Status RequestPort::Execute(Frame* request, bool held, Shard& shard, Frame
       return Checkpoint(shard, reply);
     case MessageType::kCheckpointWritten:
       return CheckpointWritten(shard, reply);
+    case MessageType::kSwitchCodebook:
+      return SwitchCodebook(reply);
     default:
       return absl::InvalidArgumentError("not a request");
   }
@@ -159,10 +165,11 @@ absl::Status RequestPort::Execute(Frame* request, bool held, Shard& shard, Frame
 
 absl::Status RequestPort::Pull(Shard& shard, Frame* reply) {
   const ValueDtype dtype = request_.header.dtype;
+  const bool whole = HasWholeRows(request_.header.type);
   size_t bytes = kMessageHeaderBytes;
   // No overflow: all keys are in one frame, and dims are the tables'.
   for (const RequestSection& s : request_.sections) {
-    bytes += RowsSectionBytes(dtype, s.dim, s.keys.size(), s.updates_wanted);
+    bytes += RowsSectionBytes(dtype, s.dim, s.keys.size(), whole || s.updates_wanted);
   }
   if (bytes > kMaxFrameBytes) {
     return absl::InvalidArgumentError(absl::StrCat("the rows asked for take ", bytes,
@@ -173,13 +180,14 @@ absl::Status RequestPort::Pull(Shard& shard, Frame* reply) {
   MessageWriter writer(frame.bytes(), ReplyHeader(MessageType::kRows));
   for (const RequestSection& s : request_.sections) {
     const size_t n = s.keys.size();
-    const auto out = writer.AddRows(s.table, s.dim, n, s.updates_wanted);
-    uint32_t* const updates = s.updates_wanted ? out.updates.data() : nullptr;
+    const auto out = writer.AddRows(s.table, s.dim, n, whole || s.updates_wanted);
+    uint32_t* const updates = whole || s.updates_wanted ? out.updates.data() : nullptr;
     const RowSelection selection{s.keys, {}};
     if (dtype == ValueDtype::kFloat32) {
       // Straight into the reply.
-      SAVIOR_RETURN_IF_ERROR(
-          shard.Pull(s.table, selection, reinterpret_cast<float*>(out.values), updates));
+      auto* const rows = reinterpret_cast<float*>(out.values);
+      SAVIOR_RETURN_IF_ERROR(whole ? shard.ReadRows(s.table, selection, rows, updates)
+                                   : shard.Pull(s.table, selection, rows, updates));
       continue;
     }
     rows_.resize(n * s.dim);
@@ -191,10 +199,9 @@ absl::Status RequestPort::Pull(Shard& shard, Frame* reply) {
   return absl::OkStatus();
 }
 
-absl::Status RequestPort::PushOrPut(Frame* request, Shard& shard, Frame* reply) {
+absl::Status RequestPort::Write(Frame* request, Shard& shard, Frame* reply) {
   const MessageHeader& header = request_.header;
-  const bool push = header.type == MessageType::kPush;
-  if (push) SAVIOR_RETURN_IF_ERROR(CheckStep(header.step));
+  if (header.type != MessageType::kPut) SAVIOR_RETURN_IF_ERROR(CheckStep(header.step));
   // All is checked before anything is applied.
   floats_.resize(std::max(floats_.size(), request_.sections.size()));
   std::vector<WritePart> parts;
@@ -202,8 +209,8 @@ absl::Status RequestPort::PushOrPut(Frame* request, Shard& shard, Frame* reply) 
   for (size_t i = 0; i < request_.sections.size(); ++i) {
     const RequestSection& section = request_.sections[i];
     const std::span<const float> values = Floats(section, &floats_[i]);
-    SAVIOR_RETURN_IF_ERROR(CheckWrite(section, values));
-    parts.push_back({section.table, {section.keys, {}}, values.data()});
+    SAVIOR_RETURN_IF_ERROR(CheckValues(section, values));
+    parts.push_back({section.table, {section.keys, {}}, values.data(), section.updates.data()});
   }
   *reply = EmptyReply();
   SAVIOR_ASSIGN_OR_RETURN(const bool is_new, IsNew());
@@ -211,7 +218,9 @@ absl::Status RequestPort::PushOrPut(Frame* request, Shard& shard, Frame* reply) 
   const uint64_t client = header.client;
   const uint64_t sequence = header.sequence;
   // With a full disk nothing is applied, and the request may come again.
-  SAVIOR_RETURN_IF_ERROR(push ? Push(request, parts, shard) : shard.Put(parts));
+  SAVIOR_RETURN_IF_ERROR(header.type == MessageType::kPush  ? Push(request, parts, shard)
+                         : header.type == MessageType::kPut ? shard.Put(parts)
+                                                            : shard.WriteRows(header.step, parts));
   windows_.Mark(client, sequence);
   return absl::OkStatus();
 }
@@ -272,11 +281,54 @@ absl::Status RequestPort::CheckpointWritten(Shard& shard, Frame* reply) {
   return absl::OkStatus();
 }
 
-absl::Status RequestPort::CheckWrite(const RequestSection& section,
-                                     std::span<const float> values) const {
-  return request_.header.type == MessageType::kPush
-             ? CheckPush(tables_, {section.table, section.keys, values})
-             : CheckPut(tables_, {section.table, section.keys, values});
+absl::Status RequestPort::CheckValues(const RequestSection& section,
+                                      std::span<const float> values) const {
+  switch (request_.header.type) {
+    case MessageType::kPush:
+      return CheckPush(tables_, {section.table, section.keys, values});
+    case MessageType::kPut:
+      return CheckPut(tables_, {section.table, section.keys, values});
+    default:
+      return CheckWrite(tables_, {section.table, section.keys, values, section.updates});
+  }
+}
+
+absl::Status RequestPort::SwitchCodebook(Frame* reply) {
+  const MessageHeader& header = request_.header;
+  if (header.step < 0 || header.step > std::numeric_limits<uint32_t>::max()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("codebook version ", header.step, " is not in [0, 2^32)"));
+  }
+  const auto version = static_cast<uint32_t>(header.step);
+  // One that is late, when there have been others since, must not go back.
+  SAVIOR_ASSIGN_OR_RETURN(const bool is_new, IsNew());
+  if (is_new && version != served_.codebook_version) {
+    SAVIOR_RETURN_IF_ERROR(CheckCodebook(header.codebook_version, served_));
+    if (!sum_.empty()) {
+      // Gradients of both versions would be added up.
+      return absl::FailedPreconditionError(
+          absl::StrCat("some workers have pushed step ", clock_->done(), ", worker ",
+                       clock_->slowest(), " has not: the codebook changes between steps"));
+    }
+    served_.codebook_version = version;
+    RefuseStale();
+  }
+  if (is_new) windows_.Mark(header.client, header.sequence);
+  *reply = EmptyReply();
+  return absl::OkStatus();
+}
+
+void RequestPort::RefuseStale() {
+  std::deque<Waiting> waiting = std::exchange(waiting_, {});
+  for (Waiting& request : waiting) {
+    const absl::Status status = CheckCodebook(request.header.codebook_version, served_);
+    if (status.ok()) {
+      waiting_.push_back(std::move(request));
+      continue;
+    }
+    waiting_bytes_ -= std::as_const(request.request).bytes().size();
+    Reply(std::move(request.peer), ErrorReply(request.header, status));
+  }
 }
 
 absl::Status RequestPort::Hint() {

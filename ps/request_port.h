@@ -38,6 +38,9 @@ struct RequestPortOptions {
 // With step rules, a pull, checkpoint or (synchronous) push of a step whose time has not come is
 // put by until another push makes it so. What waits is bounded, by number and by bytes: beyond that
 // a request is refused (kResourceExhausted), to come again; none that is due ever is.
+//
+// A switch of the codebook's version is between two requests: what is served before is of the old
+// version, and what comes later, or waits, and says the old one is refused (kFailedPrecondition).
 class RequestPort final : public ShardPort {
  public:
   // Everything pointed to outlives the port. `thread` runs it, and keeps the shard's hints.
@@ -71,13 +74,17 @@ class RequestPort final : public ShardPort {
   // The reply is in *reply if OK, unless the request gets none.
   absl::Status Execute(Frame* request, bool held, Shard& shard, Frame* reply);
   absl::Status Pull(Shard& shard, Frame* reply);
-  absl::Status PushOrPut(Frame* request, Shard& shard, Frame* reply);
+  // A push, put or write.
+  absl::Status Write(Frame* request, Shard& shard, Frame* reply);
   absl::Status Push(Frame* request, std::span<const WritePart> parts, Shard& shard);
   // Whether the request is to be applied, and then marked in windows_; counts those that are not.
   absl::StatusOr<bool> IsNew();
   absl::Status Checkpoint(Shard& shard, Frame* reply);
   absl::Status CheckpointWritten(Shard& shard, Frame* reply);
-  absl::Status CheckWrite(const RequestSection& section, std::span<const float> values) const;
+  absl::Status CheckValues(const RequestSection& section, std::span<const float> values) const;
+  absl::Status SwitchCodebook(Frame* reply);
+  // Answers what waits and is of another codebook version than the one served: it is stale.
+  void RefuseStale();
   absl::Status Hint();
   absl::Status Stats(const Shard& shard, Frame* reply);
 
@@ -87,7 +94,7 @@ class RequestPort final : public ShardPort {
   Frame EmptyReply();
   Frame ErrorReply(const MessageHeader& request, const absl::Status& status);
 
-  const ServedShard served_;
+  ServedShard served_;  // its codebook version changes
   const std::span<const TableSpec> tables_;
   ShardThread* const thread_;
   Context* const context_;

@@ -184,6 +184,23 @@ absl::Status Shard::Put(std::span<const WritePart> parts) {
   return Remember(WorkAhead(), true);
 }
 
+absl::Status Shard::ReadRows(uint32_t table, const RowSelection& selection, float* rows,
+                             uint32_t* updates) {
+  SAVIOR_RETURN_IF_ERROR(Begin());
+  SAVIOR_RETURN_IF_ERROR(Remember(tables_[table]->ReadRows(selection, rows, updates), false));
+  return Remember(DivideRam(), false);
+}
+
+absl::Status Shard::WriteRows(int64_t step, std::span<const WritePart> parts) {
+  SAVIOR_RETURN_IF_ERROR(PrepareToWrite(parts));
+  // The other tables do not hear of the step: it may be one whose pushes are yet to come.
+  for (const WritePart& part : parts) {
+    SAVIOR_RETURN_IF_ERROR(Remember(
+        tables_[part.table]->WriteRows(step, part.selection, part.values, part.updates), false));
+  }
+  return Remember(WorkAhead(), true);
+}
+
 absl::Status Shard::Hint(uint32_t table, int64_t step, std::span<const uint64_t> keys) {
   SAVIOR_RETURN_IF_ERROR(Begin());
   std::optional<ColdRead> read = tables_[table]->Hint(step, keys);

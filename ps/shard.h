@@ -40,7 +40,8 @@ struct ShardOptions {
 struct WritePart {
   uint32_t table = 0;
   RowSelection selection;
-  const float* values = nullptr;  // gradients of a push, rows of a put
+  const float* values = nullptr;      // gradients of a push, rows of a put or write
+  const uint32_t* updates = nullptr;  // of a write
 };
 
 // Single-threaded: one thread owns it. A second thread of its own reads hinted rows and writes rows
@@ -50,10 +51,11 @@ struct WritePart {
 // on: a slice of the rows at the start of each call and by Tend, handed to the second thread, which
 // at the end makes a database of them (ps/table.h: how a cut is kept; ps/shard_checkpoint.cc).
 //
-// A full disk is no failure: reads go on, and Push and Put return kResourceExhausted before they
-// have applied anything, so that they may be tried again. After kDataLoss of any call, or any error
-// of Push (some rows may be updated, others not), the shard has failed: it serves nothing any more,
-// and every call but AddStats returns that error again. Rather no answer than a wrong one.
+// A full disk is no failure: reads go on, and Push, Put and WriteRows return kResourceExhausted
+// before they have applied anything, so that they may be tried again. After kDataLoss of any call,
+// or any error of Push (some rows may be updated, others not), the shard has failed: it serves
+// nothing any more, and every call but AddStats returns that error again. Rather no answer than a
+// wrong one.
 class Shard {
  public:
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<Shard>> Open(const ShardOptions& options);
@@ -61,11 +63,15 @@ class Shard {
   // `wake` is called by another thread when there is something for Tend to do.
   void SetWake(std::function<void()> wake);
 
-  // As Table's. All parts of a push or put are applied, or none if it is kResourceExhausted.
+  // As Table's. All parts of a push, put or write are applied, or none if it is
+  // kResourceExhausted.
   [[nodiscard]] absl::Status Pull(uint32_t table, const RowSelection& selection, float* rows,
                                   uint32_t* updates);
   [[nodiscard]] absl::Status Push(int64_t step, std::span<const WritePart> parts);
   [[nodiscard]] absl::Status Put(std::span<const WritePart> parts);
+  [[nodiscard]] absl::Status ReadRows(uint32_t table, const RowSelection& selection, float* rows,
+                                      uint32_t* updates);
+  [[nodiscard]] absl::Status WriteRows(int64_t step, std::span<const WritePart> parts);
   [[nodiscard]] absl::Status Hint(uint32_t table, int64_t step, std::span<const uint64_t> keys);
   [[nodiscard]] absl::Status CancelHints(int64_t from_step);
 
@@ -138,7 +144,7 @@ class Shard {
   [[nodiscard]] absl::Status WriteHeld(size_t most);
   // Lets a checkpoint go on, and keeps what it costs in RAM within its bounds.
   [[nodiscard]] absl::Status KeepUp();
-  // Before a push or put applies anything.
+  // Before a push, put or write applies anything.
   [[nodiscard]] absl::Status PrepareToWrite(std::span<const WritePart> parts);
   // Gives the second thread what is worth doing now.
   [[nodiscard]] absl::Status WorkAhead();

@@ -36,6 +36,7 @@ class StepSum {
   // and key named).
   [[nodiscard]] absl::StatusOr<std::span<const WritePart>> Sum();
   void Clear() { kept_.clear(); }
+  bool empty() const { return kept_.empty(); }
 
  private:
   struct TableSum {

@@ -124,41 +124,71 @@ absl::Status Table::CacheFound() {
   return absl::OkStatus();
 }
 
-absl::Status Table::Pull(const RowSelection& selection, float* rows, uint32_t* updates) {
-  const size_t dim = layout_.dim();
-  const auto write_missing = [&](size_t i) {
-    const size_t position = PositionOf(selection, i);
-    initial_.Write(selection.keys[i], rows + position * dim);
-    if (updates != nullptr) updates[position] = 0;
+template <typename Found, typename Missing>
+absl::Status Table::ReadSlices(std::span<const uint64_t> keys, HotTier::Access access, Found found,
+                               Missing missing) {
+  const auto is_missing = [&](size_t i) {
+    missing(i);
     ++stats_.missing;
   };
-  const auto copy_out = [&](size_t i, const RowRef& row) {
-    const size_t position = PositionOf(selection, i);
-    CopyRow(rows + position * dim, row.weights, dim);
-    if (updates != nullptr) updates[position] = row.head.updates;
-  };
-  const bool heads = updates != nullptr || rules_.forget();
-  const auto access = heads ? HotTier::Access::kReadAll : HotTier::Access::kRead;
-  stats_.pulled += selection.keys.size();
-  use_ += selection.keys.size() * layout_.bytes();
-  for (size_t begin = 0; begin < selection.keys.size();) {
-    const size_t n = SliceSize(selection.keys.size() - begin);
+  stats_.pulled += keys.size();
+  use_ += keys.size() * layout_.bytes();
+  for (size_t begin = 0; begin < keys.size();) {
+    const size_t n = SliceSize(keys.size() - begin);
     uint64_t hits = 0;
-    FindHits(selection.keys.subspan(begin, n), access, [&](size_t i, const RowRef& row) {
-      if (rules_.Forgotten(selection.keys[begin + i], row)) return write_missing(begin + i);
-      copy_out(begin + i, row);
+    FindHits(keys.subspan(begin, n), access, [&](size_t i, const RowRef& row) {
+      if (rules_.Forgotten(keys[begin + i], row)) return is_missing(begin + i);
+      found(begin + i, row);
       ++hits;
     });
     stats_.hot_hits += hits;
     SAVIOR_RETURN_IF_ERROR(Fetch());
     for (size_t j = 0; j < misses_.size(); ++j) {
       const Miss& miss = misses_[j];
-      miss.found ? copy_out(begin + miss.index, Staged(j)) : write_missing(begin + miss.index);
+      miss.found ? found(begin + miss.index, Staged(j)) : is_missing(begin + miss.index);
     }
     SAVIOR_RETURN_IF_ERROR(CacheFound());
     begin += n;
   }
   return absl::OkStatus();
+}
+
+absl::Status Table::Pull(const RowSelection& selection, float* rows, uint32_t* updates) {
+  const size_t dim = layout_.dim();
+  const bool heads = updates != nullptr || rules_.forget();
+  return ReadSlices(
+      selection.keys, heads ? HotTier::Access::kReadAll : HotTier::Access::kRead,
+      [&](size_t i, const RowRef& row) {
+        const size_t position = PositionOf(selection, i);
+        CopyRow(rows + position * dim, row.weights, dim);
+        if (updates != nullptr) updates[position] = row.head.updates;
+      },
+      [&](size_t i) {
+        const size_t position = PositionOf(selection, i);
+        initial_.Write(selection.keys[i], rows + position * dim);
+        if (updates != nullptr) updates[position] = 0;
+      });
+}
+
+absl::Status Table::ReadRows(const RowSelection& selection, float* rows, uint32_t* updates) {
+  const size_t dim = layout_.dim();
+  const size_t state = layout_.state_floats();
+  return ReadSlices(
+      selection.keys, HotTier::Access::kReadAll,
+      [&](size_t i, const RowRef& row) {
+        const size_t position = PositionOf(selection, i);
+        float* const out = rows + position * (dim + state);
+        CopyRow(out, row.weights, dim);
+        std::copy_n(row.state, state, out + dim);
+        updates[position] = row.head.updates;
+      },
+      [&](size_t i) {
+        const size_t position = PositionOf(selection, i);
+        float* const out = rows + position * (dim + state);
+        initial_.Write(selection.keys[i], out);
+        StartState(spec_.optimizer, spec_.dim, out, out + dim);
+        updates[position] = 0;
+      });
 }
 
 void Table::Start(uint64_t key, const RowRef& row) const {
@@ -269,6 +299,31 @@ absl::Status Table::Put(const RowSelection& selection, const float* rows) {
           row.head.updates += 1;
           CopyRow(row.weights, rows + PositionOf(selection, begin + i) * spec_.dim, spec_.dim);
           RoundToNearest(spec_.dtype, {row.weights, spec_.dim});
+        }));
+    begin += n;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Table::WriteRows(int64_t step, const RowSelection& selection, const float* rows,
+                              const uint32_t* updates) {
+  const auto as_of = static_cast<uint32_t>(Begin(step));
+  const size_t dim = layout_.dim();
+  const size_t state = layout_.state_floats();
+  for (size_t begin = 0; begin < selection.keys.size();) {
+    const size_t n = SliceSize(selection.keys.size() - begin);
+    const std::span<const uint64_t> keys = selection.keys.subspan(begin, n);
+    SAVIOR_RETURN_IF_ERROR(UpdateSlice(
+        keys, [](uint64_t) { return true; },
+        [&](size_t i, const RowRef& row, bool fresh) {
+          const size_t position = PositionOf(selection, begin + i);
+          const float* const in = rows + position * (dim + state);
+          std::optional<TableRules::Before> before;
+          if (!fresh) before = rules_.BeforePush(row);
+          row.head = {.updates = updates[position], .last_step = as_of};
+          CopyRow(row.weights, in, dim);
+          std::copy_n(in + dim, state, row.state);
+          rules_.Pushed(keys[i], row, before);
         }));
     begin += n;
   }

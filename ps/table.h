@@ -84,13 +84,18 @@ class Table {
   [[nodiscard]] absl::Status Pull(const RowSelection& selection, float* rows, uint32_t* updates);
   [[nodiscard]] absl::Status Push(int64_t step, const RowSelection& selection, const float* grads);
   [[nodiscard]] absl::Status Put(const RowSelection& selection, const float* rows);
+  // Likewise; the row of keys[i] is rows[positions[i] * RowFloats ..].
+  [[nodiscard]] absl::Status ReadRows(const RowSelection& selection, float* rows,
+                                      uint32_t* updates);
+  [[nodiscard]] absl::Status WriteRows(int64_t step, const RowSelection& selection,
+                                       const float* rows, const uint32_t* updates);
 
   // A push of `step` begins, to whatever tables. Returns the step that its rows are of
   // (TableRules).
   int64_t Begin(int64_t step);
-  // Before a Push or Put: a full disk may have left the table beyond its limit. kResourceExhausted
-  // if it still is, and then the caller must not add rows; a Push or Put itself never fails for
-  // want of disk space.
+  // Before a Push, Put or WriteRows: a full disk may have left the table beyond its limit.
+  // kResourceExhausted if it still is, and then the caller must not add rows; these themselves
+  // never fail for want of disk space.
   [[nodiscard]] absl::Status PrepareToWrite();
 
   // Holds the rows that are hot; the job, if any, reads the others. Keys may repeat.
@@ -198,7 +203,11 @@ class Table {
   // Moves a staged row into RAM, clean.
   HotTier::Place InsertStaged(size_t miss);
   [[nodiscard]] absl::Status CacheFound();
-  // A slice of a push or put: updates the rows that there are, and those that `admit`, a
+  // Calls found(i, row) for the keys that have a row, and missing(i) for the others.
+  template <typename Found, typename Missing>
+  [[nodiscard]] absl::Status ReadSlices(std::span<const uint64_t> keys, HotTier::Access access,
+                                        Found found, Missing missing);
+  // A slice of a push, put or write: updates the rows that there are, and those that `admit`, a
   // bool(uint64_t key), lets begin; it is asked in the keys' order, so that what it says does not
   // depend on tiers. update: void(size_t index, const RowRef&, bool fresh).
   template <typename Admit, typename Update>

@@ -10,6 +10,15 @@
 namespace savior {
 namespace {
 
+// Values per key, and their type, of a message about rows of `spec`.
+uint32_t WireDim(MessageType type, const TableSpec& spec) {
+  return HasWholeRows(type) ? RowFloats(spec) : spec.dim;
+}
+
+ValueDtype WireDtype(MessageType type, const MessagePlan& plan) {
+  return HasWholeRows(type) ? ValueDtype::kFloat32 : plan.dtype;
+}
+
 // Collects slices into messages of a size.
 class MessageDivider {
  public:
@@ -22,8 +31,9 @@ class MessageDivider {
   }
 
   void Add(MessageSlice slice) {
-    const uint32_t dim = plan_.tables[slice.table].dim;
-    const size_t per_key = sizeof(uint64_t) + sizeof(uint32_t) + dim * WidthOf(plan_.dtype);
+    const uint32_t dim = WireDim(type_, plan_.tables[slice.table]);
+    const size_t per_key =
+        sizeof(uint64_t) + sizeof(uint32_t) + dim * WidthOf(WireDtype(type_, plan_));
     const size_t most = std::max<size_t>(1, plan_.message_bytes / per_key);
     while (!slice.keys.empty()) {
       if (left_ < per_key || messages_->back().slices.size() == kMaxSections) {
@@ -66,6 +76,13 @@ void GatherValues(const MessageSlice& slice, std::span<const float> values, uint
   const size_t row_bytes = dim * WidthOf(dtype);
   for (size_t i = 0; i < slice.positions.size(); ++i) {
     EncodeValues(dtype, values.subspan(size_t{slice.positions[i]} * dim, dim), out + i * row_bytes);
+  }
+}
+
+void GatherUpdates(const MessageSlice& slice, std::span<const uint32_t> updates,
+                   std::span<uint32_t> out) {
+  for (size_t i = 0; i < out.size(); ++i) {
+    out[i] = updates[slice.positions.empty() ? slice.first + i : slice.positions[i]];
   }
 }
 
@@ -143,51 +160,63 @@ void RemoteCall::DivideKeys(const MessagePlan& plan) {
 Frame RemoteCall::Encode(size_t message, MessageHeader header, const MessagePlan& plan,
                          Context* context) const {
   header.type = type;
-  header.dtype = plan.dtype;
+  header.dtype = WireDtype(type, plan);
   header.step = step;
   header.shard = messages[message].shard;
   header.parts = messages[message].parts;
+  const auto dim_of = [&](const MessageSlice& slice) {
+    return WireDim(type, plan.tables[slice.table]);
+  };
   const std::vector<MessageSlice>& slices = messages[message].slices;
   size_t bytes = kMessageHeaderBytes;
   for (const MessageSlice& slice : slices) {
-    bytes += RequestSectionBytes(type, plan.dtype, plan.tables[slice.table].dim, slice.keys.size());
+    bytes += RequestSectionBytes(type, header.dtype, dim_of(slice), slice.keys.size());
   }
   Frame frame = context->NewFrame(bytes);
   MessageWriter writer(frame.bytes(), header);
   for (const MessageSlice& slice : slices) {
-    const uint32_t dim = plan.tables[slice.table].dim;
-    const bool updates = type == MessageType::kPull && !pulls[slice.request].updates.empty();
-    const auto out = writer.AddRequestSection(slice.table, dim, slice.keys.size(), updates);
+    const uint32_t dim = dim_of(slice);
+    const bool wanted = !pulls.empty() && !pulls[slice.request].updates.empty();
+    const auto out = writer.AddRequestSection(slice.table, dim, slice.keys.size(), wanted);
     std::memcpy(out.keys.data(), slice.keys.data(), slice.keys.size_bytes());
     if (!values.empty()) {
-      GatherValues(slice, values[slice.request], dim, plan.dtype, out.values);
+      GatherValues(slice, values[slice.request], dim, header.dtype, out.values);
     }
+    if (!updates.empty()) GatherUpdates(slice, updates[slice.request], out.updates);
   }
   writer.Finish();
   return frame;
 }
 
+absl::Status RemoteCall::AcceptRows(size_t message, const Reply& reply) {
+  const std::vector<MessageSlice>& slices = messages[message].slices;
+  if (reply.header.type != MessageType::kRows || reply.sections.size() != slices.size()) {
+    return DoesNotFit("other tables");
+  }
+  if (HasWholeRows(type) && reply.header.dtype != ValueDtype::kFloat32) {
+    return DoesNotFit("whole rows of another type than float32");
+  }
+  for (size_t i = 0; i < slices.size(); ++i) {
+    const ReplySection& section = reply.sections[i];
+    const TablePull& pull = pulls[slices[i].request];
+    const size_t keys = slices[i].keys.size();
+    const size_t dim = pull.rows.size() / pull.keys.size();
+    if (section.table != slices[i].table || section.rows != keys || section.dim != dim ||
+        section.updates.size() != (pull.updates.empty() ? 0 : keys)) {
+      return DoesNotFit(absl::StrCat("table number ", section.table, ", ", section.rows,
+                                     " rows of dim ", section.dim));
+    }
+    ScatterRows(slices[i], section, reply.header.dtype, pull);
+  }
+  return absl::OkStatus();
+}
+
 absl::Status RemoteCall::Accept(size_t message, const Reply& reply) {
   SAVIOR_RETURN_IF_ERROR(reply.error);
-  const std::vector<MessageSlice>& slices = messages[message].slices;
   switch (type) {
     case MessageType::kPull:
-      if (reply.header.type != MessageType::kRows || reply.sections.size() != slices.size()) {
-        return DoesNotFit("other tables");
-      }
-      for (size_t i = 0; i < slices.size(); ++i) {
-        const ReplySection& section = reply.sections[i];
-        const TablePull& pull = pulls[slices[i].request];
-        const size_t keys = slices[i].keys.size();
-        const size_t dim = pull.rows.size() / pull.keys.size();
-        if (section.table != slices[i].table || section.rows != keys || section.dim != dim ||
-            section.updates.size() != (pull.updates.empty() ? 0 : keys)) {
-          return DoesNotFit(absl::StrCat("table number ", section.table, ", ", section.rows,
-                                         " rows of dim ", section.dim));
-        }
-        ScatterRows(slices[i], section, reply.header.dtype, pull);
-      }
-      return absl::OkStatus();
+    case MessageType::kReadRows:
+      return AcceptRows(message, reply);
     case MessageType::kStats:
       if (reply.header.type != MessageType::kCounters ||
           reply.sections.size() != stats.tables.size() + 1) {

@@ -49,9 +49,10 @@ struct RemoteCall {
   Deadline deadline;
   // By type. Spans are the caller's.
   std::vector<TableKeys> requests;
-  std::vector<TablePull> pulls;                // kPull
-  std::vector<std::span<const float>> values;  // kPush, kPut
-  StoreStats stats;                            // kStats
+  std::vector<TablePull> pulls;                    // kPull; kReadRows, of whole rows
+  std::vector<std::span<const float>> values;      // kPush, kPut, kWriteRows
+  std::vector<std::span<const uint32_t>> updates;  // kWriteRows
+  StoreStats stats;                                // kStats
   size_t stats_replies = 0;
 
   std::unique_ptr<Partition> partition;  // more than one shard: what messages point into
@@ -76,6 +77,7 @@ struct RemoteCall {
 
  private:
   void DivideKeys(const MessagePlan& plan);
+  [[nodiscard]] absl::Status AcceptRows(size_t message, const Reply& reply);
 };
 
 }  // namespace savior

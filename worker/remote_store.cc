@@ -32,6 +32,12 @@ std::string NameOf(MessageType type) {
       return "checkpoint";
     case MessageType::kCheckpointWritten:
       return "look at a checkpoint";
+    case MessageType::kReadRows:
+      return "read";
+    case MessageType::kWriteRows:
+      return "write";
+    case MessageType::kSwitchCodebook:
+      return "switch of the codebook's version";
     default:
       return "stats";
   }
@@ -84,6 +90,7 @@ RemoteStore::RemoteStore(Context* context, RemoteStoreOptions options)
             .clocked = options_.clocked,
             .message_bytes = options_.message_bytes},
       client_(DrawUniqueNumber()),
+      codebook_version_(options_.codebook_version),
       cancel_from_(kNoCancel) {}
 
 RemoteStore::~RemoteStore() = default;
@@ -159,6 +166,63 @@ absl::Status RemoteStore::Put(std::span<const TablePut> puts, Deadline deadline)
   }
   call.Divide(plan_);
   return Run(&call);
+}
+
+absl::Status RemoteStore::ReadRows(std::span<const TableRead> reads, Deadline deadline) {
+  RemoteCall call;
+  call.type = MessageType::kReadRows;
+  call.step = kAnyStep;
+  call.deadline = deadline;
+  for (const TableRead& read : reads) {
+    SAVIOR_RETURN_IF_ERROR(CheckRead(options_.tables, read));
+    call.requests.push_back({read.table, read.keys});
+    call.pulls.push_back({read.table, read.keys, read.rows, read.updates});
+  }
+  SAVIOR_RETURN_IF_ERROR(CheckUnique(options_.tables, call.requests));
+  call.Divide(plan_);
+  return Run(&call);
+}
+
+absl::Status RemoteStore::WriteRows(int64_t step, std::span<const TableWrite> writes,
+                                    Deadline deadline) {
+  SAVIOR_RETURN_IF_ERROR(CheckStep(step));
+  RemoteCall call;
+  call.type = MessageType::kWriteRows;
+  call.step = step;
+  call.deadline = deadline;
+  for (const TableWrite& write : writes) {
+    SAVIOR_RETURN_IF_ERROR(CheckWrite(options_.tables, write));
+    call.requests.push_back({write.table, write.keys});
+    call.values.push_back(write.rows);
+    call.updates.push_back(write.updates);
+  }
+  SAVIOR_RETURN_IF_ERROR(CheckUnique(options_.tables, call.requests));
+  call.Divide(plan_);
+  return Run(&call);
+}
+
+absl::Status RemoteStore::SwitchCodebook(uint32_t version, Deadline deadline) {
+  RemoteCall call;
+  call.type = MessageType::kSwitchCodebook;
+  call.step = version;
+  call.deadline = deadline;
+  call.ToEveryShard(plan_.shards);
+  HeldTurn turn;
+  SAVIOR_RETURN_IF_ERROR(TakeTurn(deadline, &turn));
+  if (!started_.empty()) {
+    return absl::FailedPreconditionError(absl::StrCat("a switch to codebook version ", version,
+                                                      " while ", started_.size(),
+                                                      " calls are under way: finish them before"));
+  }
+  SAVIOR_RETURN_IF_ERROR(Send(&call));
+  SAVIOR_RETURN_IF_ERROR(Await(&call));
+  codebook_version_ = version;
+  return absl::OkStatus();
+}
+
+void RemoteStore::UseCodebook(uint32_t version) {
+  const HeldTurn turn(turn_);
+  codebook_version_ = version;
 }
 
 absl::Status RemoteStore::Hint(int64_t step, std::span<const TableKeys> keys) {
@@ -367,7 +431,7 @@ void RemoteStore::SendCancellation() {
 
 MessageHeader RemoteStore::Header() const {
   return {.incarnation = options_.incarnation,
-          .codebook_version = options_.codebook_version,
+          .codebook_version = codebook_version_.load(),
           .worker = options_.worker,
           .client = client_};
 }

@@ -27,7 +27,7 @@ struct RemoteStoreOptions {
   // CURVE: the servers' public keys, one per shard; empty: all have security.server_key.
   std::vector<std::string> server_keys = {};
   uint64_t incarnation = 0;
-  uint32_t codebook_version = 0;
+  uint32_t codebook_version = 0;  // at first: SwitchCodebook
   uint16_t worker = 0;
   // The servers keep a clock of steps: a push goes to every shard, of no keys too.
   bool clocked = false;
@@ -68,6 +68,10 @@ class RemoteStore final : public EmbeddingStore {
   [[nodiscard]] absl::Status Push(int64_t step, std::span<const TablePush> pushes,
                                   Deadline deadline) override;
   [[nodiscard]] absl::Status Put(std::span<const TablePut> puts, Deadline deadline) override;
+  // In float32, whatever wire_dtype is.
+  [[nodiscard]] absl::Status ReadRows(std::span<const TableRead> reads, Deadline deadline) override;
+  [[nodiscard]] absl::Status WriteRows(int64_t step, std::span<const TableWrite> writes,
+                                       Deadline deadline) override;
   // Both are sent once, or dropped: while another caller has its turn (a hint; a cancellation is
   // sent with the next call), or without a connection. What a shard says to them is not heard.
   [[nodiscard]] absl::Status Hint(int64_t step, std::span<const TableKeys> keys) override;
@@ -82,6 +86,19 @@ class RemoteStore final : public EmbeddingStore {
   // False: a shard still writes its checkpoint. True: all have written it. Errors: none writes any
   // more, and one has none (kResourceExhausted: its disk is full).
   [[nodiscard]] absl::StatusOr<bool> CheckpointWritten(int64_t steps, Deadline deadline);
+
+  // Every shard serves the codebook version `version` from now on, and so does this store: what
+  // other stores send before their UseCodebook is refused as stale (kFailedPrecondition). For one
+  // caller, when no worker has a call under way. kFailedPrecondition: this store has started calls
+  // that are not finished; or a shard has an unfinished step, or neither this store's version nor
+  // `version`. After an error some shards may have switched, and this store has not: the same call
+  // may come again, and finds those done. (Or all go back: UseCodebook(version), and
+  // SwitchCodebook of the one before.)
+  [[nodiscard]] absl::Status SwitchCodebook(uint32_t version, Deadline deadline);
+  // Says so in all requests from now on; for who has heard that the shards have switched. Waits for
+  // the call whose turn it is. Of calls that were started and not finished some may become stale.
+  void UseCodebook(uint32_t version);
+  uint32_t codebook_version() const { return codebook_version_.load(); }
 
   // Both wait only where a shard has max_in_flight requests unanswered (back-pressure).
   [[nodiscard]] absl::StatusOr<Ticket> StartPull(int64_t step, std::span<const TablePull> pulls,
@@ -125,6 +142,7 @@ class RemoteStore final : public EmbeddingStore {
   const std::vector<uint32_t> bucket_map_;
   const MessagePlan plan_;
   const uint64_t client_;
+  std::atomic<uint32_t> codebook_version_;  // written with the turn taken
 
   Turn turn_;
   // Guarded by turn_.

@@ -81,6 +81,25 @@ TEST(Message, RequestsComeBackAsTheyWere) {
   }
 }
 
+TEST(Message, WholeRowsComeBackWithTheirCountsAndAreFloat32) {
+  const AlignedBytes write = RequestFrame(MessageType::kWriteRows);
+  Request request;
+  ASSERT_TRUE(DecodeRequest(write.span(), &request).ok());
+  ASSERT_EQ(request.sections.size(), 2u);
+  EXPECT_THAT(Floats(ValueDtype::kFloat32, request.sections[1].values),
+              ElementsAre(0, 1, 2, 3, 4, 5, 6, 7));
+  EXPECT_THAT(request.sections[0].updates, ElementsAre(6, 6, 6));
+  EXPECT_THAT(request.sections[1].updates, ElementsAre(6));
+  ASSERT_TRUE(DecodeRequest(RequestFrame(MessageType::kReadRows).span(), &request).ok());
+  EXPECT_THAT(request.sections[0].keys, ElementsAre(100, 101, 102));
+  EXPECT_TRUE(request.sections[0].values.empty() && request.sections[0].updates.empty());
+  for (const ValueDtype dtype : {ValueDtype::kFloat16, ValueDtype::kBfloat16}) {
+    for (const MessageType type : {MessageType::kReadRows, MessageType::kWriteRows}) {
+      EXPECT_TRUE(absl::IsInvalidArgument(Decode(RequestFrame(type, dtype), true)));
+    }
+  }
+}
+
 TEST(Message, RepliesComeBackAsTheyWere) {
   Reply reply;
   for (const ValueDtype dtype : {ValueDtype::kFloat32, ValueDtype::kFloat16}) {
@@ -172,6 +191,7 @@ TEST(Message, EveryByteWithAFittingDigestIsReadWithinTheFrameOrRefused) {
           for (const RequestSection& s : request.sections) {
             within(changed, s.keys.data(), s.keys.size_bytes());
             within(changed, s.values.data(), s.values.size());
+            within(changed, s.updates.data(), s.updates.size_bytes());
           }
         }
         if (!is_request && DecodeReply(changed.span(), &reply).ok()) {
@@ -223,7 +243,7 @@ TEST(Message, WhatIsNotAMessageIsRefusedByItsKind) {
   const absl::Status version = Decode(With(pull, kVersionAt, uint16_t{kWireVersion + 1}), true);
   EXPECT_TRUE(absl::IsFailedPrecondition(version));
   EXPECT_THAT(version.message(), HasSubstr(std::to_string(kWireVersion + 1)));
-  for (const uint8_t type : {0, 8, 63, 64, 69, 255}) {
+  for (const uint8_t type : {0, 8, 11, 12, 63, 64, 69, 255}) {
     EXPECT_TRUE(absl::IsInvalidArgument(Decode(With(pull, kTypeAt, type), true)));
   }
   EXPECT_TRUE(absl::IsInvalidArgument(Decode(With(pull, kDtypeAt, uint8_t{3}), true)));

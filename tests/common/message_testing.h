@@ -42,10 +42,12 @@ inline MessageHeader SomeHeader(MessageType type, ValueDtype dtype = ValueDtype:
           .shard = 2};
 }
 
-// Two tables: 3 keys of dim 4, 1 key of dim 8. Values are 0, 1, 2, ...
+// Two tables: 3 keys of dim 4, 1 key of dim 8. Values are 0, 1, 2, ..., update counts 6.
 inline AlignedBytes RequestFrame(MessageType type, ValueDtype dtype = ValueDtype::kFloat32) {
   const bool sections = type != MessageType::kStats && type != MessageType::kCancelHints &&
-                        type != MessageType::kCheckpoint && type != MessageType::kCheckpointWritten;
+                        type != MessageType::kCheckpoint &&
+                        type != MessageType::kCheckpointWritten &&
+                        type != MessageType::kSwitchCodebook;
   size_t bytes = kMessageHeaderBytes;
   if (sections) {
     bytes += RequestSectionBytes(type, dtype, 4, 3) + RequestSectionBytes(type, dtype, 8, 1);
@@ -55,13 +57,15 @@ inline AlignedBytes RequestFrame(MessageType type, ValueDtype dtype = ValueDtype
   if (sections) {
     std::vector<float> values(12);
     for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i);
-    const bool has_values = type == MessageType::kPush || type == MessageType::kPut;
+    const bool has_values =
+        type == MessageType::kPush || type == MessageType::kPut || type == MessageType::kWriteRows;
     const auto first = writer.AddRequestSection(0, 4, 3, type == MessageType::kPull);
     for (size_t i = 0; i < 3; ++i) first.keys[i] = 100 + i;
     if (has_values) EncodeValues(dtype, values, first.values);
     const auto second = writer.AddRequestSection(1, 8, 1, false);
     second.keys[0] = UINT64_MAX;
     if (has_values) EncodeValues(dtype, std::span(values).first(8), second.values);
+    for (const auto& out : {first.updates, second.updates}) std::fill(out.begin(), out.end(), 6);
   }
   writer.Finish();
   return frame;
@@ -118,7 +122,10 @@ inline std::vector<NamedFrame> AllRequests() {
           {"cancel_hints", RequestFrame(MessageType::kCancelHints)},
           {"stats", RequestFrame(MessageType::kStats)},
           {"checkpoint", RequestFrame(MessageType::kCheckpoint)},
-          {"checkpoint_written", RequestFrame(MessageType::kCheckpointWritten)}};
+          {"checkpoint_written", RequestFrame(MessageType::kCheckpointWritten)},
+          {"read_rows", RequestFrame(MessageType::kReadRows)},
+          {"write_rows", RequestFrame(MessageType::kWriteRows)},
+          {"switch_codebook", RequestFrame(MessageType::kSwitchCodebook)}};
 }
 
 inline std::vector<NamedFrame> AllReplies() {

@@ -16,9 +16,11 @@ void Decode(const AlignedBytes& frame) {
   const ServedShard served{.shard = request.header.shard % 2, .shards = 2};
   SectionChecker checker(tables, served);
   static_cast<void>(CheckHeader(request.header, served).ok());
+  static_cast<void>(CheckCodebook(request.header.codebook_version, served).ok());
   for (const RequestSection& section : request.sections) {
-    sink = sink + SumOf(std::as_bytes(section.keys)) + SumOf(section.values);
-    static_cast<void>(checker.Check(section).ok());
+    sink = sink + SumOf(std::as_bytes(section.keys)) + SumOf(section.values) +
+           SumOf(std::as_bytes(section.updates));
+    static_cast<void>(checker.Check(request.header.type, section).ok());
   }
 }
 

@@ -101,6 +101,11 @@ class Traffic {
     std::vector<float> values(keys.size() * spec.dim);
     for (float& value : values) value = static_cast<float>(random_.Below(1000)) / 1000 - 0.5f;
     const uint64_t what = random_.Below(4);
+    // Whole rows: what a push would bring, and a state.
+    const bool writes = random_.Below(4) == 0;
+    std::vector<float> whole(keys.size() * RowFloats(spec));
+    for (float& value : whole) value = static_cast<float>(random_.Below(1000)) / 1000;
+    const std::vector<uint32_t> updates(keys.size(), 1 + static_cast<uint32_t>(random_.Below(9)));
     step_ += static_cast<int64_t>(random_.Below(2));
     std::vector<float> first_answer;
     for (Shard* shard : shards) {
@@ -112,6 +117,10 @@ class Traffic {
       } else if (spec.kind == TableKind::kFrozen) {
         const WritePart put{.table = t, .selection = {keys, {}}, .values = values.data()};
         ASSERT_TRUE(shard->Put({&put, 1}).ok());
+      } else if (writes) {
+        const WritePart write{
+            .table = t, .selection = {keys, {}}, .values = whole.data(), .updates = updates.data()};
+        ASSERT_TRUE(shard->WriteRows(step_, {&write, 1}).ok());
       } else {
         const WritePart push{.table = t, .selection = {keys, {}}, .values = values.data()};
         ASSERT_TRUE(shard->Push(step_, {&push, 1}).ok());

@@ -10,6 +10,7 @@
 
 #include "tests/common/temp_folder.h"
 #include "tests/ps/store_conformance.h"
+#include "tests/ps/whole_rows_conformance.h"
 
 namespace savior {
 namespace {
@@ -40,11 +41,12 @@ StoreMaker Maker(const std::string& name, uint32_t shards, uint64_t budget) {
           }};
 }
 
-INSTANTIATE_TEST_SUITE_P(LocalStore, StoreConformance,
-                         testing::Values(Maker("OneShard", 1, 1 << 30),
-                                         Maker("ThreeShards", 3, 1 << 30),
-                                         Maker("FiveShardsNoRam", 5, 0)),
-                         [](const auto& maker) { return maker.param.name; });
+const auto kMakers =
+    testing::Values(Maker("OneShard", 1, 1 << 30), Maker("ThreeShards", 3, 1 << 30),
+                    Maker("FiveShardsNoRam", 5, 0));
+std::string NameOf(const testing::TestParamInfo<StoreMaker>& maker) { return maker.param.name; }
+INSTANTIATE_TEST_SUITE_P(LocalStore, StoreConformance, kMakers, NameOf);
+INSTANTIATE_TEST_SUITE_P(LocalStore, WholeRows, kMakers, NameOf);
 
 class LocalStoreTest : public testing::Test {
  protected:

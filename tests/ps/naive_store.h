@@ -27,6 +27,13 @@ class NaiveStore {
     std::vector<float> state;
     RowHead head;
 
+    // As ReadRows gives it.
+    std::vector<float> Whole() const {
+      std::vector<float> whole = weights;
+      whole.insert(whole.end(), state.begin(), state.end());
+      return whole;
+    }
+
     static Row Of(const StoredRow& row) {
       return {.weights = {row.weights.begin(), row.weights.end()},
               .state = {row.state.begin(), row.state.end()},
@@ -83,6 +90,21 @@ class NaiveStore {
     row.head.updates += 1;
     row.weights.assign(values, values + tables_[table].dim);
     RoundToNearest(tables_[table].dtype, row.weights);
+  }
+
+  // row: [RowFloats].
+  void Write(int64_t step, uint32_t table, uint64_t key, const float* row, uint32_t updates) {
+    const uint32_t dim = tables_[table].dim;
+    TableRules& rules = rules_[table];
+    const int64_t as_of = rules.Begin(step);
+    Row* const old = Find(table, key);
+    std::optional<TableRules::Before> before;
+    if (old != nullptr) before = rules.BeforePush(RefOf(old));
+    Row& now = rows_[table][key];
+    now.weights.assign(row, row + dim);
+    now.state.assign(row + dim, row + RowFloats(tables_[table]));
+    now.head = {updates, static_cast<uint32_t>(as_of)};
+    rules.Pushed(key, RefOf(&now), before);
   }
 
   // Rows that are not forgotten.

@@ -8,49 +8,16 @@
 #include <atomic>
 #include <cstring>
 #include <limits>
-#include <optional>
 #include <thread>
 #include <utility>
 
-#include "common/routing.h"
-#include "ps/local_store.h"
-#include "tests/common/message_testing.h"
-#include "tests/common/temp_folder.h"
 #include "tests/faults/figure.h"
-#include "tests/ps/store_testing.h"
+#include "tests/ps/server_testing.h"
 
 namespace savior {
 namespace {
 
 using ::testing::HasSubstr;
-
-constexpr uint64_t kIncarnation = 7;
-constexpr uint32_t kCodebookVersion = 3;
-constexpr uint32_t kShards = 2;
-
-// Part of a request; values: empty, or [keys, dim].
-struct Section {
-  uint32_t table = 0;
-  uint32_t dim = 4;
-  std::vector<uint64_t> keys;
-  std::vector<float> values = {};
-};
-
-AlignedBytes RequestOf(const MessageHeader& header, const std::vector<Section>& sections) {
-  size_t bytes = kMessageHeaderBytes;
-  for (const Section& s : sections) {
-    bytes += RequestSectionBytes(header.type, header.dtype, s.dim, s.keys.size());
-  }
-  AlignedBytes frame(bytes);
-  MessageWriter writer(frame.span(), header);
-  for (const Section& s : sections) {
-    const auto out = writer.AddRequestSection(s.table, s.dim, s.keys.size(), false);
-    std::copy(s.keys.begin(), s.keys.end(), out.keys.begin());
-    if (!s.values.empty()) EncodeValues(header.dtype, s.values, out.values);
-  }
-  writer.Finish();
-  return frame;
-}
 
 // The least value that `share` of all do not exceed. There are some.
 double Percentile(std::vector<double> values, double share) {
@@ -58,108 +25,6 @@ double Percentile(std::vector<double> values, double share) {
   const auto place = static_cast<size_t>(share * static_cast<double>(values.size()));
   return values[std::min(values.size() - 1, place)];
 }
-
-// Tables "learned" and "content" in two shards, and a client that may send anything to shard 0.
-class ServerTest : public testing::Test {
- protected:
-  ServerTest() {
-    auto store =
-        LocalStore::Open({.tables = {AlignTable("learned", 4, Optimizer(OptimizerKind::kSgd, 1)),
-                                     FrozenTable("content", 4, StoreDtype::kFloat16)},
-                          .shards = kShards,
-                          .ram_budget_bytes = 16 << 20,
-                          .folder = folder_ / "live"});
-    EXPECT_TRUE(store.ok()) << store.status();
-    store_ = *std::move(store);
-    ServeSteps(std::nullopt);
-  }
-
-  void ServeSteps(std::optional<StepRules> steps) { Serve({.steps = steps}); }
-  void Serve(ServerOptions options) {
-    server_.reset();
-    options.endpoint = "tcp://127.0.0.1:0";
-    if (options.incarnation == 0) options.incarnation = kIncarnation;
-    if (options.codebook_version == 0) options.codebook_version = kCodebookVersion;
-    auto server = Server::Start(&store_->host(), &context_, options);
-    EXPECT_TRUE(server.ok()) << server.status();
-    server_ = *std::move(server);
-    auto dealer = DealerSocket::Connect(&context_, server_->endpoints()[0], {});
-    EXPECT_TRUE(dealer.ok()) << dealer.status();
-    dealer_ = *std::move(dealer);
-  }
-
-  // `n` keys of a table that shard `shard` has.
-  static std::vector<uint64_t> KeysOf(uint32_t shard, size_t n, uint32_t table = 0) {
-    const std::vector<uint32_t> map = EvenBucketMap(kShards);
-    std::vector<uint64_t> keys;
-    for (uint64_t key = 0; keys.size() < n; ++key) {
-      if (map[BucketOf(table, key)] == shard) keys.push_back(key);
-    }
-    return keys;
-  }
-
-  MessageHeader Header(MessageType type) {
-    return {.type = type,
-            .incarnation = kIncarnation,
-            .codebook_version = kCodebookVersion,
-            .client = 1,
-            .sequence = ++sequence_,
-            .step = 5};
-  }
-
-  void Send(std::span<const std::byte> bytes) {
-    Frame frame = context_.NewFrame(bytes.size());
-    if (!bytes.empty()) std::memcpy(frame.bytes().data(), bytes.data(), bytes.size());
-    const Deadline deadline = Soon();
-    while (!dealer_->Send(frame.Share())) {
-      ASSERT_LT(SteadyClock::now(), deadline);
-      const int fd = dealer_->fd();
-      WaitReadable({&fd, 1}, DeadlineIn(std::chrono::milliseconds(20)));
-    }
-  }
-  // The next reply. Its spans are valid until the next one.
-  const Reply& Receive(std::chrono::milliseconds wait = std::chrono::seconds(60)) {
-    const Deadline deadline = DeadlineIn(wait);
-    while (!dealer_->Receive(&frame_)) {
-      if (SteadyClock::now() >= deadline) {
-        ADD_FAILURE() << "no reply";
-        reply_ = {};
-        return reply_;
-      }
-      const int fd = dealer_->fd();
-      WaitReadable({&fd, 1}, DeadlineIn(std::chrono::milliseconds(20)));
-    }
-    const absl::Status status = DecodeReply(std::as_const(frame_).bytes(), &reply_);
-    EXPECT_TRUE(status.ok()) << status;
-    return reply_;
-  }
-  const Reply& Ask(const AlignedBytes& frame) {
-    Send(frame.span());
-    return Receive();
-  }
-  absl::Status Error(const AlignedBytes& frame) { return Ask(frame).error; }
-
-  uint64_t Rows() {
-    const auto stats = store_->Stats(Soon());
-    EXPECT_TRUE(stats.ok());
-    return stats->tables.at(0).rows + stats->tables.at(1).rows;
-  }
-  void ExpectServing() {
-    const Reply& reply =
-        Ask(RequestOf(Header(MessageType::kPull), {{.table = 0, .keys = KeysOf(0, 3)}}));
-    EXPECT_EQ(reply.header.type, MessageType::kRows) << reply.error;
-    EXPECT_EQ(reply.header.sequence, sequence_);
-  }
-
-  const TempFolder folder_;
-  Context context_;
-  std::unique_ptr<LocalStore> store_;
-  std::unique_ptr<Server> server_;
-  std::unique_ptr<DealerSocket> dealer_;
-  uint64_t sequence_ = 0;
-  Frame frame_;
-  Reply reply_;
-};
 
 TEST_F(ServerTest, ServesBesideUsersInTheProcess) {
   const std::vector<uint64_t> keys = KeysOf(0, 2);
@@ -212,6 +77,48 @@ TEST_F(ServerTest, RequestsThatDoNotFitTheTablesAreRefusedByNameAndChangeNothing
   EXPECT_TRUE(absl::IsInvalidArgument(Error(RequestOf(unnumbered, {{0, 4, mine, values}}))));
   EXPECT_EQ(Rows(), 0u);
   ExpectServing();
+}
+
+TEST_F(ServerTest, WholeRowsThatDoNotFitTheTablesAreRefusedByName) {
+  const std::vector<uint64_t> mine = KeysOf(0, 2), content = KeysOf(0, 2, 1);
+  const auto refused = [&](MessageType type, const Section& section, const std::string& name) {
+    const absl::Status status = Error(RequestOf(Header(type), {section}));
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+    EXPECT_THAT(status.message(), HasSubstr(name));
+  };
+  for (const MessageType type : {MessageType::kReadRows, MessageType::kWriteRows}) {
+    const bool write = type == MessageType::kWriteRows;
+    const auto of = [&](uint32_t table, uint32_t dim, const std::vector<uint64_t>& keys) {
+      Section section{.table = table, .dim = dim, .keys = keys};
+      if (write) section.values.assign(dim * keys.size(), 1.0f);
+      if (write) section.updates.assign(keys.size(), 1);
+      return section;
+    };
+    refused(type, of(2, 4, mine), "table number 2");
+    refused(type, of(1, 4, content), "content is frozen");
+    refused(type, of(0, 8, mine), "table learned: rows of dim 8");
+    refused(type, of(0, 4, {mine[0], KeysOf(1, 1)[0]}), "not a key of shard 0");
+    refused(type, of(0, 4, {mine[0], mine[0]}), "twice");
+  }
+  const std::string second = "table learned, key " + std::to_string(mine[1]);
+  std::vector<float> values(8, 1.0f);
+  refused(MessageType::kWriteRows, {0, 4, mine, values, {1, 0}}, second);
+  MessageHeader negative = Header(MessageType::kWriteRows);
+  negative.step = -1;
+  EXPECT_TRUE(absl::IsInvalidArgument(Error(RequestOf(negative, {{0, 4, mine, values, {1, 1}}}))));
+  values[5] = std::numeric_limits<float>::infinity();
+  refused(MessageType::kWriteRows, {0, 4, mine, values, {1, 1}}, second);
+  EXPECT_EQ(Rows(), 0u);
+}
+
+TEST_F(ServerTest, AWriteThatComesTwiceIsAppliedOnce) {
+  const std::vector<uint64_t> keys = KeysOf(0, 1);
+  const AlignedBytes write =
+      RequestOf(Header(MessageType::kWriteRows), {{0, 4, keys, {1, 2, 3, 4}, {6}}});
+  EXPECT_TRUE(Error(write).ok());
+  EXPECT_TRUE(Error(RequestOf(Header(MessageType::kPush), {{0, 4, keys, {1, 1, 1, 1}}})).ok());
+  EXPECT_TRUE(Error(write).ok());
+  EXPECT_EQ(ReadWhole(*store_, 0, keys), (Pulled{{0, 1, 2, 3}, {7}}));
 }
 
 TEST_F(ServerTest, OneBadTableOfAPushRefusesAllOfIt) {
@@ -320,6 +227,7 @@ TEST_F(ServerTest, TenThousandMutatedFramesLeaveItServing) {
     auto dealer = DealerSocket::Connect(&context_, server_->endpoints()[0], {});
     ASSERT_TRUE(dealer.ok());
     Random random(kSeed);
+    Request request;
     Frame ignored;
     while (sent < kFrames && !stop.stop_requested()) {
       AlignedBytes bad = frames[random.Below(frames.size())];
@@ -327,6 +235,11 @@ TEST_F(ServerTest, TenThousandMutatedFramesLeaveItServing) {
         bad.span()[random.Below(bad.span().size())] = static_cast<std::byte>(random.Below(256));
       }
       if (random.Below(2) == 0) SealFrame(bad.span());
+      // That would be obeyed: whoever can write a digest can write anything.
+      if (DecodeRequest(bad.span(), &request).ok() &&
+          request.header.type == MessageType::kSwitchCodebook) {
+        continue;
+      }
       Frame frame = context_.NewFrame(bad.span().size());
       std::ranges::copy(bad.span(), frame.bytes().begin());
       while (!(*dealer)->Send(frame.Share()) && !stop.stop_requested()) {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdlib>
 #include <limits>
 #include <memory>
@@ -49,8 +50,12 @@ class Workload {
     for (int i = 0; i < operations && !testing::Test::HasFatalFailure(); ++i) {
       const uint64_t what = random_.Below(100);
       const auto table = static_cast<uint32_t>(random_.Below(tables_.size()));
-      if (what < 35) {
+      if (what < 30) {
         Pull(table);
+      } else if (what < 38) {
+        Read(table);
+      } else if (what < 46) {
+        Write(table);
       } else if (what < 80) {
         Update(table);
       } else if (what < 98) {
@@ -135,6 +140,40 @@ class Workload {
       ASSERT_TRUE(std::equal(row.weights.begin(), row.weights.end(),
                              pulled.rows.begin() + static_cast<int64_t>(i * dim)))
           << store_->tables()[table].name << ", key " << keys[i];
+    }
+  }
+
+  void Read(uint32_t table) {
+    const TableSpec& spec = store_->tables()[table];
+    if (spec.kind == TableKind::kFrozen) return;
+    const std::vector<uint64_t> keys = RandomKeys(&random_);
+    const Pulled whole = ReadWhole(*store_, table, keys);
+    for (size_t i = 0; i < keys.size(); ++i) {
+      const NaiveStore::Row row = naive_.Read(table, keys[i]);
+      ASSERT_EQ(whole.updates[i], row.head.updates) << spec.name;
+      ASSERT_TRUE(std::ranges::equal(
+          row.Whole(), std::span(whole.rows).subspan(i * RowFloats(spec), RowFloats(spec))))
+          << spec.name << ", key " << keys[i];
+    }
+  }
+
+  void Write(uint32_t table) {
+    const TableSpec& spec = store_->tables()[table];
+    if (spec.kind == TableKind::kFrozen) return;
+    const std::vector<uint64_t> keys = RandomKeys(&random_);
+    Pulled whole{.rows = RandomFloats(keys.size() * RowFloats(spec), &random_),
+                 .updates = std::vector<uint32_t>(keys.size())};
+    // No optimizer leaves a negative accumulator.
+    for (float& value : whole.rows) value = std::abs(value);
+    for (uint32_t& updates : whole.updates) {
+      updates = 1 + static_cast<uint32_t>(random_.Below(1000));
+    }
+    // Now and then of a step that is long over.
+    const int64_t step = std::max<int64_t>(0, step_ - static_cast<int64_t>(random_.Below(20)));
+    const absl::Status status = WriteWhole(*store_, step, table, keys, whole);
+    ASSERT_TRUE(status.ok()) << status;
+    for (size_t i = 0; i < keys.size(); ++i) {
+      naive_.Write(step, table, keys[i], whole.rows.data() + i * RowFloats(spec), whole.updates[i]);
     }
   }
 

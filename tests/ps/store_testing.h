@@ -96,6 +96,23 @@ inline absl::Status PutRows(EmbeddingStore& store, uint32_t table, std::span<con
   return store.Put({&put, 1}, Soon());
 }
 
+// As Pulled, but rows are whole: [n, RowFloats].
+inline Pulled ReadWhole(EmbeddingStore& store, uint32_t table, std::span<const uint64_t> keys) {
+  Pulled whole{.rows = std::vector<float>(keys.size() * RowFloats(store.tables()[table]), -77.0f),
+               .updates = std::vector<uint32_t>(keys.size(), 77)};
+  const TableRead read{.table = table, .keys = keys, .rows = whole.rows, .updates = whole.updates};
+  const absl::Status status = store.ReadRows({&read, 1}, Soon());
+  EXPECT_TRUE(status.ok()) << status;
+  return whole;
+}
+
+inline absl::Status WriteWhole(EmbeddingStore& store, int64_t step, uint32_t table,
+                               std::span<const uint64_t> keys, const Pulled& whole) {
+  const TableWrite write{
+      .table = table, .keys = keys, .rows = whole.rows, .updates = whole.updates};
+  return store.WriteRows(step, {&write, 1}, Soon());
+}
+
 inline absl::Status HintRows(EmbeddingStore& store, uint32_t table,
                              std::span<const uint64_t> keys) {
   const TableKeys hint{.table = table, .keys = keys};

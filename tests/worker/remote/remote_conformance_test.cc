@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "tests/ps/store_conformance.h"
+#include "tests/ps/whole_rows_conformance.h"
 #include "tests/worker/remote/served_store.h"
 
 namespace savior {
@@ -32,15 +33,16 @@ StoreMaker Maker(const std::string& name, Network network, uint32_t shards,
           }};
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Remote, StoreConformance,
+const auto kMakers =
     testing::Values(Maker("ipc_1", Network::kIpc, 1), Maker("ipc_3", Network::kIpc, 3),
                     Maker("tcp_1", Network::kTcp, 1), Maker("tcp_3", Network::kTcp, 3),
                     Maker("curve_1", Network::kCurve, 1), Maker("curve_3", Network::kCurve, 3),
                     // Many messages per call.
                     Maker("small_messages_1", Network::kTcp, 1, 4096),
-                    Maker("small_messages_3", Network::kTcp, 3, 4096)),
-    [](const auto& made) { return made.param.name; });
+                    Maker("small_messages_3", Network::kTcp, 3, 4096));
+std::string NameOf(const testing::TestParamInfo<StoreMaker>& maker) { return maker.param.name; }
+INSTANTIATE_TEST_SUITE_P(Remote, StoreConformance, kMakers, NameOf);
+INSTANTIATE_TEST_SUITE_P(Remote, WholeRows, kMakers, NameOf);
 
 }  // namespace
 }  // namespace savior

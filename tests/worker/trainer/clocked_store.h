@@ -113,6 +113,10 @@ class ClockedStore {
       return absl::OkStatus();
     }
     absl::Status Put(std::span<const TablePut>, Deadline) override { return absl::OkStatus(); }
+    absl::Status ReadRows(std::span<const TableRead>, Deadline) override { return NoWholeRows(); }
+    absl::Status WriteRows(int64_t, std::span<const TableWrite>, Deadline) override {
+      return NoWholeRows();
+    }
     absl::Status Hint(int64_t, std::span<const TableKeys>) override { return absl::OkStatus(); }
     absl::Status CancelHints(int64_t) override { return absl::OkStatus(); }
     absl::StatusOr<StoreStats> Stats(Deadline) override { return StoreStats{}; }
@@ -122,6 +126,8 @@ class ClockedStore {
     std::vector<int64_t> pulled_steps;
 
    private:
+    static absl::Status NoWholeRows() { return absl::UnimplementedError("rows have no state"); }
+
     ClockedStore* const store_;
     const uint32_t worker_;
     uint64_t last_ = 0;
