@@ -96,6 +96,11 @@ class ObservedRunStore final : public RunStore {
       : inner_(std::move(inner)), store_(&inner_->store(), observations) {}
 
   EmbeddingStore& store() override { return store_; }
+  EmbeddingStore& background() override { return inner_->background(); }
+  absl::Status SwitchCodebook(uint32_t version, Deadline deadline) override {
+    return inner_->SwitchCodebook(version, deadline);
+  }
+  void UseCodebook(uint32_t version) override { inner_->UseCodebook(version); }
   uint32_t shards() const override { return inner_->shards(); }
   std::string ServerOf(uint32_t shard) const override { return inner_->ServerOf(shard); }
   absl::Status Freeze(const CheckpointPlace& place, int64_t steps, Deadline deadline) override {

@@ -18,9 +18,9 @@
 #include "launcher/commit.h"
 #include "launcher/exit_code.h"
 #include "launcher/network.h"
+#include "launcher/remote_run_store.h"
 #include "ps/restore.h"
 #include "worker/device.h"
-#include "worker/remote_store.h"
 #include "worker/tables.h"
 #include "worker/worker_allreduce.h"
 
@@ -35,29 +35,6 @@ ValueDtype WireDtype(const std::string& name) {
   if (name == "float16") return ValueDtype::kFloat16;
   return ValueDtype::kFloat32;
 }
-
-// The tables as a worker of many sees them.
-class RemoteRunStore final : public RunStore {
- public:
-  // servers: [shards], their names.
-  RemoteRunStore(std::unique_ptr<RemoteStore> store, std::vector<std::string> servers)
-      : store_(std::move(store)), servers_(std::move(servers)) {}
-
-  EmbeddingStore& store() override { return *store_; }
-  uint32_t shards() const override { return static_cast<uint32_t>(servers_.size()); }
-  std::string ServerOf(uint32_t shard) const override { return servers_[shard]; }
-  // The servers know the place.
-  absl::Status Freeze(const CheckpointPlace&, int64_t steps, Deadline deadline) override {
-    return store_->Freeze(steps, deadline);
-  }
-  absl::StatusOr<bool> CheckpointWritten(int64_t steps, Deadline deadline) override {
-    return store_->CheckpointWritten(steps, deadline);
-  }
-
- private:
-  const std::unique_ptr<RemoteStore> store_;
-  const std::vector<std::string> servers_;
-};
 
 }  // namespace
 
@@ -250,17 +227,19 @@ absl::Status ClusterProcess::CheckFolderIsShared() {
 absl::StatusOr<RunStart> ClusterProcess::Agree(std::optional<RunStart> mine) {
   std::string said;
   if (mine.has_value()) {
-    said =
-        Json{
-            {"from", mine->restore_from.string()}, {"step", mine->step}, {"samples", mine->samples}}
-            .dump();
+    said = Json{{"from", mine->restore_from.string()},
+                {"step", mine->step},
+                {"samples", mine->samples},
+                {"codebook_version", mine->codebook_version}}
+               .dump();
   }
   SAVIOR_ASSIGN_OR_RETURN(const std::vector<std::string> all, Share(said, DeadlineIn(kPatience)));
   try {
     const Json json = Json::parse(all[placement_.lead()]);
     return RunStart{.restore_from = json.at("from").get<std::string>(),
                     .step = json.at("step"),
-                    .samples = json.at("samples")};
+                    .samples = json.at("samples"),
+                    .codebook_version = json.at("codebook_version")};
   } catch (const Json::exception& e) {
     return absl::DataLossError(
         absl::StrCat("what the lead worker says does not decode: ", e.what()));
@@ -285,6 +264,7 @@ absl::Status ClusterProcess::Serve(const RunStart& start) {
                     {.endpoint = endpoint,
                      .security = ServerSecurity(),
                      .incarnation = cards_[0].incarnation,
+                     .codebook_version = start.codebook_version,
                      .steps = StepRules{.workers = static_cast<uint32_t>(placement_.workers.size()),
                                         .staleness = config_.cluster.staleness,
                                         .first_step = start.step},
@@ -309,6 +289,7 @@ absl::StatusOr<std::unique_ptr<RunStore>> ClusterProcess::OpenStore(const RunSta
   RemoteStoreOptions options{.tables = ModelTables(config_),
                              .endpoints = {},
                              .incarnation = cards_[0].incarnation,
+                             .codebook_version = start.codebook_version,
                              .worker = static_cast<uint16_t>(workers_->rank()),
                              .clocked = true,
                              .wire_dtype = WireDtype(config_.cluster.wire_dtype)};
@@ -323,9 +304,7 @@ absl::StatusOr<std::unique_ptr<RunStore>> ClusterProcess::OpenStore(const RunSta
     }
   }
   options.security = ServerSecurity();
-  SAVIOR_ASSIGN_OR_RETURN(std::unique_ptr<RemoteStore> store,
-                          RemoteStore::Connect(&context_, std::move(options)));
-  return std::make_unique<RemoteRunStore>(std::move(store), std::move(servers));
+  return RemoteRunStore::Connect(&context_, std::move(options), std::move(servers));
 }
 
 }  // namespace savior

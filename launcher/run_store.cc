@@ -21,6 +21,10 @@ class LocalRunStore final : public RunStore {
   explicit LocalRunStore(std::unique_ptr<LocalStore> store) : store_(std::move(store)) {}
 
   EmbeddingStore& store() override { return *store_; }
+  EmbeddingStore& background() override { return *store_; }  // it is thread-safe
+  // Within one process nothing is ever late.
+  absl::Status SwitchCodebook(uint32_t, Deadline) override { return absl::OkStatus(); }
+  void UseCodebook(uint32_t) override {}
   uint32_t shards() const override { return store_->host().shards(); }
   std::string ServerOf(uint32_t) const override { return "this process"; }
   absl::Status Freeze(const CheckpointPlace& place, int64_t steps, Deadline deadline) override {

@@ -20,6 +20,18 @@ class RunStore {
   virtual ~RunStore() = default;
 
   virtual EmbeddingStore& store() = 0;
+  // The same rows for a second thread of the worker, beside whoever uses store(): neither waits for
+  // the other's calls. Pull, ReadRows, WriteRows and Stats only: it belongs to no step.
+  virtual EmbeddingStore& background() = 0;
+
+  // All shards serve codebook version `version` from now on, and requests of another one are
+  // refused as stale (kFailedPrecondition); both stores use it. For one worker at a barrier, when
+  // no worker has a call of a step under way: one of background() that is may be refused. After an
+  // error some shards may have switched: the call may come again, or the run ends.
+  [[nodiscard]] virtual absl::Status SwitchCodebook(uint32_t version, Deadline deadline) = 0;
+  // For the other workers, after it: both stores use `version`.
+  virtual void UseCodebook(uint32_t version) = 0;
+
   virtual uint32_t shards() const = 0;
   // Who has shard `shard`, for people: "rank 3 (server on node2)".
   virtual std::string ServerOf(uint32_t shard) const = 0;
