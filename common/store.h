@@ -179,12 +179,12 @@ struct TableStats {
   uint64_t rows = 0;  // in hot tier and cold store together
   uint64_t hot_rows = 0;
   uint64_t hot_bytes = 0;     // RAM held by the hot tier
-  uint64_t pulled = 0;        // rows pulled since the start
+  uint64_t pulled = 0;        // rows pulled, or read whole, since the start
   uint64_t hot_hits = 0;      // of those, found in the hot tier
   uint64_t missing = 0;       // of those, in neither tier
   uint64_t written_back = 0;  // dirty rows written to the cold store to make room in RAM
   uint64_t hinted = 0;        // rows brought up by hints
-  uint64_t admitted = 0;      // new rows
+  uint64_t admitted = 0;      // new rows, by pushes
   uint64_t refused = 0;       // gradients dropped by admission
   uint64_t evicted = 0;       // rows forgotten by the eviction rules
   uint64_t skipped = 0;       // gradients dropped because they were not finite

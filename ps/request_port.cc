@@ -300,8 +300,13 @@ absl::Status RequestPort::SwitchCodebook(Frame* reply) {
         absl::StrCat("codebook version ", header.step, " is not in [0, 2^32)"));
   }
   const auto version = static_cast<uint32_t>(header.step);
-  // One that is late, when there have been others since, must not go back.
+  // One that is late, when there have been others since, must not go back: whether it was done, or
+  // given up by its client before it came here.
   SAVIOR_ASSIGN_OR_RETURN(const bool is_new, IsNew());
+  if (is_new && header.client == switch_client_ && header.sequence < switch_sequence_) {
+    return absl::FailedPreconditionError(absl::StrCat("a switch to codebook version ", version,
+                                                      " that was overtaken by another one"));
+  }
   if (is_new && version != served_.codebook_version) {
     SAVIOR_RETURN_IF_ERROR(CheckCodebook(header.codebook_version, served_));
     if (!sum_.empty()) {
@@ -313,7 +318,11 @@ absl::Status RequestPort::SwitchCodebook(Frame* reply) {
     served_.codebook_version = version;
     RefuseStale();
   }
-  if (is_new) windows_.Mark(header.client, header.sequence);
+  if (is_new) {
+    windows_.Mark(header.client, header.sequence);
+    switch_client_ = header.client;
+    switch_sequence_ = header.sequence;
+  }
   *reply = EmptyReply();
   return absl::OkStatus();
 }

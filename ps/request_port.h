@@ -107,6 +107,8 @@ class RequestPort final : public ShardPort {
   std::deque<Waiting> waiting_;
   size_t waiting_bytes_ = 0;  // of their frames
   SequenceWindows windows_;
+  // The last switch of the codebook that was done.
+  uint64_t switch_client_ = 0, switch_sequence_ = 0;
   uint64_t repeated_ = 0;  // requests that had been applied already
   SectionChecker checker_;
   // Kept for the next request.

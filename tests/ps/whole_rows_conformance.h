@@ -208,12 +208,15 @@ TEST_P(WholeRows, BadOnesAreRefusedByNameAndChangeNothing) {
       refused(write(whole), "table learned, key 2");
     }
   }
-  const TableWrite same[] = {{0, keys, good.rows, good.updates},
-                             {0, {keys.data() + 1, 1}, {good.rows.data(), 12}, {good.updates.data(), 1}}};
+  const TableWrite same[] = {
+      {0, keys, good.rows, good.updates},
+      {0, {keys.data() + 1, 1}, {good.rows.data(), 12}, {good.updates.data(), 1}}};
   refused(store_->WriteRows(0, same, Soon()), "table learned, key 2");
 
   Pulled out = good;
-  const auto read = [&](const TableRead& request) { return store_->ReadRows({&request, 1}, Soon()); };
+  const auto read = [&](const TableRead& request) {
+    return store_->ReadRows({&request, 1}, Soon());
+  };
   refused(read({2, keys, out.rows, out.updates}), "table number 2");
   refused(read({1, keys, std::span(out.rows).first(8), out.updates}), "content is frozen");
   refused(read({0, twice, out.rows, out.updates}), "table learned, key 3");

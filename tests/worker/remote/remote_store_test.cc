@@ -4,12 +4,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <atomic>
 #include <thread>
 #include <utility>
 
 #include "common/half.h"
 #include "tests/faults/figure.h"
+#include "tests/worker/remote/busy_shard.h"
 #include "tests/worker/remote/lossy_proxy.h"
 #include "tests/worker/remote/served_store.h"
 
@@ -24,30 +24,6 @@ ServedOptions OneTable(uint32_t shards = 1, Network network = Network::kTcp) {
           .shards = shards,
           .network = network};
 }
-
-// Keeps a store's shard 0 busy until it goes out of scope.
-class BusyShard {
- public:
-  explicit BusyShard(LocalStore* store) {
-    store->host().thread(0).Post([this](Shard&) {
-      busy_ = true;
-      while (!go_) std::this_thread::yield();
-      done_ = true;
-    });
-    while (!busy_) std::this_thread::yield();
-  }
-  ~BusyShard() {
-    go_ = true;
-    while (!done_) std::this_thread::yield();
-  }
-  BusyShard(const BusyShard&) = delete;
-  BusyShard& operator=(const BusyShard&) = delete;
-
- private:
-  std::atomic<bool> busy_{false};
-  std::atomic<bool> go_{false};
-  std::atomic<bool> done_{false};
-};
 
 // How long `call` took.
 template <typename Call>
