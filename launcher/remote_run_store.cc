@@ -10,8 +10,8 @@ absl::StatusOr<std::unique_ptr<RemoteRunStore>> RemoteRunStore::Connect(
     Context* context, RemoteStoreOptions options, std::vector<std::string> servers) {
   SAVIOR_ASSIGN_OR_RETURN(std::unique_ptr<RemoteStore> store,
                           RemoteStore::Connect(context, options));
-  return std::unique_ptr<RemoteRunStore>(new RemoteRunStore(
-      context, std::move(options), std::move(store), std::move(servers)));
+  return std::unique_ptr<RemoteRunStore>(
+      new RemoteRunStore(context, std::move(options), std::move(store), std::move(servers)));
 }
 
 RemoteRunStore::RemoteRunStore(Context* context, RemoteStoreOptions options,
