@@ -93,7 +93,9 @@ class RemoteStore final : public EmbeddingStore {
   // that are not finished; or a shard has an unfinished step, or neither this store's version nor
   // `version`. After an error some shards may have switched, and this store has not: the same call
   // may come again, and finds those done. (Or all go back: UseCodebook(version), and
-  // SwitchCodebook of the one before.)
+  // SwitchCodebook of the one before.) Back to a version is safe if nothing of it was refused as
+  // stale meanwhile: a shard does not remember what it refused, and would serve a late copy. Where
+  // that cannot be said a new incarnation of the run goes back.
   [[nodiscard]] absl::Status SwitchCodebook(uint32_t version, Deadline deadline);
   // Says so in all requests from now on; for who has heard that the shards have switched. Waits for
   // the call whose turn it is. Of calls that were started and not finished some may become stale.

@@ -137,7 +137,8 @@ TEST(RemoteSwitch, ALossyNetworkChangesNoRowAndNoVersion) {
     const uint32_t version = kOld + (i % 3 == 2 ? i - 1 : i + 1);
     const absl::Status status = one->SwitchCodebook(version, Soon());
     ASSERT_TRUE(status.ok()) << status;
-    ExpectStale(PushOnes(*other, keys));
+    // Not under the version that the next switch goes back to: a late copy would be served there.
+    if (i % 3 != 1) ExpectStale(PushOnes(*other, keys));
     other->UseCodebook(version);
   }
   const Pulled rows = PullRows(served.local(), 0, keys);
