@@ -167,8 +167,12 @@ std::vector<float> ContentRows(const TrainingLog& log, const Content& content,
     for (size_t c = n; c > 1; --c) std::swap(source[c - 1], source[random.Below(c)]);
   }
   for (size_t c = 0; c < n; ++c) {
-    for (size_t l = 0; l < levels; ++l) {
-      rows[c * width + dim + l] = static_cast<float>(codes[source[c] * levels + l]);
+    for (uint32_t slot = 0; slot < kCodebookSlots; ++slot) {
+      const size_t at =
+          c * width + CodesOffset(static_cast<uint32_t>(dim), static_cast<uint32_t>(levels), slot);
+      for (size_t l = 0; l < levels; ++l) {
+        rows[at + l] = static_cast<float>(codes[source[c] * levels + l]);
+      }
     }
   }
   return rows;

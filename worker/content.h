@@ -29,8 +29,10 @@ struct Content {
 [[nodiscard]] absl::StatusOr<Content> TrainContent(const TrainingLog& log, const Config& config,
                                                    Period training);
 
-// The rows of the content table, [num_contents, ContentRowDim]: z, then codes as floats. For arm
-// shuffled_sid the codes are permuted over the contents (seeded): same histogram, no meaning.
+// The rows of the content table when a run starts, [num_contents, ContentRowDim]: z, then the codes
+// of version 0, and in the other slot the same ones, so that no slot ever holds what are no codes.
+// For arm shuffled_sid the codes are permuted over the contents (seeded): same histogram, no
+// meaning.
 std::vector<float> ContentRows(const TrainingLog& log, const Content& content,
                                const Config& config);
 

@@ -8,8 +8,7 @@
 namespace savior {
 namespace {
 
-// Content rows that a worker keeps; beyond this it starts afresh. They are immutable within a
-// codebook version.
+// Content rows that a worker keeps; beyond this it starts afresh.
 constexpr size_t kCachedContents = size_t{1} << 22;
 
 std::vector<std::vector<uint64_t>> KeysOf(const std::vector<CategoricalFeature>& features) {
@@ -47,6 +46,16 @@ StepAssembler::StepAssembler(const TrainingLog* log, const Config& config)
       content_key_(ContentKeys(*log)) {
   num_numerics_ = kOwnNumerics + static_cast<int64_t>(log->schema().item_numerics.size() +
                                                       log->schema().context_numerics.size());
+}
+
+void StepAssembler::UseCodebook(uint32_t version) {
+  codebook_version_ = version;
+  ForgetContents();
+}
+
+void StepAssembler::ForgetContents() {
+  cached_.clear();
+  cache_rows_.clear();
 }
 
 absl::StatusOr<StepInputs> StepAssembler::Assemble(Batch batch, EmbeddingStore& store,
@@ -141,6 +150,8 @@ absl::Status StepAssembler::AssembleContents(StepInputs& in, EmbeddingStore& sto
   SAVIOR_RETURN_IF_ERROR(FetchContents(in.content_keys, store, deadline));
 
   const bool codes = arm_.uses_codes();
+  const uint32_t from =
+      CodesOffset(static_cast<uint32_t>(dim_), static_cast<uint32_t>(levels_), codebook_version_);
   UniqueKeys align(&in.align.keys);
   in.z.resize(n * static_cast<size_t>(dim_));
   if (codes) in.codes_of_content.resize(n * static_cast<size_t>(levels_));
@@ -148,8 +159,8 @@ absl::Status StepAssembler::AssembleContents(StepInputs& in, EmbeddingStore& sto
     const float* row = cache_rows_.data() + cached_.at(in.content_keys[c]);
     std::copy_n(row, dim_, in.z.data() + c * static_cast<size_t>(dim_));
     for (int64_t l = 0; codes && l < levels_; ++l) {
-      in.codes_of_content[static_cast<size_t>(l) * n + c] =
-          align.Number(AlignKey(static_cast<uint32_t>(l), static_cast<uint32_t>(row[dim_ + l])));
+      in.codes_of_content[static_cast<size_t>(l) * n + c] = align.Number(AlignKey(
+          codebook_version_, static_cast<uint32_t>(l), static_cast<uint32_t>(row[from + l])));
     }
   }
   if (content_vectors_) in.content_vector.keys = in.content_keys;
@@ -158,10 +169,7 @@ absl::Status StepAssembler::AssembleContents(StepInputs& in, EmbeddingStore& sto
 
 absl::Status StepAssembler::FetchContents(const std::vector<uint64_t>& keys, EmbeddingStore& store,
                                           Deadline deadline) {
-  if (cached_.size() + keys.size() > kCachedContents) {
-    cached_.clear();
-    cache_rows_.clear();
-  }
+  if (cached_.size() + keys.size() > kCachedContents) ForgetContents();
   std::vector<uint64_t> missing;
   for (const uint64_t key : keys) {
     if (!cached_.contains(key)) missing.push_back(key);

@@ -116,6 +116,16 @@ absl::Status Trainer::Seek(int64_t step) {
         absl::StrCat("step ", step, " lies outside of this run's 0 to ", total_steps_));
   }
   step_ = step;
+  return DropUnderWay();
+}
+
+absl::Status Trainer::UseCodebook(uint32_t version) {
+  SAVIOR_RETURN_IF_ERROR(DropUnderWay());
+  assembler_.UseCodebook(version);
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::DropUnderWay() {
   DropAhead();
   SAVIOR_RETURN_IF_ERROR(Settle());
   return store_->CancelHints(0);

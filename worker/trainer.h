@@ -77,6 +77,17 @@ class Trainer {
   // Goes on at `step`, 0 <= step <= total_steps() (the caller has restored weights and tables).
   [[nodiscard]] absl::Status Seek(int64_t step);
 
+  // The codebook whose codes and alignment rows steps and scores use: version 0 after Create. What
+  // was assembled, hinted or pulled ahead is dropped, and this worker's pushes are applied when it
+  // returns; the next step assembles anew. All workers do, between the same steps, and none goes on
+  // before all have (a pull that is dropped may wait for their pushes). With staleness > 0 the
+  // steps that were pulled ahead see newer rows than they would have: as after Seek(step()).
+  [[nodiscard]] absl::Status UseCodebook(uint32_t version);
+  uint32_t codebook_version() const { return assembler_.codebook_version(); }
+  // Content rows were put, with what this version knows unchanged: the next steps to be assembled
+  // read them again.
+  void ForgetContents() { assembler_.ForgetContents(); }
+
   // Performs one step; step() < total_steps(). All workers do, with the same step. `wishes`: of
   // this worker; they change nothing of the step. kDataLoss: the loss is not finite (step named);
   // kResourceExhausted: the device's memory is full; errors of the store and of the allreduce.
@@ -117,6 +128,8 @@ class Trainer {
   absl::Status Sum(StepFigures* figures);
   static absl::Status CheckLosses(int64_t step, const RankerLosses& losses);
   void DropAhead();
+  // Nothing is assembled, hinted, pulled or pushed when it returns.
+  absl::Status DropUnderWay();
   Deadline NextDeadline() const;
 
   const Config config_;
