@@ -97,12 +97,49 @@ TableSpec TableFromJson(const Json& j) {
   return t;
 }
 
+Json CodebookToJson(const CodebookState& c) {
+  return {{"version", c.version},
+          {"since_step", c.since_step},
+          {"previous", c.previous},
+          {"probation", c.probation}};
+}
+
+// kDataLoss names the field.
+absl::StatusOr<CodebookState> CodebookFromJson(const Json& j, int64_t step) {
+  const auto bad = [](const char* field, const std::string& found, const std::string& wanted) {
+    return absl::DataLossError(fmt::format("codebook.{} is {}, not {}", field, found, wanted));
+  };
+  // Json's own conversion would make a number of any other.
+  const auto number = [&](const char* field, uint64_t most) -> absl::StatusOr<uint64_t> {
+    const Json& value = j.at(field);
+    if (value.is_number_unsigned() && value.get<uint64_t>() <= most) return value.get<uint64_t>();
+    return bad(field, value.dump(), fmt::format("a number from 0 to {}", most));
+  };
+  CodebookState c;
+  SAVIOR_ASSIGN_OR_RETURN(const uint64_t version, number("version", UINT32_MAX));
+  SAVIOR_ASSIGN_OR_RETURN(const uint64_t since, number("since_step", static_cast<uint64_t>(step)));
+  c.version = static_cast<uint32_t>(version);
+  c.since_step = static_cast<int64_t>(since);
+  if (!j.at("probation").is_boolean()) {
+    return bad("probation", j.at("probation").dump(), "true or false");
+  }
+  c.probation = j.at("probation").get<bool>();
+  SAVIOR_ASSIGN_OR_RETURN(const uint64_t previous, number("previous", UINT32_MAX));
+  c.previous = static_cast<uint32_t>(previous);
+  if (c.probation && previous + 1 != version) {
+    return bad("previous", std::to_string(previous),
+               fmt::format("the one before version {}, which is on probation", version));
+  }
+  if (previous > version + 1) {
+    return bad("previous", std::to_string(previous), fmt::format("at most {}", version + 1));
+  }
+  return c;
+}
+
 std::string Print(const CommitManifest& m) {
-  Json j = {{"format", kFormat},
-            {"step", m.step},
-            {"samples", m.samples},
-            {"log_fingerprint", m.log_fingerprint},
-            {"shards", m.shards}};
+  Json j = {{"format", kFormat},    {"step", m.step},
+            {"samples", m.samples}, {"log_fingerprint", m.log_fingerprint},
+            {"shards", m.shards},   {"codebook", CodebookToJson(m.codebook)}};
   j["tables"] = Json::array();
   for (const TableSpec& table : m.tables) j["tables"].push_back(TableToJson(table));
   return SealManifest(std::move(j), m.files);
@@ -125,6 +162,11 @@ absl::StatusOr<CommitManifest> ParseManifest(const fs::path& path, const std::st
     m.log_fingerprint = j.at("log_fingerprint").get<std::string>();
     m.shards = j.at("shards").get<uint32_t>();
     for (const Json& table : j.at("tables")) m.tables.push_back(TableFromJson(table));
+    if (const auto c = j.find("codebook"); c != j.end()) {
+      absl::StatusOr<CodebookState> codebook = CodebookFromJson(*c, m.step);
+      if (!codebook.ok()) return Annotate(codebook.status(), path.string());
+      m.codebook = *codebook;
+    }
     m.files = std::move(sealed.files);
     return m;
   } catch (const Json::exception& e) {
@@ -147,6 +189,14 @@ absl::Status Delete(const fs::path& folder) {
 }
 
 }  // namespace
+
+CodebookState RolledBack(const CodebookState& state) {
+  return {.version = state.previous, .since_step = state.since_step, .previous = state.version};
+}
+
+const char* CodebookFileOf(const CodebookState& state) {
+  return state.previous > state.version ? kPreviousCodebookFile : kCodebookFile;
+}
 
 fs::path CommitFolder(const fs::path& commits, int64_t step) {
   return commits / fmt::format("{}{:012}", kPrefix, step);
@@ -205,6 +255,20 @@ absl::StatusOr<Commit> WriteCommit(const fs::path& commits, CommitManifest manif
   return Annotate(written.status(), "writing commit " + CommitFolder(commits, step).string());
 }
 
+absl::StatusOr<Commit> RepublishCommit(const fs::path& commits, int64_t step,
+                                       const std::function<void(CommitManifest*)>& change) {
+  const fs::path folder = CommitFolder(commits, step);
+  SAVIOR_ASSIGN_OR_RETURN(Commit commit, OpenCommit(folder, /*digests=*/false));
+  CommitManifest changed = commit.manifest;
+  change(&changed);
+  changed.step = step;
+  changed.files = std::move(commit.manifest.files);
+  // No folder of its own in between: a commit that replaces another of its step would have to take
+  // the name from it first, and then neither has it for an instant.
+  SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(folder / kManifestFile, Print(changed)));
+  return Commit{folder, std::move(changed)};
+}
+
 absl::StatusOr<Commit> OpenCommit(const fs::path& folder, bool digests) {
   const fs::path path = folder / kManifestFile;
   std::error_code error;
@@ -245,10 +309,12 @@ absl::StatusOr<Commit> NewestCommit(const fs::path& commits) {
   return last;
 }
 
-absl::Status KeepNewest(const fs::path& commits, int64_t keep, const fs::path& in_use) {
+absl::Status KeepNewest(const fs::path& commits, int64_t keep,
+                        const std::vector<fs::path>& pinned) {
   const std::vector<fs::path> folders = ListCommits(commits);
   for (size_t i = 0; i + static_cast<size_t>(keep) < folders.size(); ++i) {
-    if (folders[i] == in_use) continue;
+    const auto same = [&](const fs::path& pin) { return pin.filename() == folders[i].filename(); };
+    if (std::ranges::any_of(pinned, same)) continue;
     SAVIOR_RETURN_IF_ERROR(Delete(folders[i]));
   }
   return absl::OkStatus();

@@ -25,6 +25,7 @@ struct RunStart {
   std::filesystem::path restore_from = {};  // a commit's folder; empty: from the beginning
   int64_t step = 0;
   int64_t samples = 0;
+  uint32_t codebook_version = 0;
 };
 
 class RunPlace {

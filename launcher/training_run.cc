@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <glog/logging.h>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <string>
@@ -124,7 +125,8 @@ absl::StatusOr<RunStart> TrainingRun::OpenFolder() {
                     "use the same data or another run.dir",
                     commit->folder.string(), manifest.log_fingerprint, inputs_.log->fingerprint()));
   }
-  return RunStart{commit->folder, manifest.step, manifest.samples};
+  codebook_ = manifest.codebook;
+  return RunStart{commit->folder, manifest.step, manifest.samples, manifest.codebook.version};
 }
 
 absl::Status TrainingRun::OpenTables() {
@@ -146,18 +148,14 @@ absl::Status TrainingRun::OpenTables() {
     }
   } else {
     if (lead()) SAVIOR_RETURN_IF_ERROR(LoadContent(start_.restore_from));
+    codebook_.version = start_.codebook_version;
     SAVIOR_RETURN_IF_ERROR(LoadDense(start_.restore_from, trainer_.get()));
     SAVIOR_RETURN_IF_ERROR(trainer_->Seek(start_.step));
+    SAVIOR_RETURN_IF_ERROR(trainer_->UseCodebook(start_.codebook_version));
     samples_ = start_.samples;
     committed_step_ = start_.step;
   }
-  if (lead()) {
-    std::vector<std::pair<std::string, TensorFile>> constant;
-    if (content_.encoder) constant.emplace_back(kEncoderFile, content_.encoder->Save());
-    if (content_.codebook) constant.emplace_back(kCodebookFile, content_.codebook->Save());
-    commits_ = std::make_unique<RunCommits>(folder_->commits(), store_.get(), &digests_,
-                                            std::move(constant));
-  }
+  if (lead()) SAVIOR_RETURN_IF_ERROR(OpenCommits());
   // Nobody goes on before the lead has published the content.
   return CheckSame("initial dense weights", absl::StrCat(absl::Hex(trainer_->Digest())));
 }
@@ -167,11 +165,37 @@ absl::Status TrainingRun::LoadContent(const fs::path& commit) {
     SAVIOR_ASSIGN_OR_RETURN(const TensorFile file, ReadTensorFile(commit / kEncoderFile));
     SAVIOR_ASSIGN_OR_RETURN(content_.encoder, LoadEncoder(file));
   }
-  if (fs::exists(commit / kCodebookFile)) {
-    SAVIOR_ASSIGN_OR_RETURN(const TensorFile file, ReadTensorFile(commit / kCodebookFile));
+  const fs::path codebook = commit / CodebookFileOf(codebook_);
+  if (fs::exists(codebook)) {
+    SAVIOR_ASSIGN_OR_RETURN(const TensorFile file, ReadTensorFile(codebook));
     SAVIOR_ASSIGN_OR_RETURN(content_.codebook, LoadCodebook(file));
   }
   return absl::OkStatus();
+}
+
+absl::Status TrainingRun::OpenCommits() {
+  std::vector<std::pair<std::string, TensorFile>> constant;
+  if (content_.encoder) constant.emplace_back(kEncoderFile, content_.encoder->Save());
+  if (content_.codebook) constant.emplace_back(kCodebookFile, content_.codebook->Save());
+  if (codebook_.probation) {
+    SAVIOR_ASSIGN_OR_RETURN(TensorFile previous,
+                            ReadTensorFile(start_.restore_from / kPreviousCodebookFile));
+    constant.emplace_back(kPreviousCodebookFile, std::move(previous));
+  }
+  // What was rolled back from is no part of the commits to come.
+  codebook_.previous = std::min(codebook_.previous, codebook_.version);
+  commits_ = std::make_unique<RunCommits>(folder_->commits(), store_.get(), &digests_,
+                                          std::move(constant));
+  return absl::OkStatus();
+}
+
+std::vector<fs::path> TrainingRun::PinnedCommits() const {
+  std::vector<fs::path> pinned;
+  if (publisher_ && !publisher_->in_use().empty()) pinned.push_back(publisher_->in_use());
+  if (codebook_.probation) {
+    pinned.push_back(CommitFolder(folder_->commits(), codebook_.since_step));
+  }
+  return pinned;
 }
 
 absl::Status TrainingRun::CheckSame(const std::string& what, const std::string& mine) {
@@ -382,7 +406,7 @@ absl::Status TrainingRun::TakeCommit(bool wait) {
     return absl::OkStatus();
   }
   committed_step_ = outcome->step;
-  commits_->Prune(config_.commit.keep, publisher_ ? publisher_->in_use() : fs::path());
+  commits_->Prune(config_.commit.keep, PinnedCommits());
   if (wait) commits_->Wait();
   return absl::OkStatus();
 }
@@ -404,6 +428,7 @@ CommitContents TrainingRun::ContentsOfCommit() {
   contents.manifest.log_fingerprint = inputs_.log->fingerprint();
   contents.manifest.shards = store_->shards();
   contents.manifest.tables = store_->store().tables();
+  contents.manifest.codebook = codebook_;
   contents.dense = trainer_->dense().Save();
   contents.resolved = ToToml(config_);
   return contents;
@@ -450,7 +475,7 @@ absl::Status TrainingRun::PublishLast() {
     publisher_->Finish(committed_step_, [this] { return StopAsked(); });
     publisher_.reset();
     // What was kept for a child, too.
-    SAVIOR_RETURN_IF_ERROR(KeepNewest(folder_->commits(), config_.commit.keep));
+    SAVIOR_RETURN_IF_ERROR(KeepNewest(folder_->commits(), config_.commit.keep, PinnedCommits()));
   }
   // Who left before the lead would be waited for by nobody, and then end the job (MpiWorld).
   return place_.workers().Allgather("published", DeadlineIn(kPatience)).status();

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <ostream>
+#include <vector>
 
 #include "common/clock.h"
 #include "common/config.h"
@@ -67,6 +68,7 @@ class TrainingRun {
   absl::StatusOr<RunStart> OpenFolder();
   absl::Status OpenTables();
   absl::Status LoadContent(const std::filesystem::path& commit);
+  absl::Status OpenCommits();
   // Whether all workers have the same of something; `what` names it.
   absl::Status CheckSame(const std::string& what, const std::string& mine);
   absl::Status TrainLoop();
@@ -86,6 +88,8 @@ class TrainingRun {
   absl::Status SettleCommit();
   // The lead's.
   CommitContents ContentsOfCommit();
+  // Commits that stay, however old: what is exported, and what a rollback goes back to.
+  std::vector<std::filesystem::path> PinnedCommits() const;
   absl::Status TakeCommit(bool wait);
   void NotCommitted(int64_t step, const absl::Status& why);
   absl::StatusOr<EvalResult> Finish();
@@ -107,6 +111,8 @@ class TrainingRun {
   DigestCache digests_;                  // of files of commits
   std::unique_ptr<RunCommits> commits_;  // the lead's
   Content content_;                      // the lead's
+  // In use; at other workers than the lead only its version.
+  CodebookState codebook_;
   std::unique_ptr<Trainer> trainer_;
   std::unique_ptr<Publisher> publisher_;  // the lead's, with export.dir
 

@@ -58,6 +58,7 @@ class CommittingStore {
 
   std::filesystem::path commits() const { return folder_->commits(); }
   int64_t step() const { return step_; }
+  RunCommits& run_commits() { return *commits_; }
 
   // A step: some hundred rows of two tables change.
   absl::Status Push() {
