@@ -1,5 +1,7 @@
 #include "worker/step_inputs.h"
 
+#include <absl/strings/str_cat.h>
+
 #include <utility>
 
 #include "worker/numerics.h"
@@ -176,7 +178,13 @@ absl::Status StepAssembler::FetchContents(const std::vector<uint64_t>& keys, Emb
   }
   if (missing.empty()) return absl::OkStatus();
   const size_t offset = cache_rows_.size();
-  const auto row = static_cast<size_t>(content_row_);
+  // Those of a commit from before there were slots are shorter.
+  const size_t row = store.tables()[kContentTable].dim;
+  if (row < static_cast<size_t>(content_row_) && codebook_version_ > 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("table content: rows of ", row, " floats have the codes of version 0 only, not of ",
+                     codebook_version_));
+  }
   cache_rows_.resize(offset + missing.size() * row);
   const TablePull pull = {kContentTable, missing, std::span(cache_rows_).subspan(offset)};
   if (absl::Status status = store.Pull({&pull, 1}, deadline); !status.ok()) {

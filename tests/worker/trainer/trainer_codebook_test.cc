@@ -86,7 +86,8 @@ class CodebookSwitch : public testing::Test {
   }
 
   static Trained TrainUndisturbed(const Config& config, uint32_t workers) {
-    return Train(config, workers, [](ClockedStore&) {}, [](Trainer&) { return absl::OkStatus(); });
+    return Train(
+        config, workers, [](ClockedStore&) {}, [](Trainer&) { return absl::OkStatus(); });
   }
 
   static size_t RowsOfSlot(const Rows& rows, uint64_t slot) {
@@ -203,6 +204,37 @@ TEST_F(CodebookSwitch, CodesAreThoseOfTheVersionInUse) {
   EXPECT_THAT(keys(), testing::UnorderedElementsAre(AlignKey(1, 0, 7), AlignKey(1, 1, 7)));
   assembler.UseCodebook(2);
   EXPECT_EQ(keys(), first);
+}
+
+// Rows as they were before there were slots: z, then codes, padded.
+TEST_F(CodebookSwitch, RowsOfOneVersionReadAsVersionZero) {
+  Config config = ShortRun();
+  config.codebook.levels = 1;
+  ClockedStore store(config, 1);
+  EmbeddingStore& port = store.port(0);
+  const std::vector<uint64_t> contents = ContentKeys(*log_);
+  ASSERT_EQ(port.tables()[kContentTable].dim, 16u);
+  std::vector<float> rows;
+  for (size_t i = 0; i < contents.size(); ++i) {
+    for (int d = 0; d < 12; ++d) rows.push_back(0.5f);
+    for (const float code : {3.0f, 4.0f, 5.0f, 0.0f}) rows.push_back(code);
+  }
+  const TablePut put = {kContentTable, contents, rows};
+  ASSERT_TRUE(port.Put({&put, 1}, Deadline::max()).ok());
+  config.codebook.levels = 3;
+  StepAssembler assembler(log_, config);
+  const auto reader = BatchReader::Create(log_, {.period = kWholeLog, .requests_per_batch = 8});
+  ASSERT_TRUE(reader.ok()) << reader.status();
+  const auto in = assembler.Assemble(*(*reader)->Read(0), port, Deadline::max());
+  ASSERT_TRUE(in.ok()) << in.status();
+  EXPECT_THAT(in->align.keys, testing::ElementsAre(AlignKey(0, 0, 3), AlignKey(0, 1, 4),
+                                                   AlignKey(0, 2, 5)));
+  EXPECT_THAT(in->z, testing::Each(0.5f));
+  assembler.UseCodebook(1);
+  const absl::Status status =
+      assembler.Assemble(*(*reader)->Read(0), port, Deadline::max()).status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_THAT(std::string(status.message()), testing::HasSubstr("16 floats"));
 }
 
 // As with Seek, pulls that are under way are finished and their steps pulled again.
