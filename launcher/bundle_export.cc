@@ -141,8 +141,8 @@ class Exporter {
     SAVIOR_RETURN_IF_ERROR(WriteFile(part / kBundleSchema, SchemaText(schema)));
     SAVIOR_RETURN_IF_ERROR(
         CopyVersioned(from / kEncoderFile, part / kEncoderFile, &manifest->encoder_version));
-    SAVIOR_RETURN_IF_ERROR(
-        CopyVersioned(from / kCodebookFile, part / kCodebookFile, &manifest->codebook_version));
+    SAVIOR_RETURN_IF_ERROR(CopyVersioned(from / CodebookFileOf(commit_.commit().manifest.codebook),
+                                         part / kCodebookFile, &manifest->codebook_version));
     SAVIOR_ASSIGN_OR_RETURN(const TensorFile dense, ReadTensorFile(from / kDenseFile));
     SAVIOR_RETURN_IF_ERROR(WriteRanker(part, dense));
     SAVIOR_ASSIGN_OR_RETURN(const Graph graph, RankerGraph(config, SizesOf(schema), dense));

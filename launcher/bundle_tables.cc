@@ -101,11 +101,14 @@ absl::Status BundleTables::WriteRows(uint32_t table) {
   SAVIOR_ASSIGN_OR_RETURN(const auto writer, Create(spec.name, std::move(columns)));
   const size_t row_bytes = EncodedBytes(spec.dim, precision_);
   std::vector<std::byte> record;
+  const bool versions = table == kAlignTable;
+  const uint32_t slot = CodebookSlot(commit_.codebook_version());
   const auto add = [&](const StoredRow& row) {
+    if (versions && SlotOfAlignKey(row.key) != slot) return absl::OkStatus();
     record.resize(row_bytes);
     EncodeRow(row.weights, precision_, record.data());
     if (updates) Append(row.updates, &record);
-    return writer->Add(row.key, record);
+    return writer->Add(versions ? WithoutSlot(row.key) : row.key, record);
   };
   SAVIOR_RETURN_IF_ERROR(commit_.store().ForEachRow(table, add, InspectDeadline()));
   return Finish(spec.name, writer.get());
@@ -116,6 +119,8 @@ absl::Status BundleTables::WriteContent() {
   const bool codes = ArmOf(config.model.arm).uses_codes();
   const auto dim = static_cast<size_t>(config.encoder.dim);
   const auto levels = static_cast<size_t>(config.codebook.levels);
+  const size_t from = CodesOffset(static_cast<uint32_t>(dim), static_cast<uint32_t>(levels),
+                                  commit_.codebook_version());
   const std::string& name = commit_.store().tables()[kContentTable].name;
   SAVIOR_ASSIGN_OR_RETURN(const auto writer, Create(name, ContentColumns(config, codes)));
   std::vector<std::byte> record;
@@ -123,7 +128,7 @@ absl::Status BundleTables::WriteContent() {
     record.clear();
     Append(row.weights.first(dim), &record);  // z is float32 whatever the precision of rows
     for (size_t l = 0; codes && l < levels; ++l) {
-      Append(static_cast<uint16_t>(row.weights[dim + l]), &record);
+      Append(static_cast<uint16_t>(row.weights[from + l]), &record);
     }
     return writer->Add(row.key, record);
   };

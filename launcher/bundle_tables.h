@@ -1,4 +1,5 @@
-// A commit's tables, and the log's catalogue, as the sorted files of a bundle.
+// A commit's tables, and the log's catalogue, as the sorted files of a bundle. Of the codebook's
+// versions a bundle has the one in use, under keys that name none.
 #pragma once
 
 #include <filesystem>
