@@ -10,6 +10,7 @@
 #include <system_error>
 #include <utility>
 
+#include "common/at_once.h"
 #include "common/failpoint.h"
 #include "common/files.h"
 
@@ -214,7 +215,7 @@ absl::StatusOr<Commit> OpenCommit(const fs::path& folder, bool digests) {
   }
   SAVIOR_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
   SAVIOR_ASSIGN_OR_RETURN(CommitManifest manifest, ParseManifest(path, text));
-  SAVIOR_RETURN_IF_ERROR(CheckFiles(folder, manifest.files, digests));
+  SAVIOR_RETURN_IF_ERROR(CheckFiles(folder, manifest.files, digests, nullptr, Cores()));
   return Commit{folder, std::move(manifest)};
 }
 
