@@ -312,19 +312,22 @@ absl::Status ColdStore::Get(uint32_t table, std::span<const uint64_t> keys,
 
 absl::Status ColdStore::Scan(uint32_t table,
                              absl::FunctionRef<absl::Status(uint64_t, std::string_view)> row,
-                             uint64_t from, uint64_t rows) const {
+                             const RowRange& range) const {
   rocksdb::ReadOptions options;
-  if (rows == UINT64_MAX) options.readahead_size = size_t{2} << 20;
+  if (range.rows == UINT64_MAX) options.readahead_size = size_t{2} << 20;
   const std::unique_ptr<rocksdb::Iterator> it(
       impl_->db->NewIterator(options, impl_->handles[table]));
-  const KeyBytes first = BigEndian(from);
-  for (it->Seek(SliceOf(first)); rows > 0 && it->Valid(); it->Next(), --rows) {
+  const KeyBytes first = BigEndian(range.from);
+  uint64_t left = range.rows;
+  for (it->Seek(SliceOf(first)); left > 0 && it->Valid(); it->Next(), --left) {
     if (it->key().size() != sizeof(uint64_t)) {
       return absl::DataLossError(absl::StrCat("cold store ", impl_->folder.string(), ", table ",
                                               impl_->tables[table], ": a key of ", it->key().size(),
                                               " bytes"));
     }
-    SAVIOR_RETURN_IF_ERROR(row(FromBigEndian(it->key().data()), it->value().ToStringView()));
+    const uint64_t key = FromBigEndian(it->key().data());
+    if (key > range.last) break;
+    SAVIOR_RETURN_IF_ERROR(row(key, it->value().ToStringView()));
   }
   return impl_->Explain(it->status(), table);
 }

@@ -33,6 +33,13 @@ enum class ColdUse : uint8_t {
   kLook,
 };
 
+// Keys `from` to `last`, of which at most `rows` that are there.
+struct RowRange {
+  uint64_t from = 0;
+  uint64_t last = UINT64_MAX;
+  uint64_t rows = UINT64_MAX;
+};
+
 // Thread-safe, but for a Batch, which has one owner at a time; writes of one key from two threads
 // take effect in either order, so its caller sees to it that there is one at a time. Errors:
 // kDataLoss (checksum mismatch, missing or torn file; the message names folder, table and what
@@ -72,11 +79,11 @@ class ColdStore {
       uint32_t table, std::span<const uint64_t> keys,
       absl::FunctionRef<absl::Status(size_t, std::string_view)> found) const;
 
-  // Calls `row`(key, value) for all of a table from key `from` on, keys ascending, for at most
-  // `rows` rows. An error of `row` ends the call and is returned.
+  // Calls `row`(key, value) for what a table has of `range`, keys ascending. An error of `row` ends
+  // the call and is returned.
   [[nodiscard]] absl::Status Scan(uint32_t table,
                                   absl::FunctionRef<absl::Status(uint64_t, std::string_view)> row,
-                                  uint64_t from = 0, uint64_t rows = UINT64_MAX) const;
+                                  const RowRange& range = {}) const;
 
   [[nodiscard]] absl::Status Put(uint32_t table, uint64_t key, std::string_view value,
                                  Batch* batch) const;

@@ -12,6 +12,7 @@
 
 #include "common/routing.h"
 #include "common/store_checks.h"
+#include "ps/row.h"
 
 namespace savior {
 namespace {
@@ -20,6 +21,11 @@ namespace fs = std::filesystem;
 
 // Rows of a pull between two looks at whether its caller still waits.
 constexpr size_t kPullSlice = 4096;
+
+// What a thread of a walk over all rows takes at a time: so much that handing it over costs
+// nothing, so little that a few of them are no memory to speak of.
+constexpr size_t kReadBytes = size_t{1} << 20;
+constexpr size_t kLeastRead = 64, kMostRead = 8192;  // rows
 
 // Until a shard whose disk is full is asked again.
 constexpr std::chrono::milliseconds kAgainWhenFull{50};
@@ -306,18 +312,26 @@ absl::Status LocalStore::Checkpoint(const fs::path& folder, Deadline deadline) {
   return frozen.ok() ? written : frozen;
 }
 
-absl::StatusOr<std::unique_ptr<RowCursor>> LocalStore::Rows(uint32_t table, Deadline deadline) {
+absl::StatusOr<std::unique_ptr<RowCursor>> LocalStore::Rows(uint32_t table, Deadline deadline,
+                                                            size_t threads) {
   SAVIOR_RETURN_IF_ERROR(CheckTable(tables(), table));
+  const size_t shards = host_->shards();
+  const SliceReading reading = {
+      .table = table,
+      .rows = std::clamp(kReadBytes / RowLayout(tables()[table]).bytes(), kLeastRead, kMostRead),
+      .threads = std::max<size_t>((threads + shards - 1) / shards, 1)};
   return std::make_unique<RowCursor>(
-      host_->shards(), [this, table, deadline](uint32_t s, uint64_t from, RowSlice* slice) {
+      host_->shards(),
+      [this, reading, deadline](uint32_t s, const RowSlice::Start& start, RowSlice* slice) {
         return RunOn({&s, 1}, deadline, [&](uint32_t, Shard& shard, const Call&) {
-          return slice->Fill(&shard, table, from);
+          return slice->Fill(&shard, reading, start);
         });
       });
 }
 
-absl::Status LocalStore::ForEachRow(uint32_t table, RowVisitor visit, Deadline deadline) {
-  SAVIOR_ASSIGN_OR_RETURN(const std::unique_ptr<RowCursor> cursor, Rows(table, deadline));
+absl::Status LocalStore::ForEachRow(uint32_t table, RowVisitor visit, Deadline deadline,
+                                    size_t threads) {
+  SAVIOR_ASSIGN_OR_RETURN(const std::unique_ptr<RowCursor> cursor, Rows(table, deadline, threads));
   while (true) {
     SAVIOR_ASSIGN_OR_RETURN(const bool more, cursor->Next());
     if (!more) return absl::OkStatus();
