@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/at_once.h"
 #include "common/files.h"
 #include "launcher/bundle_tables.h"
 #include "launcher/golden_requests.h"
@@ -149,7 +150,7 @@ class Exporter {
     SAVIOR_RETURN_IF_ERROR(WriteGraphs(
         part, graph, {{"step", std::to_string(manifest->step)}, {"arm", config.model.arm}}));
     BundleTables tables(&commit_, inputs_.log.get(), manifest->precision, base_ ? &*base_ : nullptr,
-                        part);
+                        part, options_.threads > 0 ? options_.threads : Cores());
     SAVIOR_ASSIGN_OR_RETURN(manifest->tables, tables.Write());
     if (options_.hps) SAVIOR_RETURN_IF_ERROR(WriteHps(part, config));
     if (options_.triton) SAVIOR_RETURN_IF_ERROR(WriteTriton(part, graph));

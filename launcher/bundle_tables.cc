@@ -58,12 +58,13 @@ absl::Status WriteHpsTable(const fs::path& folder, const TableChain& table,
 }  // namespace
 
 BundleTables::BundleTables(InspectedCommit* commit, const TrainingLog* log, Precision precision,
-                           const BundleChain* base, fs::path folder)
+                           const BundleChain* base, fs::path folder, size_t threads)
     : commit_(*commit),
       log_(*log),
       precision_(precision),
       base_(base),
-      folder_(std::move(folder)) {}
+      folder_(std::move(folder)),
+      threads_(threads) {}
 
 absl::StatusOr<std::vector<BundleManifest::Table>> BundleTables::Write() {
   for (const uint32_t table :
@@ -107,7 +108,7 @@ absl::Status BundleTables::WriteRows(uint32_t table) {
     if (updates) Append(row.updates, &record);
     return writer->Add(row.key, record);
   };
-  SAVIOR_RETURN_IF_ERROR(commit_.store().ForEachRow(table, add, InspectDeadline()));
+  SAVIOR_RETURN_IF_ERROR(commit_.store().ForEachRow(table, add, InspectDeadline(), threads_));
   return Finish(spec.name, writer.get());
 }
 
@@ -127,7 +128,8 @@ absl::Status BundleTables::WriteContent() {
     }
     return writer->Add(row.key, record);
   };
-  SAVIOR_RETURN_IF_ERROR(commit_.store().ForEachRow(kContentTable, add, InspectDeadline()));
+  SAVIOR_RETURN_IF_ERROR(
+      commit_.store().ForEachRow(kContentTable, add, InspectDeadline(), threads_));
   return Finish(name, writer.get());
 }
 
