@@ -1,5 +1,6 @@
 // However many threads read a commit, its bundle is the same, byte for byte, and whole or not
 // there.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -105,12 +106,9 @@ TEST_F(ExportThreadsTest, BundlesAreTheSameBytes) {
     ++step;
     const Commit commit = CommitOf(step, keys, /*shards=*/step % 2 == 0 ? 1 : 3);
     for (const Precision precision : {Precision::kFloat32, Precision::kInt8}) {
-      const auto out = [&](size_t threads) {
-        return out_ / (name + NameOf(precision) + std::to_string(threads));
-      };
-      const auto files = [&](size_t threads) {
-        return FilesOf({.from = commit.folder, .out = out(threads), .precision = precision},
-                       threads);
+      const auto files = [&, this](size_t threads) {
+        const std::string out = fmt::format("{}-{}-{}", step, NameOf(precision), threads);
+        return FilesOf({.from = commit.folder, .out = out_ / out, .precision = precision}, threads);
       };
       const auto alone = files(1);
       for (const size_t threads : {0, 2, 9}) EXPECT_EQ(files(threads), alone) << threads;
