@@ -172,7 +172,7 @@ absl::Status WriteTensorFile(const std::filesystem::path& path, const TensorFile
     bytes.append(reinterpret_cast<const char*>(tensor.data.data()),
                  tensor.data.size() * sizeof(float));
   }
-  return WriteFileAtomically(path, bytes);
+  return WriteFile(path, bytes);
 }
 
 absl::StatusOr<TensorFile> ReadTensorFile(const std::filesystem::path& path) {

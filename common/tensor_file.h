@@ -26,7 +26,8 @@ struct TensorFile {
   std::map<std::string, std::string> metadata;
 };
 
-// Same content, same bytes. Atomic and durable.
+// Same content, same bytes. Neither atomic nor durable, as WriteFile: who publishes the folder that
+// it is in makes it so.
 [[nodiscard]] absl::Status WriteTensorFile(const std::filesystem::path& path,
                                            const TensorFile& file);
 // kDataLoss if the file is not one of ours: lengths, offsets and shapes are checked before use; F32

@@ -181,7 +181,7 @@ absl::StatusOr<Commit> PublishCommit(const fs::path& commits, CommitManifest man
   SAVIOR_FAILPOINT("commit.before_digests");
   SAVIOR_ASSIGN_OR_RETURN(manifest.files, ListFiles(part, digests));
   SAVIOR_FAILPOINT("commit.before_manifest");
-  SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(part / kManifestFile, Print(manifest)));
+  SAVIOR_RETURN_IF_ERROR(WriteFile(part / kManifestFile, Print(manifest)));
   SAVIOR_FAILPOINT("commit.before_replace");
   // The same step again (a run resumed at its end): the state is the same, the newer replaces the
   // older.

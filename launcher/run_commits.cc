@@ -72,7 +72,7 @@ class RunCommits::Files final : public CommitFiles {
       }
       if (not_linked) SAVIOR_RETURN_IF_ERROR(WriteTensorFile(part / name, file));
     }
-    SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(part / kResolvedFile, contents_.resolved));
+    SAVIOR_RETURN_IF_ERROR(WriteFile(part / kResolvedFile, contents_.resolved));
     SAVIOR_FAILPOINT("commit.after_own_files");
     return absl::OkStatus();
   }
