@@ -140,11 +140,11 @@ absl::Status LocalStore::Write(std::span<const TableKeys> requests, Deadline dea
                                ShardWrite write) {
   const Partition partition(requests, bucket_map_, host_->shards());
   std::vector<uint32_t> shards = Owners(partition);
+  absl::Status why;  // the last refusal; guarded by the next while shards are asked
+  std::mutex mutex;
   while (true) {
-    std::mutex mutex;  // of the next two
-    std::vector<uint32_t> full;
-    absl::Status why;
-    SAVIOR_RETURN_IF_ERROR(RunOn(shards, deadline, [&](uint32_t s, Shard& shard, const Call&) {
+    std::vector<uint32_t> full;  // guarded by mutex
+    const absl::Status run = RunOn(shards, deadline, [&](uint32_t s, Shard& shard, const Call&) {
       std::vector<WritePart> parts;
       for (const Piece& piece : partition.Of(s)) parts.push_back({piece.table, piece.selection});
       absl::Status status = write(shard, parts, partition.Of(s));
@@ -153,7 +153,10 @@ absl::Status LocalStore::Write(std::span<const TableKeys> requests, Deadline dea
       full.push_back(s);
       why = std::move(status);
       return absl::OkStatus();
-    }));
+    });
+    // What it waited for, not that it has waited.
+    if (absl::IsDeadlineExceeded(run) && !why.ok()) return why;
+    SAVIOR_RETURN_IF_ERROR(run);
     if (full.empty()) return absl::OkStatus();
     // These shards have applied nothing, the others all of it: the write waits for disk space.
     if (SteadyClock::now() + kAgainWhenFull >= deadline) return why;
