@@ -58,6 +58,7 @@ inline constexpr auto kFailpoints = std::to_array<FailpointInfo>({
     {"shard.after_freeze", "it has frozen"},
     {"shard.before_slice", "a slice of the cut is about to be written"},
     {"shard.after_slice", "a slice of the cut is written"},
+    {"sorted.before_ingest", "a slice's rows are in a file that the database does not have yet"},
     {"checkpoint.before_notes", "all slices are written, notes are not"},
     {"checkpoint.before_flush", "notes are written; the database is not flushed"},
     {"checkpoint.before_links", "the database is flushed; RocksDB has made no checkpoint"},

@@ -85,7 +85,8 @@ class ColdStore {
   [[nodiscard]] absl::Status Write(Batch* batch);
 
   // Writes rows of one table: value(i) is keys[i]'s; keys: strictly ascending. Many at once go
-  // straight into a table file, at a quarter of the price of Write. All or nothing.
+  // straight into a table file, at a quarter of the price of Write, unless the disk has been full
+  // since Open. All or nothing.
   [[nodiscard]] absl::Status WriteSorted(uint32_t table, std::span<const uint64_t> keys,
                                          absl::FunctionRef<std::string_view(size_t)> value);
 
@@ -120,6 +121,9 @@ class ColdStore {
 // For tests: databases opened from now on in this process read and write through `env`, which
 // outlives them; null: RocksDB's own.
 void UseColdEnv(rocksdb::Env* env);
+// For tests: so many rows are from now on enough for WriteSorted to make a table file of them.
+// Returns how many were.
+size_t WriteFilesFrom(size_t rows);
 #endif
 
 // Makes `target`, which must not exist, a copy of the checkpoint `source` that may be opened and

@@ -29,10 +29,10 @@ using ::testing::HasSubstr;
 constexpr int64_t kSteps = 10;
 constexpr int64_t kStop = 6;  // of what is resumed with a restore to be killed
 
-// Points and the hit to kill at; 0: drawn below 5.
+// Points, and the hits of which one is drawn to kill at.
 struct Points {
   const char* prefix;
-  uint64_t hit;
+  uint64_t first, last;
 };
 
 class KillEachFailpoint : public ::testing::Test {
@@ -101,10 +101,10 @@ class KillEachFailpoint : public ::testing::Test {
     std::ofstream(file) << ToToml(config);
     return {"train", file.string(), "--resume"};
   }
-  // Kills the run at `point`, and lets it go on to its end.
-  static void KillTraining(const Config& config, const std::string& point, uint64_t hit) {
+  // Kills the run at `point`, and lets it go on to its end, that of `undisturbed`.
+  static void KillTraining(const Config& config, const std::string& point, uint64_t hit,
+                           const Config& undisturbed = Named("undisturbed")) {
     SCOPED_TRACE(point);
-    if (hit == 0) hit = 1 + random_->Below(5);
     const std::string armed = fmt::format("{}=exit@{}", point, hit);
     const Ended killed = Run(TrainCommand(config), armed);
     ASSERT_EQ(killed.code, kFailpointExit) << armed << "\n" << killed.err;
@@ -115,7 +115,7 @@ class KillEachFailpoint : public ::testing::Test {
     } else {
       RunToTheEnd(config, /*resume=*/true);  // the same, without a process to start
     }
-    ExpectSame(Named("undisturbed"), config);
+    ExpectSame(undisturbed, config);
     if (Failures() == failures) covered_->insert(point);
     fs::remove_all(config.run.dir);
   }
@@ -130,15 +130,35 @@ std::set<std::string>* KillEachFailpoint::covered_ = nullptr;
 
 TEST_F(KillEachFailpoint, OfACommit) {
   // At the second commit of three, when there is one before it, and one to be deleted after it.
-  for (const auto& [prefix, hit] : std::vector<Points>{{"file.", 0},
-                                                       {"folder.", 2},
-                                                       {"commit.", 2},
-                                                       {"prune.", 2},
-                                                       {"shard.", 0},
-                                                       {"checkpoint.", 0}}) {
+  // Small files that are replaced: a run's configuration and its result.
+  for (const auto& [prefix, first, last] : std::vector<Points>{{"file.", 1, 2},
+                                                               {"folder.", 2, 2},
+                                                               {"commit.", 2, 2},
+                                                               {"prune.", 2, 2},
+                                                               {"shard.", 1, 5},
+                                                               {"checkpoint.", 1, 5}}) {
     for (const std::string& point : PointsOf(prefix)) {
-      KillTraining(Named("killed-" + point), point, hit);
+      KillTraining(Named("killed-" + point), point, first + random_->Below(last - first + 1));
     }
+  }
+}
+
+// Slices of thousands of rows, which become table files of their own: of the content of many items.
+TEST_F(KillEachFailpoint, OfACommitOfManyRows) {
+  GenerateOptions world = SmallWorld();
+  world.users = 80;
+  world.items = 12'000;
+  const fs::path folder = folder_->path() / "many";
+  MakeRaw(folder, world);
+  const auto named = [&](const std::string& name) {
+    Config config = Named("many-" + name);
+    config.data.raw = (folder / "raw").string();
+    config.data.cache = (folder / "cache").string();
+    return config;
+  };
+  RunToTheEnd(named("undisturbed"));
+  for (const std::string& point : PointsOf("sorted.")) {
+    KillTraining(named("killed-" + point), point, 1 + random_->Below(2), named("undisturbed"));
   }
 }
 
