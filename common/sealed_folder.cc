@@ -71,6 +71,8 @@ absl::StatusOr<SealedManifest> UnsealManifest(const fs::path& path, const std::s
                                 f.at("xxh3").get<std::string>()});
     }
     j.erase("files");
+    // Nor is there anything that we would not have written: a file's entry with more to it, say.
+    if (SealManifest(j, manifest.files) != text) return damaged("not as it is written");
     return manifest;
   } catch (const Json::exception& e) {
     return damaged(fmt::format("not a manifest: {}", e.what()));
