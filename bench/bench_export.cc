@@ -16,6 +16,7 @@
 #include <memory>
 #include <numeric>
 #include <sstream>
+#include <string>
 #include <vector>
 
 #include "bench/harness.h"
@@ -35,6 +36,8 @@ namespace fs = std::filesystem;
 struct Sizes {
   uint64_t rows = 1'000'000;
   int64_t rounds = 3;
+  size_t threads = 0;  // ExportOptions'
+  std::string precision = "float32";
 };
 
 constexpr uint64_t kSlice = 8192;  // rows per push
@@ -103,9 +106,9 @@ double WriteSeconds(const fs::path& path, uint64_t bytes) {
 
 int Run(const Sizes& sizes, const BenchFlags& flags) {
   BenchReport report("bench_export",
-                     fmt::format("commits with {} item rows; medians of {} exports, each beside a "
-                                 "plain write of the same bytes",
-                                 sizes.rows, sizes.rounds),
+                     fmt::format("commits with {} item rows; medians of {} exports ({}), each "
+                                 "beside a plain write of the same bytes",
+                                 sizes.rows, sizes.rounds, sizes.precision),
                      flags);
   const fs::path folder = fs::temp_directory_path() / fmt::format("savior-export-{}", getpid());
   fs::create_directories(folder);
@@ -120,13 +123,19 @@ int Run(const Sizes& sizes, const BenchFlags& flags) {
   const Commit grown = Grow(*first, folder / "live", 1000, sizes.rows, 1);
   const Commit changed = Grow(grown, folder / "live2", 2000, sizes.rows, 100);
 
+  const auto precision = PrecisionNamed(sizes.precision);
+  CheckOk(precision.status());
   std::vector<double> full_mb_s, cpu_mb_s, disk_mb_s;
   fs::path bundles;
   uint64_t bytes = 0;
   for (int64_t round = 0; round < sizes.rounds; ++round) {
     bundles = folder / fmt::format("bundles-{}", round);
     const double start = NowSeconds(), cpu = CpuSecondsOf();
-    auto bundle = ExportBundle({.from = grown.folder, .out = bundles, .golden = 4});
+    auto bundle = ExportBundle({.from = grown.folder,
+                                .out = bundles,
+                                .precision = *precision,
+                                .golden = 4,
+                                .threads = sizes.threads});
     CheckOk(bundle.status());
     const double seconds = NowSeconds() - start;
     bytes = TableBytes(*bundle);
@@ -145,6 +154,8 @@ int Run(const Sizes& sizes, const BenchFlags& flags) {
       static_cast<double>(bytes) / 1e6, Median(full_mb_s), Median(cpu_mb_s), Median(disk_mb_s),
       100 * Median(full_mb_s) / Median(disk_mb_s), 100 * share);
   report.Add({{"rows", sizes.rows},
+              {"precision", sizes.precision},
+              {"threads", sizes.threads},
               {"table_bytes", bytes},
               {"full_mb_per_s", Median(full_mb_s)},
               {"full_mb_per_cpu_s", Median(cpu_mb_s)},
@@ -164,6 +175,9 @@ int main(int argc, char** argv) {
   flags.AddTo(&app);
   app.add_option("--rows", sizes.rows, "Of the item table")->capture_default_str();
   app.add_option("--rounds", sizes.rounds)->capture_default_str();
+  app.add_option("--threads", sizes.threads, "That read rows; 0: one for each core");
+  app.add_option("--precision", sizes.precision, "Of the full bundle's rows")
+      ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   if (flags.smoke) sizes = {.rows = 5000, .rounds = 1};
   return savior::Run(sizes, flags);

@@ -57,7 +57,33 @@ struct Config {
     int64_t kmeans_iterations = 50;
     int64_t finetune_steps = 500;
     double lr = 3e-3;
+    std::string learn_until;
   } codebook;
+
+  struct Refresh {  // of the codebook, while the run goes on
+    bool on_drift = false;
+    double max_rq_mse_ratio = 1.15;
+    double max_perplexity_drop = 0.10;
+    double max_new_code_share = 1.0;
+    int64_t at_step = 0;
+    int64_t switch_after_steps = 0;
+    int64_t probation_steps = 1000;
+    double cpu_share = 0.2;
+    int64_t iterations = 20;
+    double hysteresis = 1.05;
+    int64_t finetune_steps = 200;
+    double finetune_lr = 1e-3;
+    std::string remap = "distilled";
+    double lambda = 0.01;
+    int64_t distil_steps = 300;
+    double distil_lr = 5e-3;
+    int64_t sample = 8192;
+    double min_preserved_r2 = 0.9;
+    double max_dead_share = 0.05;
+    double max_churn = 0.10;
+    double replay_hours = 24;
+    double max_auc_loss = 0.05;
+  } refresh;
 
   struct Model {
     std::string arm = "savior";
@@ -151,6 +177,7 @@ struct Config {
   struct Eval {
     int64_t requests_per_batch = 256;
     bool save_predictions = false;
+    bool progressive = false;
     std::map<std::string, std::string> buckets = {{"all", ""}};
     std::vector<std::string> bucket_order() const;  // "all" first, the others by name
   } eval;

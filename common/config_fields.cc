@@ -99,6 +99,95 @@ void CodebookFields(Config& c, std::vector<ConfigField>& f) {
   f.push_back(Count("codebook.finetune_steps", &b.finetune_steps, 0, 1e7,
                     "RQ-VAE steps after it; 0: residual k-means on z itself"));
   f.push_back(Positive("codebook.lr", &b.lr, "AdamW learning rate of the RQ-VAE"));
+  f.push_back(Text("codebook.learn_until", &b.learn_until,
+                   "Date; encoder and codebook learn from the days before it. Empty: "
+                   "data.train_until. Earlier: later items come as news, and the codebook may be "
+                   "refreshed (docs/refresh.md)"));
+}
+
+void DriftFields(Config& c, std::vector<ConfigField>& f) {
+  auto& r = c.refresh;
+  f.push_back(Switch("refresh.on_drift", &r.on_drift,
+                     "Refreshes the codebook when a bound below is passed at the end of a day of "
+                     "training data; by hand (savior refresh) always (docs/refresh.md)"));
+  f.push_back(Positive("refresh.max_rq_mse_ratio", &r.max_rq_mse_ratio,
+                       "Drift: quantisation error of items listed since the codebook was built, "
+                       "over that of those it was built from"));
+  f.push_back(PositiveShare("refresh.max_perplexity_drop", &r.max_perplexity_drop,
+                            "Drift: share by which the perplexity of any level falls"));
+  f.push_back(PositiveShare("refresh.max_new_code_share", &r.max_new_code_share,
+                            "Drift: share of new items whose codes, together, no older item has; "
+                            "1: never"));
+  f.push_back(Count("refresh.at_step", &r.at_step, 0, 1e12,
+                    "Begins the first refresh after this step, whatever the drift: for experiments "
+                    "that repeat; 0: not"));
+  f.push_back(Count("refresh.switch_after_steps", &r.switch_after_steps, 0, 1e9,
+                    "Steps from the beginning of a refresh to its switch: with a number, training "
+                    "waits there if need be, and runs repeat bit by bit; 0: when it is ready"));
+  f.push_back(Count("refresh.probation_steps", &r.probation_steps, 0, 1e12,
+                    "Steps after a switch for which the commit made at it is kept, so that it can "
+                    "be rolled back exactly; until then no other refresh begins"));
+}
+
+void RefreshFields(Config& c, std::vector<ConfigField>& f) {
+  DriftFields(c, f);
+  auto& r = c.refresh;
+  f.push_back(PositiveShare("refresh.cpu_share", &r.cpu_share,
+                            "Share of a core that building takes of every worker"));
+  f.push_back(Count("refresh.iterations", &r.iterations, 0, 10000,
+                    "Iterations of k-means per level, at most, from the codes in use"));
+  f.push_back(Count("refresh.finetune_steps", &r.finetune_steps, 0, 1e7,
+                    "RQ-VAE steps of all workers together after it; of a codebook without encoder "
+                    "(codebook.finetune_steps = 0): none"));
+  f.push_back(Positive("refresh.finetune_lr", &r.finetune_lr, "AdamW learning rate of them"));
+  f.push_back({"refresh.hysteresis",
+               &r.hysteresis,
+               "An item keeps its code while that one's distance is at most this times the least",
+               1.0,
+               kInf,
+               false,
+               {}});
+  f.push_back(Text("refresh.remap", &r.remap,
+                   "How alignment rows become rows of the new codes: conditional mean and "
+                   "distillation, or an arm of the ablation",
+                   {"distilled", "conditional_mean", "hungarian", "index", "zero"}));
+  f.push_back(
+      NotNegative("refresh.lambda", &r.lambda,
+                  "Weight of zero in the conditional mean, in square roots of impressions"));
+  f.push_back(Count("refresh.distil_steps", &r.distil_steps, 0, 1e6, "Steps of distillation"));
+  f.push_back(Positive("refresh.distil_lr", &r.distil_lr, "Adam learning rate of it, linear to 0"));
+  f.push_back(Count("refresh.sample", &r.sample, 1, 1e7,
+                    "Items that distillation learns from; as many others measure it"));
+  f.push_back({"refresh.min_preserved_r2",
+               &r.min_preserved_r2,
+               "Gate: a new version that preserves less of what alignment adds is given up",
+               -kInf,
+               1.0,
+               false,
+               {}});
+  f.push_back({"refresh.max_dead_share",
+               &r.max_dead_share,
+               "Gate: share of codes without items, if there are more than before; 1: none",
+               0.0,
+               1.0,
+               false,
+               {}});
+  f.push_back({"refresh.max_churn",
+               &r.max_churn,
+               "Gate: share of items whose first code changes; 1: none",
+               0.0,
+               1.0,
+               false,
+               {}});
+  f.push_back(NotNegative("refresh.replay_hours", &r.replay_hours,
+                          "Hours of training data scored with either version; 0: no such gate"));
+  f.push_back({"refresh.max_auc_loss",
+               &r.max_auc_loss,
+               "Gate: points of click AUC that the replay may lose",
+               -kInf,
+               kInf,
+               false,
+               {}});
 }
 
 void ModelFields(Config& c, std::vector<ConfigField>& f) {
@@ -301,6 +390,9 @@ void CommitAndEvalFields(Config& c, std::vector<ConfigField>& f) {
   f.push_back(
       Switch("eval.save_predictions", &c.eval.save_predictions,
              "Writes predictions.parquet into the run folder (for paired tests between runs)"));
+  f.push_back(Switch("eval.progressive", &c.eval.progressive,
+                     "Scores every batch of training before it is learnt from, in place of the "
+                     "evaluation period: the result is of the steps since the (re)start"));
   f.push_back({"eval.buckets",
                &c.eval.buckets,
                "Table name = predicate: cells of the evaluation, e.g. new = \"age_days <= 56\" "
@@ -318,6 +410,7 @@ std::vector<ConfigField> ConfigFields(Config& config) {
   DataFields(config, fields);
   EncoderFields(config, fields);
   CodebookFields(config, fields);
+  RefreshFields(config, fields);
   ModelFields(config, fields);
   TrainFields(config, fields);
   PsFields(config, fields);

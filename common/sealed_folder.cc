@@ -6,6 +6,7 @@
 #include <system_error>
 #include <utility>
 
+#include "common/at_once.h"
 #include "common/files.h"
 
 namespace savior {
@@ -71,6 +72,8 @@ absl::StatusOr<SealedManifest> UnsealManifest(const fs::path& path, const std::s
                                 f.at("xxh3").get<std::string>()});
     }
     j.erase("files");
+    // Nor is there anything that we would not have written: a file's entry with more to it, say.
+    if (SealManifest(j, manifest.files) != text) return damaged("not as it is written");
     return manifest;
   } catch (const Json::exception& e) {
     return damaged(fmt::format("not a manifest: {}", e.what()));
@@ -78,7 +81,7 @@ absl::StatusOr<SealedManifest> UnsealManifest(const fs::path& path, const std::s
 }
 
 absl::Status CheckFiles(const fs::path& folder, std::span<const SealedFile> files, bool digests,
-                        DigestCache* known) {
+                        DigestCache* known, size_t threads) {
   for (const SealedFile& file : files) {
     const fs::path at = folder / file.path;
     std::error_code error;
@@ -88,15 +91,16 @@ absl::Status CheckFiles(const fs::path& folder, std::span<const SealedFile> file
                                              error ? "missing" : fmt::format("{} bytes", bytes),
                                              file.bytes));
     }
-    if (!digests) continue;
+  }
+  if (!digests) return absl::OkStatus();
+  return ShareOut(files.size(), threads, [&](size_t f) -> absl::Status {
+    const fs::path at = folder / files[f].path;
     SAVIOR_ASSIGN_OR_RETURN(const std::string found,
                             known != nullptr ? known->Of(at) : DigestFile(at));
-    if (found != file.xxh3) {
-      return absl::DataLossError(
-          fmt::format("{}: digest {}, expected {}", at.string(), found, file.xxh3));
-    }
-  }
-  return absl::OkStatus();
+    if (found == files[f].xxh3) return absl::OkStatus();
+    return absl::DataLossError(
+        fmt::format("{}: digest {}, expected {}", at.string(), found, files[f].xxh3));
+  });
 }
 
 }  // namespace savior

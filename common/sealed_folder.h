@@ -49,8 +49,9 @@ struct SealedManifest {
 
 // Whether all `files` are below `folder` with their sizes and, with `digests`, their bytes; what
 // `known` has (null: nothing) is not read again. kDataLoss names file, expected and found.
+// `threads` read.
 [[nodiscard]] absl::Status CheckFiles(const std::filesystem::path& folder,
                                       std::span<const SealedFile> files, bool digests,
-                                      DigestCache* known = nullptr);
+                                      DigestCache* known = nullptr, size_t threads = 1);
 
 }  // namespace savior

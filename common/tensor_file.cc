@@ -95,7 +95,9 @@ absl::StatusOr<std::map<std::string, std::string>> ParseMetadata(const nlohmann:
   return metadata;
 }
 
-absl::StatusOr<TensorFile> Parse(const std::string& bytes) {
+}  // namespace
+
+absl::StatusOr<TensorFile> DecodeTensors(const std::string& bytes) {
   if (bytes.size() < kLengthBytes) return absl::DataLossError("shorter than its header's length");
   uint64_t header_bytes = 0;
   std::memcpy(&header_bytes, bytes.data(), kLengthBytes);
@@ -141,9 +143,7 @@ absl::StatusOr<TensorFile> Parse(const std::string& bytes) {
   return file;
 }
 
-}  // namespace
-
-absl::Status WriteTensorFile(const std::filesystem::path& path, const TensorFile& file) {
+absl::StatusOr<std::string> EncodeTensors(const TensorFile& file) {
   nlohmann::json header = nlohmann::json::object();  // sorted by name: same content, same bytes
   if (!file.metadata.empty()) header[kMetadata] = file.metadata;
   uint64_t offset = 0;
@@ -159,7 +159,7 @@ absl::Status WriteTensorFile(const std::filesystem::path& path, const TensorFile
     offset += bytes;
   }
   // `replace`: a name that is not UTF-8 must not throw; it reads back changed, which
-  // WriteTensorFile's callers, whose names are ASCII, never see.
+  // callers, whose names are ASCII, never see.
   std::string text = header.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   text.resize((text.size() + 7) / 8 * 8, ' ');  // the data starts 8-byte aligned
   const uint64_t header_bytes = text.size();
@@ -172,13 +172,18 @@ absl::Status WriteTensorFile(const std::filesystem::path& path, const TensorFile
     bytes.append(reinterpret_cast<const char*>(tensor.data.data()),
                  tensor.data.size() * sizeof(float));
   }
-  return WriteFileAtomically(path, bytes);
+  return bytes;
+}
+
+absl::Status WriteTensorFile(const std::filesystem::path& path, const TensorFile& file) {
+  SAVIOR_ASSIGN_OR_RETURN(const std::string bytes, EncodeTensors(file));
+  return WriteFile(path, bytes);
 }
 
 absl::StatusOr<TensorFile> ReadTensorFile(const std::filesystem::path& path) {
   const absl::StatusOr<std::string> bytes = ReadFile(path);
   if (!bytes.ok()) return bytes.status();
-  absl::StatusOr<TensorFile> file = Parse(*bytes);
+  absl::StatusOr<TensorFile> file = DecodeTensors(*bytes);
   if (!file.ok()) return Annotate(file.status(), absl::StrCat("tensor file ", path.string()));
   return file;
 }

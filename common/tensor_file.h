@@ -26,7 +26,13 @@ struct TensorFile {
   std::map<std::string, std::string> metadata;
 };
 
-// Same content, same bytes. Atomic and durable.
+// The file's bytes: same content, same bytes. kInvalidArgument: a bad name, or a shape that is not
+// its data's (named).
+[[nodiscard]] absl::StatusOr<std::string> EncodeTensors(const TensorFile& file);
+// kDataLoss: see ReadTensorFile.
+[[nodiscard]] absl::StatusOr<TensorFile> DecodeTensors(const std::string& bytes);
+
+// Neither atomic nor durable, as WriteFile: who publishes the folder that it is in makes it so.
 [[nodiscard]] absl::Status WriteTensorFile(const std::filesystem::path& path,
                                            const TensorFile& file);
 // kDataLoss if the file is not one of ours: lengths, offsets and shapes are checked before use; F32

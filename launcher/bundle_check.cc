@@ -49,11 +49,40 @@ absl::Status CheckTables(const BundleChain& chain, uint64_t* rows) {
   return absl::OkStatus();
 }
 
-// A row of the bundle as bytes, beside what the commit's is written as. Rows are the first columns.
-absl::Status CompareRow(const TableSpec& spec, const TableChain& table, Precision precision,
-                        uint64_t key, std::span<const float> row) {
-  std::vector<std::byte> expected(EncodedBytes(static_cast<uint32_t>(row.size()), precision));
-  EncodeRow(row, precision, expected.data());
+// What a bundle has of a commit's row, as bytes; how often it was updated, too, is a column behind.
+class ExpectedRow {
+ public:
+  ExpectedRow(const InspectedCommit& commit, uint32_t table, Precision precision)
+      : precision_(precision) {
+    const Config& config = commit.config();
+    dim_ = commit.commit().manifest.tables[table].dim;
+    if (table != kContentTable) return;
+    precision_ = Precision::kFloat32;
+    dim_ = static_cast<uint32_t>(config.encoder.dim);
+    if (!ArmOf(config.model.arm).uses_codes()) return;
+    levels_ = static_cast<uint32_t>(config.codebook.levels);
+    codes_ = CodesOffset(dim_, levels_, commit.codebook_version());
+  }
+
+  std::vector<std::byte> Of(std::span<const float> row) const {
+    std::vector<std::byte> bytes(EncodedBytes(dim_, precision_));
+    EncodeRow(row.first(dim_), precision_, bytes.data());
+    for (const float code : row.subspan(codes_, levels_)) {
+      const auto as_column = static_cast<uint16_t>(code);
+      const auto more = std::as_bytes(std::span(&as_column, 1));
+      bytes.insert(bytes.end(), more.begin(), more.end());
+    }
+    return bytes;
+  }
+
+ private:
+  Precision precision_;
+  uint32_t dim_ = 0;
+  uint32_t codes_ = 0, levels_ = 0;  // where they begin, how many they are
+};
+
+absl::Status CompareRow(const TableSpec& spec, const TableChain& table, uint64_t key,
+                        std::span<const std::byte> expected) {
   const auto place = table.Find(key);
   std::vector<std::byte> found(table.files()[0]->record_bytes());
   if (place) place->file->CopyRecord(place->row, found.data());
@@ -87,27 +116,36 @@ absl::StatusOr<int64_t> CompareRows(const BundleChain& chain) {
   if (!fs::exists(fs::path(manifest.commit) / kManifestFile, error)) return 0;
   SAVIOR_ASSIGN_OR_RETURN(const auto commit, InspectedCommit::Open(manifest.commit));
   if (commit->commit().manifest.step != manifest.step) return 0;
+  const fs::path codebook =
+      commit->commit().folder / CodebookFileOf(commit->commit().manifest.codebook);
+  if (fs::exists(codebook, error)) {
+    SAVIOR_ASSIGN_OR_RETURN(const std::string version, DigestFile(codebook));
+    if (version != manifest.codebook_version) return 0;  // it was rolled back since
+  }
   const std::vector<TableSpec>& specs = commit->store().tables();
   int64_t compared = 0;
   for (const BundleManifest::Table& of : manifest.tables) {
     const auto spec = std::ranges::find(specs, of.name, &TableSpec::name);
     if (spec == specs.end()) continue;  // the catalogue is the log's, z~ follows from the rest
-    const bool content = of.name == specs[kContentTable].name;
-    const auto dim = static_cast<uint32_t>(content ? commit->config().encoder.dim : spec->dim);
+    const auto number = static_cast<uint32_t>(spec - specs.begin());
+    const ExpectedRow expected(*commit, number, manifest.precision);
     SAVIOR_ASSIGN_OR_RETURN(const TableChain table, chain.Table(of.name));
     const std::vector<uint64_t> keys = SampleKeys(table, of.total, of.name);
+    std::vector<uint64_t> keys_there = keys;
+    if (number == kAlignTable) {
+      for (uint64_t& key : keys_there) key |= AlignKey(commit->codebook_version(), 0, 0);
+    }
     std::vector<float> rows(keys.size() * spec->dim);
     std::vector<uint32_t> updates(keys.size());
-    const TablePull pull = {static_cast<uint32_t>(spec - specs.begin()), keys, rows, updates};
+    const TablePull pull = {number, keys_there, rows, updates};
     SAVIOR_RETURN_IF_ERROR(commit->store().Pull({&pull, 1}, InspectDeadline()));
     for (size_t i = 0; i < keys.size(); ++i) {
       if (updates[i] == 0) {
         return absl::DataLossError(
             fmt::format("table {}, key {}: the commit has no such row", of.name, keys[i]));
       }
-      SAVIOR_RETURN_IF_ERROR(CompareRow(*spec, table,
-                                        content ? Precision::kFloat32 : manifest.precision, keys[i],
-                                        std::span(rows).subspan(i * spec->dim, dim)));
+      SAVIOR_RETURN_IF_ERROR(CompareRow(
+          *spec, table, keys[i], expected.Of(std::span(rows).subspan(i * spec->dim, spec->dim))));
       ++compared;
     }
   }

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/at_once.h"
 #include "common/files.h"
 #include "launcher/bundle_tables.h"
 #include "launcher/golden_requests.h"
@@ -141,15 +142,15 @@ class Exporter {
     SAVIOR_RETURN_IF_ERROR(WriteFile(part / kBundleSchema, SchemaText(schema)));
     SAVIOR_RETURN_IF_ERROR(
         CopyVersioned(from / kEncoderFile, part / kEncoderFile, &manifest->encoder_version));
-    SAVIOR_RETURN_IF_ERROR(
-        CopyVersioned(from / kCodebookFile, part / kCodebookFile, &manifest->codebook_version));
+    SAVIOR_RETURN_IF_ERROR(CopyVersioned(from / CodebookFileOf(commit_.commit().manifest.codebook),
+                                         part / kCodebookFile, &manifest->codebook_version));
     SAVIOR_ASSIGN_OR_RETURN(const TensorFile dense, ReadTensorFile(from / kDenseFile));
     SAVIOR_RETURN_IF_ERROR(WriteRanker(part, dense));
     SAVIOR_ASSIGN_OR_RETURN(const Graph graph, RankerGraph(config, SizesOf(schema), dense));
     SAVIOR_RETURN_IF_ERROR(WriteGraphs(
         part, graph, {{"step", std::to_string(manifest->step)}, {"arm", config.model.arm}}));
     BundleTables tables(&commit_, inputs_.log.get(), manifest->precision, base_ ? &*base_ : nullptr,
-                        part);
+                        part, options_.threads > 0 ? options_.threads : Cores());
     SAVIOR_ASSIGN_OR_RETURN(manifest->tables, tables.Write());
     if (options_.hps) SAVIOR_RETURN_IF_ERROR(WriteHps(part, config));
     if (options_.triton) SAVIOR_RETURN_IF_ERROR(WriteTriton(part, graph));

@@ -22,6 +22,8 @@ struct ExportOptions {
   Precision precision = Precision::kFloat32;  // a delta takes its base's
   bool hps = false, triton = false;           // full bundles only
   int64_t golden = 64;                        // requests
+  // That read rows; 0: one for each core. The bundle is the same, byte for byte.
+  size_t threads = 0;
 };
 
 // Atomic: `out` has the whole bundle, or nothing of it. Errors: those of opening the commit and the

@@ -58,12 +58,13 @@ absl::Status WriteHpsTable(const fs::path& folder, const TableChain& table,
 }  // namespace
 
 BundleTables::BundleTables(InspectedCommit* commit, const TrainingLog* log, Precision precision,
-                           const BundleChain* base, fs::path folder)
+                           const BundleChain* base, fs::path folder, size_t threads)
     : commit_(*commit),
       log_(*log),
       precision_(precision),
       base_(base),
-      folder_(std::move(folder)) {}
+      folder_(std::move(folder)),
+      threads_(threads) {}
 
 absl::StatusOr<std::vector<BundleManifest::Table>> BundleTables::Write() {
   for (const uint32_t table :
@@ -101,13 +102,16 @@ absl::Status BundleTables::WriteRows(uint32_t table) {
   SAVIOR_ASSIGN_OR_RETURN(const auto writer, Create(spec.name, std::move(columns)));
   const size_t row_bytes = EncodedBytes(spec.dim, precision_);
   std::vector<std::byte> record;
+  const bool versions = table == kAlignTable;
+  const uint32_t slot = CodebookSlot(commit_.codebook_version());
   const auto add = [&](const StoredRow& row) {
+    if (versions && SlotOfAlignKey(row.key) != slot) return absl::OkStatus();
     record.resize(row_bytes);
     EncodeRow(row.weights, precision_, record.data());
     if (updates) Append(row.updates, &record);
-    return writer->Add(row.key, record);
+    return writer->Add(versions ? WithoutSlot(row.key) : row.key, record);
   };
-  SAVIOR_RETURN_IF_ERROR(commit_.store().ForEachRow(table, add, InspectDeadline()));
+  SAVIOR_RETURN_IF_ERROR(commit_.store().ForEachRow(table, add, InspectDeadline(), threads_));
   return Finish(spec.name, writer.get());
 }
 
@@ -116,6 +120,8 @@ absl::Status BundleTables::WriteContent() {
   const bool codes = ArmOf(config.model.arm).uses_codes();
   const auto dim = static_cast<size_t>(config.encoder.dim);
   const auto levels = static_cast<size_t>(config.codebook.levels);
+  const size_t from = CodesOffset(static_cast<uint32_t>(dim), static_cast<uint32_t>(levels),
+                                  commit_.codebook_version());
   const std::string& name = commit_.store().tables()[kContentTable].name;
   SAVIOR_ASSIGN_OR_RETURN(const auto writer, Create(name, ContentColumns(config, codes)));
   std::vector<std::byte> record;
@@ -123,11 +129,12 @@ absl::Status BundleTables::WriteContent() {
     record.clear();
     Append(row.weights.first(dim), &record);  // z is float32 whatever the precision of rows
     for (size_t l = 0; codes && l < levels; ++l) {
-      Append(static_cast<uint16_t>(row.weights[dim + l]), &record);
+      Append(static_cast<uint16_t>(row.weights[from + l]), &record);
     }
     return writer->Add(row.key, record);
   };
-  SAVIOR_RETURN_IF_ERROR(commit_.store().ForEachRow(kContentTable, add, InspectDeadline()));
+  SAVIOR_RETURN_IF_ERROR(
+      commit_.store().ForEachRow(kContentTable, add, InspectDeadline(), threads_));
   return Finish(name, writer.get());
 }
 

@@ -1,4 +1,5 @@
-// A commit's tables, and the log's catalogue, as the sorted files of a bundle.
+// A commit's tables, and the log's catalogue, as the sorted files of a bundle. Of the codebook's
+// versions a bundle has the one in use, under keys that name none.
 #pragma once
 
 #include <filesystem>
@@ -11,13 +12,14 @@
 
 namespace savior {
 
-// Writes tables into `folder`/tables. Single-threaded; memory: a few MiB besides the catalogue's
-// counts (4 bytes per item).
+// Writes tables into `folder`/tables. Single-threaded, but for those who read rows ahead of it;
+// memory: a few MiB for each of these besides the catalogue's counts (4 bytes per item).
 class BundleTables {
  public:
   // `base`: null for full tables, else what these are the difference from. All outlive it.
+  // `threads` read rows; which files come out does not depend on how many.
   BundleTables(InspectedCommit* commit, const TrainingLog* log, Precision precision,
-               const BundleChain* base, std::filesystem::path folder);
+               const BundleChain* base, std::filesystem::path folder, size_t threads);
 
   // All tables that the arm uses, and the catalogue; for a full bundle z~, too. Their counts.
   [[nodiscard]] absl::StatusOr<std::vector<BundleManifest::Table>> Write();
@@ -35,6 +37,7 @@ class BundleTables {
   const Precision precision_;
   const BundleChain* const base_;
   const std::filesystem::path folder_;
+  const size_t threads_;
   TableChain base_table_;  // of the writer at work
   std::vector<BundleManifest::Table> tables_;
 };

@@ -230,7 +230,11 @@ absl::StatusOr<RunStart> ClusterProcess::Agree(std::optional<RunStart> mine) {
     said = Json{{"from", mine->restore_from.string()},
                 {"step", mine->step},
                 {"samples", mine->samples},
-                {"codebook_version", mine->codebook_version}}
+                {"codebook", mine->codebook.version},
+                {"since", mine->codebook.since_step},
+                {"previous", mine->codebook.previous},
+                {"probation", mine->codebook.probation},
+                {"by_hand_only", mine->codebook.by_hand_only}}
                .dump();
   }
   SAVIOR_ASSIGN_OR_RETURN(const std::vector<std::string> all, Share(said, DeadlineIn(kPatience)));
@@ -239,7 +243,11 @@ absl::StatusOr<RunStart> ClusterProcess::Agree(std::optional<RunStart> mine) {
     return RunStart{.restore_from = json.at("from").get<std::string>(),
                     .step = json.at("step"),
                     .samples = json.at("samples"),
-                    .codebook_version = json.at("codebook_version")};
+                    .codebook = {.version = json.at("codebook"),
+                                 .since_step = json.at("since"),
+                                 .previous = json.at("previous"),
+                                 .probation = json.at("probation"),
+                                 .by_hand_only = json.at("by_hand_only")}};
   } catch (const Json::exception& e) {
     return absl::DataLossError(
         absl::StrCat("what the lead worker says does not decode: ", e.what()));
@@ -264,7 +272,7 @@ absl::Status ClusterProcess::Serve(const RunStart& start) {
                     {.endpoint = endpoint,
                      .security = ServerSecurity(),
                      .incarnation = cards_[0].incarnation,
-                     .codebook_version = start.codebook_version,
+                     .codebook_version = start.codebook.version,
                      .steps = StepRules{.workers = static_cast<uint32_t>(placement_.workers.size()),
                                         .staleness = config_.cluster.staleness,
                                         .first_step = start.step},
@@ -289,7 +297,7 @@ absl::StatusOr<std::unique_ptr<RunStore>> ClusterProcess::OpenStore(const RunSta
   RemoteStoreOptions options{.tables = ModelTables(config_),
                              .endpoints = {},
                              .incarnation = cards_[0].incarnation,
-                             .codebook_version = start.codebook_version,
+                             .codebook_version = start.codebook.version,
                              .worker = static_cast<uint16_t>(workers_->rank()),
                              .clocked = true,
                              .wire_dtype = WireDtype(config_.cluster.wire_dtype)};

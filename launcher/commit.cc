@@ -10,6 +10,7 @@
 #include <system_error>
 #include <utility>
 
+#include "common/at_once.h"
 #include "common/failpoint.h"
 #include "common/files.h"
 
@@ -97,12 +98,53 @@ TableSpec TableFromJson(const Json& j) {
   return t;
 }
 
+Json CodebookToJson(const CodebookState& c) {
+  return {{"version", c.version},
+          {"since_step", c.since_step},
+          {"previous", c.previous},
+          {"probation", c.probation},
+          {"by_hand_only", c.by_hand_only}};
+}
+
+// kDataLoss names the field.
+absl::StatusOr<CodebookState> CodebookFromJson(const Json& j, int64_t step) {
+  const auto bad = [](const char* field, const std::string& found, const std::string& wanted) {
+    return absl::DataLossError(fmt::format("codebook.{} is {}, not {}", field, found, wanted));
+  };
+  // Json's own conversion would make a number of any other.
+  const auto number = [&](const char* field, uint64_t most) -> absl::StatusOr<uint64_t> {
+    const Json& value = j.at(field);
+    if (value.is_number_unsigned() && value.get<uint64_t>() <= most) return value.get<uint64_t>();
+    return bad(field, value.dump(), fmt::format("a number from 0 to {}", most));
+  };
+  CodebookState c;
+  SAVIOR_ASSIGN_OR_RETURN(const uint64_t version, number("version", UINT32_MAX));
+  SAVIOR_ASSIGN_OR_RETURN(const uint64_t since, number("since_step", static_cast<uint64_t>(step)));
+  c.version = static_cast<uint32_t>(version);
+  c.since_step = static_cast<int64_t>(since);
+  for (const auto& [field, value] :
+       {std::pair("probation", &c.probation), std::pair("by_hand_only", &c.by_hand_only)}) {
+    // Commits from before a version could be gone back to say nothing of that.
+    if (value == &c.by_hand_only && !j.contains(field)) continue;
+    if (!j.at(field).is_boolean()) return bad(field, j.at(field).dump(), "true or false");
+    *value = j.at(field).get<bool>();
+  }
+  SAVIOR_ASSIGN_OR_RETURN(const uint64_t previous, number("previous", UINT32_MAX));
+  c.previous = static_cast<uint32_t>(previous);
+  if (c.probation && previous + 1 != version) {
+    return bad("previous", std::to_string(previous),
+               fmt::format("the one before version {}, which is on probation", version));
+  }
+  if (previous > version + 1) {
+    return bad("previous", std::to_string(previous), fmt::format("at most {}", version + 1));
+  }
+  return c;
+}
+
 std::string Print(const CommitManifest& m) {
-  Json j = {{"format", kFormat},
-            {"step", m.step},
-            {"samples", m.samples},
-            {"log_fingerprint", m.log_fingerprint},
-            {"shards", m.shards}};
+  Json j = {{"format", kFormat},    {"step", m.step},
+            {"samples", m.samples}, {"log_fingerprint", m.log_fingerprint},
+            {"shards", m.shards},   {"codebook", CodebookToJson(m.codebook)}};
   j["tables"] = Json::array();
   for (const TableSpec& table : m.tables) j["tables"].push_back(TableToJson(table));
   return SealManifest(std::move(j), m.files);
@@ -125,6 +167,11 @@ absl::StatusOr<CommitManifest> ParseManifest(const fs::path& path, const std::st
     m.log_fingerprint = j.at("log_fingerprint").get<std::string>();
     m.shards = j.at("shards").get<uint32_t>();
     for (const Json& table : j.at("tables")) m.tables.push_back(TableFromJson(table));
+    if (const auto c = j.find("codebook"); c != j.end()) {
+      absl::StatusOr<CodebookState> codebook = CodebookFromJson(*c, m.step);
+      if (!codebook.ok()) return Annotate(codebook.status(), path.string());
+      m.codebook = *codebook;
+    }
     m.files = std::move(sealed.files);
     return m;
   } catch (const Json::exception& e) {
@@ -147,6 +194,17 @@ absl::Status Delete(const fs::path& folder) {
 }
 
 }  // namespace
+
+CodebookState RolledBack(const CodebookState& state) {
+  return {.version = state.previous,
+          .since_step = state.since_step,
+          .previous = state.version,
+          .by_hand_only = true};
+}
+
+const char* CodebookFileOf(const CodebookState& state) {
+  return state.previous > state.version ? kPreviousCodebookFile : kCodebookFile;
+}
 
 fs::path CommitFolder(const fs::path& commits, int64_t step) {
   return commits / fmt::format("{}{:012}", kPrefix, step);
@@ -181,7 +239,7 @@ absl::StatusOr<Commit> PublishCommit(const fs::path& commits, CommitManifest man
   SAVIOR_FAILPOINT("commit.before_digests");
   SAVIOR_ASSIGN_OR_RETURN(manifest.files, ListFiles(part, digests));
   SAVIOR_FAILPOINT("commit.before_manifest");
-  SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(part / kManifestFile, Print(manifest)));
+  SAVIOR_RETURN_IF_ERROR(WriteFile(part / kManifestFile, Print(manifest)));
   SAVIOR_FAILPOINT("commit.before_replace");
   // The same step again (a run resumed at its end): the state is the same, the newer replaces the
   // older.
@@ -205,6 +263,20 @@ absl::StatusOr<Commit> WriteCommit(const fs::path& commits, CommitManifest manif
   return Annotate(written.status(), "writing commit " + CommitFolder(commits, step).string());
 }
 
+absl::StatusOr<Commit> RepublishCommit(const fs::path& commits, int64_t step,
+                                       const std::function<void(CommitManifest*)>& change) {
+  const fs::path folder = CommitFolder(commits, step);
+  SAVIOR_ASSIGN_OR_RETURN(Commit commit, OpenCommit(folder, /*digests=*/false));
+  CommitManifest changed = commit.manifest;
+  change(&changed);
+  changed.step = step;
+  changed.files = std::move(commit.manifest.files);
+  // No folder of its own in between: a commit that replaces another of its step would have to take
+  // the name from it first, and then neither has it for an instant.
+  SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(folder / kManifestFile, Print(changed)));
+  return Commit{folder, std::move(changed)};
+}
+
 absl::StatusOr<Commit> OpenCommit(const fs::path& folder, bool digests) {
   const fs::path path = folder / kManifestFile;
   std::error_code error;
@@ -214,7 +286,7 @@ absl::StatusOr<Commit> OpenCommit(const fs::path& folder, bool digests) {
   }
   SAVIOR_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
   SAVIOR_ASSIGN_OR_RETURN(CommitManifest manifest, ParseManifest(path, text));
-  SAVIOR_RETURN_IF_ERROR(CheckFiles(folder, manifest.files, digests));
+  SAVIOR_RETURN_IF_ERROR(CheckFiles(folder, manifest.files, digests, nullptr, Cores()));
   return Commit{folder, std::move(manifest)};
 }
 
@@ -245,10 +317,12 @@ absl::StatusOr<Commit> NewestCommit(const fs::path& commits) {
   return last;
 }
 
-absl::Status KeepNewest(const fs::path& commits, int64_t keep, const fs::path& in_use) {
+absl::Status KeepNewest(const fs::path& commits, int64_t keep,
+                        const std::vector<fs::path>& pinned) {
   const std::vector<fs::path> folders = ListCommits(commits);
   for (size_t i = 0; i + static_cast<size_t>(keep) < folders.size(); ++i) {
-    if (folders[i] == in_use) continue;
+    const auto same = [&](const fs::path& pin) { return pin.filename() == folders[i].filename(); };
+    if (std::ranges::any_of(pinned, same)) continue;
     SAVIOR_RETURN_IF_ERROR(Delete(folders[i]));
   }
   return absl::OkStatus();

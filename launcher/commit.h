@@ -6,6 +6,7 @@
 //     resolved.toml          the configuration
 //     dense.safetensors      dense weights and Adam moments
 //     encoder.safetensors, codebook.safetensors    where the arm has them
+//     codebook-previous.safetensors                while the former codebook may come back
 //     shard-<k>/             a RocksDB checkpoint of all tables
 //
 // Files of different commits may be one file under several names (hard links): what a commit has in
@@ -36,6 +37,28 @@ inline constexpr const char* kResolvedFile = "resolved.toml";
 inline constexpr const char* kDenseFile = "dense.safetensors";
 inline constexpr const char* kEncoderFile = "encoder.safetensors";
 inline constexpr const char* kCodebookFile = "codebook.safetensors";
+inline constexpr const char* kPreviousCodebookFile = "codebook-previous.safetensors";
+
+// Which codebook version steps and scores use (worker/tables.h: where its codes and alignment rows
+// lie). A commit on probation holds the version before, too, complete: which one is in use is all
+// that tells it from the same commit under the former codebook (RolledBack). Commits from before
+// codebooks had versions read as this is by default.
+struct CodebookState {
+  uint32_t version = 0;    // in use
+  int64_t since_step = 0;  // the first step with it
+  uint32_t previous = 0;   // in use before; version + 1: this commit was rolled back from that
+  bool probation = false;  // `previous` is kept: its codes, its rows and its file
+  // A person went back to this version: no drift replaces it, only a person.
+  bool by_hand_only = false;
+  bool operator==(const CodebookState&) const = default;
+};
+
+// The same, with the former version in use; it is on probation.
+CodebookState RolledBack(const CodebookState& state);
+
+// The name of the file with the codebook in use: after a rollback, and until the next commit, it is
+// still kPreviousCodebookFile.
+const char* CodebookFileOf(const CodebookState& state);
 
 struct CommitManifest {
   int64_t step = 0;             // steps done: the next one to do
@@ -43,6 +66,7 @@ struct CommitManifest {
   std::string log_fingerprint;  // of the training log; resuming on another one is refused
   uint32_t shards = 0;
   std::vector<TableSpec> tables;
+  CodebookState codebook;
   std::vector<SealedFile> files;
 };
 
@@ -80,6 +104,15 @@ CheckpointPlace PlaceOfCommit(const std::filesystem::path& commits, int64_t step
     const std::filesystem::path& commits, CommitManifest manifest,
     const std::function<absl::Status(const std::filesystem::path&)>& fill);
 
+// The commit of `step` with another manifest: `change` is given the one that is there, and may
+// change all but `step` and `files`, which stay. One rename makes it so: whatever happens, the one
+// commit or the other is there, with the same files, and when this returns OK it is the new one,
+// durably. Who has opened the former goes on with it. Errors: OpenCommit's, but for digests;
+// kResourceExhausted: the disk is full.
+[[nodiscard]] absl::StatusOr<Commit> RepublishCommit(
+    const std::filesystem::path& commits, int64_t step,
+    const std::function<void(CommitManifest*)>& change);
+
 // Reads and checks `folder`: the manifest's own digest, every file's size and, with `digests`, its
 // bytes. kDataLoss names file, expected and found; kNotFound: no commit there.
 [[nodiscard]] absl::StatusOr<Commit> OpenCommit(const std::filesystem::path& folder, bool digests);
@@ -91,9 +124,9 @@ CheckpointPlace PlaceOfCommit(const std::filesystem::path& commits, int64_t step
 // Commit folders by ascending step, whole or not.
 std::vector<std::filesystem::path> ListCommits(const std::filesystem::path& commits);
 
-// Deletes all but the newest `keep` commits and `in_use` (a commit's folder that somebody reads;
-// empty: none).
+// Deletes all but the newest `keep` commits and those `pinned`: folders of commits that somebody
+// reads or may go back to. Of their paths the last part counts.
 [[nodiscard]] absl::Status KeepNewest(const std::filesystem::path& commits, int64_t keep,
-                                      const std::filesystem::path& in_use = {});
+                                      const std::vector<std::filesystem::path>& pinned = {});
 
 }  // namespace savior

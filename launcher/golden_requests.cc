@@ -58,6 +58,7 @@ absl::StatusOr<std::vector<GoldenRequest>> GoldenRequests(InspectedCommit& commi
   const Config& config = commit.config();
   const TrainingLog& log = *inputs.log;
   StepAssembler assembler(&log, config);
+  assembler.UseCodebook(commit.codebook_version());
   Ranker ranker(config, {.features = assembler.num_features(),
                          .context = assembler.num_context(),
                          .numerics = assembler.num_numerics()});

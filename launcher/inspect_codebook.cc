@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <functional>
-#include <map>
 #include <numeric>
 #include <span>
 #include <string_view>
@@ -28,38 +27,59 @@ constexpr size_t kTitleLength = 40;  // characters shown of a title
 // their codes.
 struct ContentCodes {
   size_t levels = 0;
-  std::vector<uint64_t> keys;  // [n]
-  std::vector<int32_t> codes;  // [n, levels]
+  std::vector<uint64_t> keys;    // [n]
+  std::vector<int32_t> codes;    // [n, levels], of the version in use
+  std::vector<int64_t> changed;  // [levels], contents that had another code in the version before
 };
 
 absl::StatusOr<ContentCodes> ReadCodes(InspectedCommit& inspected, const Codebook& codebook) {
-  const auto levels = static_cast<size_t>(codebook.levels());
-  const auto dim = static_cast<size_t>(codebook.dim());
-  if (inspected.commit().manifest.tables[kContentTable].dim < dim + levels) {
+  const CodebookState& state = inspected.commit().manifest.codebook;
+  const auto levels = static_cast<uint32_t>(codebook.levels());
+  const auto dim = static_cast<uint32_t>(codebook.dim());
+  const uint32_t from = CodesOffset(dim, levels, state.version);
+  const uint32_t before = state.probation ? CodesOffset(dim, levels, state.previous) : from;
+  if (inspected.commit().manifest.tables[kContentTable].dim < std::max(from, before) + levels) {
     return absl::DataLossError(fmt::format("{}: {} does not fit the content table",
-                                           inspected.commit().folder.string(), kCodebookFile));
+                                           inspected.commit().folder.string(),
+                                           CodebookFileOf(state)));
   }
-  std::map<uint64_t, std::vector<int32_t>> by_key;
+  ContentCodes read;
+  read.levels = levels;
+  read.changed.resize(levels);
   const auto add = [&](const StoredRow& row) {
-    std::vector<int32_t>& codes = by_key[row.key];
+    read.keys.push_back(row.key);
     for (size_t l = 0; l < levels; ++l) {
-      const float code = row.weights[dim + l];
+      const float code = row.weights[from + l];
       if (!(code >= 0) || code >= static_cast<float>(codebook.codes())) {
         return absl::DataLossError(fmt::format("content {}: code {} of level {} is not in [0, {})",
                                                row.key, code, l + 1, codebook.codes()));
       }
-      codes.push_back(static_cast<int32_t>(code));
+      read.codes.push_back(static_cast<int32_t>(code));
+      read.changed[l] += row.weights[before + l] != code;
     }
     return absl::OkStatus();
   };
   SAVIOR_RETURN_IF_ERROR(inspected.store().ForEachRow(kContentTable, add, InspectDeadline()));
-  ContentCodes read;
-  read.levels = levels;
-  for (const auto& [key, codes] : by_key) {
-    read.keys.push_back(key);
-    read.codes.insert(read.codes.end(), codes.begin(), codes.end());
-  }
   return read;
+}
+
+// Which codebook it is; on probation, what became of the codes of the one before.
+void PrintVersion(const CodebookState& state, const ContentCodes& read, std::ostream& out) {
+  out << fmt::format("codebook version {}, in use since step {}", state.version, state.since_step);
+  if (state.previous > state.version) {
+    out << fmt::format(", rolled back from version {}", state.previous);
+  }
+  out << "\n";
+  if (!state.probation) return;
+  out << fmt::format("on probation: version {} is kept; other codes than in it have",
+                     state.previous);
+  for (size_t l = 0; l < read.levels; ++l) {
+    out << fmt::format(
+        "{} {:.1f}% of the contents at level {}", l == 0 ? "" : ",",
+        100.0 * static_cast<double>(read.changed[l]) / static_cast<double>(read.keys.size()),
+        l + 1);
+  }
+  out << "\n";
 }
 
 // Names items for a person: by title where the training log is at hand, else by id.
@@ -127,7 +147,8 @@ void PrintLevel(const ContentCodes& read, size_t level, size_t codes, size_t top
 
 absl::Status InspectCodebook(const std::string& path, int64_t top, std::ostream& out) {
   SAVIOR_ASSIGN_OR_RETURN(const auto inspected, InspectedCommit::Open(path));
-  const fs::path file = inspected->commit().folder / kCodebookFile;
+  const CodebookState& state = inspected->commit().manifest.codebook;
+  const fs::path file = inspected->commit().folder / CodebookFileOf(state);
   if (!fs::exists(file)) {
     return absl::NotFoundError(fmt::format("{}: no codebook: model.arm = \"{}\" uses no codes",
                                            inspected->commit().folder.string(),
@@ -144,6 +165,7 @@ absl::Status InspectCodebook(const std::string& path, int64_t top, std::ostream&
   out << fmt::format("{}\n{} contents, {} levels of {} codes\n",
                      inspected->commit().folder.string(), read.keys.size(), read.levels,
                      (*codebook)->codes());
+  PrintVersion(state, read, out);
   for (size_t level = 0; level < read.levels; ++level) {
     PrintLevel(read, level, static_cast<size_t>((*codebook)->codes()), static_cast<size_t>(top),
                names, out);

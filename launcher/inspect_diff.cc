@@ -91,7 +91,9 @@ std::vector<std::string> TablesOf(const Commit& earlier, const Commit& later) {
 void PrintJson(const Commit& earlier, const Commit& later, const std::vector<TableDiff>& diffs,
                std::ostream& out) {
   const auto side = [](const Commit& commit) {
-    return Json{{"commit", commit.folder.string()}, {"step", commit.manifest.step}};
+    return Json{{"commit", commit.folder.string()},
+                {"step", commit.manifest.step},
+                {"codebook_version", commit.manifest.codebook.version}};
   };
   Json json = {{"from", side(earlier)}, {"to", side(later)}, {"tables", Json::object()}};
   for (const TableDiff& d : diffs) {
@@ -103,8 +105,13 @@ void PrintJson(const Commit& earlier, const Commit& later, const std::vector<Tab
 
 void PrintText(const Commit& earlier, const Commit& later, const std::vector<TableDiff>& diffs,
                std::ostream& out) {
-  out << fmt::format("from {}, step {}\nto   {}, step {}\n\n", earlier.folder.string(),
-                     earlier.manifest.step, later.folder.string(), later.manifest.step);
+  const auto side = [&out](const char* which, const Commit& commit) {
+    out << fmt::format("{} {}, step {}, codebook version {}\n", which, commit.folder.string(),
+                       commit.manifest.step, commit.manifest.codebook.version);
+  };
+  side("from", earlier);
+  side("to  ", later);
+  out << "\n";
   const auto line = [&out](const auto&... columns) {
     out << fmt::format("{:<16} {:>12} {:>12} {:>12} {:>12}\n", columns...);
   };

@@ -1,5 +1,6 @@
 // What a commit says, in a few digits: two runs that learned the same print the same, whatever
-// their shards, files and machines.
+// their shards, files and machines, and whatever lies beside the codebook version in use: what
+// became of a refresh that was given up, or the version before.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -8,10 +9,12 @@
 #include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "common/files.h"
 #include "launcher/inspect.h"
 #include "launcher/inspected_commit.h"
+#include "worker/tables.h"
 
 namespace savior {
 namespace {
@@ -43,16 +46,50 @@ class RowsDigest {
   std::string bytes_;
 };
 
+// A row as it is where the codebook version in use is alone; false: it is of another version.
+class VersionInUse {
+ public:
+  VersionInUse(const InspectedCommit& inspected, uint32_t table)
+      : align_(table == kAlignTable),
+        content_(table == kContentTable),
+        slot_(CodebookSlot(inspected.codebook_version())),
+        dim_(static_cast<uint32_t>(inspected.config().encoder.dim)),
+        levels_(static_cast<uint32_t>(inspected.config().codebook.levels)),
+        codes_(CodesOffset(dim_, levels_, slot_)) {}
+
+  bool Take(StoredRow* row) {
+    if (align_) {
+      if (SlotOfAlignKey(row->key) != slot_) return false;
+      row->key = WithoutSlot(row->key);
+    } else if (content_ && row->weights.size() >= codes_ + levels_) {
+      const auto z = row->weights.first(dim_), codes = row->weights.subspan(codes_, levels_);
+      alone_.assign(z.begin(), z.end());
+      alone_.insert(alone_.end(), codes.begin(), codes.end());
+      row->weights = alone_;
+      row->updates = 1;  // it was put again with what came beside
+    }
+    return true;
+  }
+
+ private:
+  const bool align_, content_;
+  const uint32_t slot_, dim_, levels_, codes_;
+  std::vector<float> alone_;
+};
+
 absl::StatusOr<Json> DigestOf(InspectedCommit& inspected, uint32_t table) {
   SAVIOR_ASSIGN_OR_RETURN(const auto rows, inspected.store().Rows(table, InspectDeadline()));
+  VersionInUse in_use(inspected, table);
   RowsDigest digest;
   uint64_t count = 0, updates = 0;
   while (true) {
     SAVIOR_ASSIGN_OR_RETURN(const bool more, rows->Next());
     if (!more) break;
-    digest.Add(rows->row());
+    StoredRow row = rows->row();
+    if (!in_use.Take(&row)) continue;
+    digest.Add(row);
     ++count;
-    updates += rows->row().updates;
+    updates += row.updates;
   }
   return Json{{"rows", count}, {"updates", updates}, {"digest", digest.Hex()}};
 }
@@ -62,7 +99,9 @@ absl::StatusOr<Json> DigestOf(InspectedCommit& inspected, uint32_t table) {
 absl::Status InspectDigest(const InspectArguments& arguments, std::ostream& out) {
   SAVIOR_ASSIGN_OR_RETURN(const auto inspected, InspectedCommit::Open(arguments.path));
   const CommitManifest& manifest = inspected->commit().manifest;
-  Json json = {{"step", manifest.step}, {"samples", manifest.samples}};
+  Json json = {{"step", manifest.step},
+               {"samples", manifest.samples},
+               {"codebook_version", manifest.codebook.version}};
   for (const SealedFile& file : manifest.files) {
     if (file.path == kDenseFile) json["dense"] = file.xxh3;
   }
@@ -73,9 +112,10 @@ absl::Status InspectDigest(const InspectArguments& arguments, std::ostream& out)
     out << json.dump(2) << "\n";
     return absl::OkStatus();
   }
-  out << fmt::format("{}\nstep {}, {} impressions trained on\n\n{:<16} {:>12} {:>12}  {}\n",
-                     inspected->commit().folder.string(), manifest.step, manifest.samples, "table",
-                     "rows", "updates", "XXH3-128");
+  out << fmt::format(
+      "{}\nstep {}, {} impressions trained on, codebook version {}\n\n{:<16} {:>12} {:>12}  {}\n",
+      inspected->commit().folder.string(), manifest.step, manifest.samples,
+      manifest.codebook.version, "table", "rows", "updates", "XXH3-128");
   const auto line = [&out](const std::string& name, const std::string& rows,
                            const std::string& updates, const std::string& digest) {
     out << fmt::format("{:<16} {:>12} {:>12}  {}\n", name, rows, updates, digest);

@@ -29,6 +29,7 @@ class InspectedCommit {
 
   const Commit& commit() const { return commit_; }
   const Config& config() const { return config_; }
+  uint32_t codebook_version() const { return commit_.manifest.codebook.version; }
   LocalStore& store() { return *store_; }
 
   // Index of table `name`. kNotFound names the nearest.
@@ -46,8 +47,8 @@ class InspectedCommit {
 // How long looking at a commit may take: a walk over all rows of a large table is minutes.
 inline Deadline InspectDeadline() { return DeadlineIn(std::chrono::minutes(30)); }
 
-// `savior inspect codebook`: use of every level's codes, and the `top` most used with example
-// titles.
+// `savior inspect codebook`: version, use of every level's codes, and the `top` most used with
+// example titles; on probation the share of contents with other codes than in the version before.
 [[nodiscard]] absl::Status InspectCodebook(const std::string& path, int64_t top, std::ostream& out);
 
 }  // namespace savior

@@ -20,6 +20,7 @@
 #include "launcher/inspect.h"
 #include "launcher/launch_command.h"
 #include "launcher/orphan.h"
+#include "launcher/refresh_command.h"
 #include "launcher/run_commands.h"
 #include "launcher/serve_command.h"
 #include "worker/data/generate.h"
@@ -181,11 +182,13 @@ int Main(int argc, char** argv) {
   InspectArguments inspect;
   ExportArguments export_bundle;
   ServeArguments serve;
+  RefreshArguments refresh;
   AddPrepare(app, prepare, memory_mb);
   AddTrain(app, train);
   AddLaunch(app, launch);
   AddSlurm(app, slurm);
   AddEvaluate(app, evaluate);
+  AddRefresh(app, refresh);
   AddExport(app, export_bundle);
   AddServe(app, serve);
   AddInspect(app, inspect);
@@ -208,6 +211,7 @@ int Main(int argc, char** argv) {
     return Report(
         EvaluateRun(evaluate.run, evaluate.commit, evaluate.overrides, std::cout).status());
   }
+  if (app.got_subcommand("refresh")) return Report(RefreshCodebook(refresh, std::cout));
   if (app.got_subcommand("export")) return Report(RunExport(export_bundle, std::cout));
   if (app.got_subcommand("serve")) {
     std::signal(SIGINT, OnSignal);

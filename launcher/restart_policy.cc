@@ -28,6 +28,12 @@ Action RestartPolicy::OnEnd(const AttemptEnd& end, SteadyClock::time_point now) 
     // lost, since nothing was trained.
     return End(end.code == 128 + SIGUSR1 ? Outcome::kStopped : Outcome::kStopFailed);
   }
+  if (end.code == kExitAgain) {
+    newest_commit_ = end.newest_commit;
+    start_at_ = now;
+    state_ = State::kWaiting;
+    return {};
+  }
   if (end.newest_commit > newest_commit_) failures_ = 0;
   newest_commit_ = end.newest_commit;
   if (failures_ == limits_.in_a_row) return End(Outcome::kGaveUp);

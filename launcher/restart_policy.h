@@ -47,7 +47,8 @@ class RestartPolicy {
   RestartPolicy(const RestartLimits& limits, int64_t newest_commit, SteadyClock::time_point now);
 
   // kStart if one is due: the caller starts an attempt and reports its end, which may be that it
-  // could not be started.
+  // could not be started. One that asks to be started again (kExitAgain) is, at once, and is no
+  // failure.
   Action At(SteadyClock::time_point now);
   // An attempt ended: kEnd, or kNone and a start is due at start_at().
   Action OnEnd(const AttemptEnd& end, SteadyClock::time_point now);

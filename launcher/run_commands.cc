@@ -1,6 +1,7 @@
 #include "launcher/run_commands.h"
 
 #include <fmt/format.h>
+#include <glog/logging.h>
 
 #include <filesystem>
 #include <memory>
@@ -22,9 +23,15 @@ namespace fs = std::filesystem;
 
 absl::StatusOr<EvalResult> Train(const Config& config, const RunOptions& options,
                                  std::ostream& out) {
-  SoloPlace place(config);
-  TrainingRun run(config, options, &place, out);
-  return run.Run();
+  RunOptions mine = options;
+  while (true) {
+    SoloPlace place(config);
+    TrainingRun run(config, mine, &place, out);
+    absl::StatusOr<EvalResult> result = run.Run();
+    if (!absl::IsAborted(result.status())) return result;
+    LOG(INFO) << result.status().message();
+    mine.resume = true;
+  }
 }
 
 absl::StatusOr<EvalResult> EvaluateRun(const std::string& run, const std::string& commit,
@@ -45,6 +52,7 @@ absl::StatusOr<EvalResult> EvaluateRun(const std::string& run, const std::string
       const auto trainer,
       Trainer::Create(config, inputs.log.get(), &store->store(), inputs.periods.training));
   SAVIOR_RETURN_IF_ERROR(LoadDense(from.folder, trainer.get()));
+  SAVIOR_RETURN_IF_ERROR(trainer->UseCodebook(from.manifest.codebook.version));
   SoloGroup alone;
   SAVIOR_ASSIGN_OR_RETURN(Scores scores, Score(inputs, &alone, trainer.get()));
   PrintTable(scores.result, out);

@@ -47,12 +47,16 @@ class RunCommits::Files final : public CommitFiles {
  public:
   Files(fs::path commits, RunStore* store, DigestCache* digests,
         std::vector<std::pair<std::string, TensorFile>> constant)
-      : commits_(std::move(commits)),
-        store_(*store),
-        digests_(*digests),
-        constant_(std::move(constant)) {}
+      : commits_(std::move(commits)), store_(*store), digests_(*digests) {
+    for (auto& [name, file] : constant) Change(std::move(name), std::move(file));
+  }
 
   void Set(CommitContents contents) { contents_ = std::move(contents); }
+  // No file: it is gone.
+  void Change(std::string name, std::optional<TensorFile> file) {
+    std::erase_if(constant_, [&](const Constant& other) { return other.name == name; });
+    if (file) constant_.push_back({std::move(name), *std::move(file)});
+  }
   uint64_t bytes() const { return bytes_; }
   uint64_t linked_bytes() const { return linked_bytes_; }
 
@@ -64,15 +68,15 @@ class RunCommits::Files final : public CommitFiles {
     SAVIOR_RETURN_IF_ERROR(WriteTensorFile(part / kDenseFile, contents_.dense));
     SAVIOR_FAILPOINT("commit.after_dense");
     contents_.dense = {};
-    for (const auto& [name, file] : constant_) {
+    for (const auto& [name, file, in_newest] : constant_) {
       std::error_code not_linked = std::make_error_code(std::errc::not_supported);
-      if (!newest_.empty()) {
+      if (in_newest) {
         SAVIOR_FAILPOINT("commit.before_link");
         fs::create_hard_link(newest_ / name, part / name, not_linked);
       }
       if (not_linked) SAVIOR_RETURN_IF_ERROR(WriteTensorFile(part / name, file));
     }
-    SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(part / kResolvedFile, contents_.resolved));
+    SAVIOR_RETURN_IF_ERROR(WriteFile(part / kResolvedFile, contents_.resolved));
     SAVIOR_FAILPOINT("commit.after_own_files");
     return absl::OkStatus();
   }
@@ -85,6 +89,7 @@ class RunCommits::Files final : public CommitFiles {
     SAVIOR_ASSIGN_OR_RETURN(const Commit commit,
                             PublishCommit(commits_, std::move(contents_.manifest), &digests_));
     newest_ = commit.folder;
+    for (Constant& constant : constant_) constant.in_newest = true;
     bytes_ = linked_bytes_ = 0;
     for (const SealedFile& file : commit.manifest.files) {
       bytes_ += file.bytes;
@@ -105,10 +110,16 @@ class RunCommits::Files final : public CommitFiles {
   const fs::path& commits() const { return commits_; }
 
  private:
+  struct Constant {
+    std::string name;
+    TensorFile file;
+    bool in_newest = false;  // newest_ has it, as it is here
+  };
+
   const fs::path commits_;
   RunStore& store_;
   DigestCache& digests_;
-  const std::vector<std::pair<std::string, TensorFile>> constant_;
+  std::vector<Constant> constant_;
   CommitContents contents_;
   fs::path newest_;  // commit of this object
   uint64_t bytes_ = 0, linked_bytes_ = 0;
@@ -138,8 +149,18 @@ void RunCommits::Start(std::function<void()> work) {
   });
 }
 
+void RunCommits::SetConstant(std::string name, TensorFile file) {
+  changes_.emplace_back(std::move(name), std::move(file));
+}
+
+void RunCommits::DropConstant(const std::string& name) {
+  changes_.emplace_back(name, std::nullopt);
+}
+
 absl::Status RunCommits::Begin(CommitContents contents) {
   Wait();
+  for (auto& [name, file] : changes_) files_->Change(std::move(name), std::move(file));
+  changes_.clear();
   const int64_t step = contents.manifest.step;
   files_->Set(std::move(contents));
   under_way_ = true;
@@ -172,9 +193,9 @@ std::optional<CommitOutcome> RunCommits::Take(bool wait) {
                "writing commit " + CommitFolder(files_->commits(), flow_.step()).string())};
 }
 
-void RunCommits::Prune(int64_t keep, fs::path in_use) {
-  Start([this, keep, in_use = std::move(in_use)] {
-    const absl::Status pruned = KeepNewest(files_->commits(), keep, in_use);
+void RunCommits::Prune(int64_t keep, std::vector<fs::path> pinned) {
+  Start([this, keep, pinned = std::move(pinned)] {
+    const absl::Status pruned = KeepNewest(files_->commits(), keep, pinned);
     LOG_IF(WARNING, !pruned.ok()) << "an old commit stays: " << pruned.message();
   });
 }

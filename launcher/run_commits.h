@@ -36,7 +36,7 @@ struct CommitOutcome {
 class RunCommits final {
  public:
   // `folder` gets the commits of `store`; both outlive the object, as `digests`, which knows files
-  // of earlier commits. constant: files that are the same in every commit.
+  // of earlier commits. constant: files that are the same in every commit, until SetConstant.
   RunCommits(std::filesystem::path folder, RunStore* store, DigestCache* digests,
              std::vector<std::pair<std::string, TensorFile>> constant);
   // Gives a commit under way up: its folder stays unfinished.
@@ -44,14 +44,20 @@ class RunCommits final {
   RunCommits(const RunCommits&) = delete;
   RunCommits& operator=(const RunCommits&) = delete;
 
+  // The constant file `name` is another one, or a new one, or is gone: in the commits that begin
+  // from now on. One under way is not touched. Does not block.
+  void SetConstant(std::string name, TensorFile file);
+  void DropConstant(const std::string& name);
+
   // Begins a commit: from the return on pushes may come, whatever it returns; they must not before.
   // What became of it Take says, also if this fails. None is under way.
   [[nodiscard]] absl::Status Begin(CommitContents contents);
   bool under_way() const { return under_way_; }
   // What became of the commit under way, once, if it has ended; with `wait`, waits for that.
   std::optional<CommitOutcome> Take(bool wait);
-  // Deletes all but the newest `keep` commits and `in_use`, in the background. None is under way.
-  void Prune(int64_t keep, std::filesystem::path in_use);
+  // Deletes all but the newest `keep` commits and those `pinned` (KeepNewest), in the background.
+  // None is under way.
+  void Prune(int64_t keep, std::vector<std::filesystem::path> pinned);
   // Waits for the end of what is being done.
   void Wait();
 
@@ -65,6 +71,8 @@ class RunCommits final {
   const std::unique_ptr<Shards> shards_;
   const std::unique_ptr<Files> files_;
   CommitFlow flow_;
+  // What SetConstant and DropConstant (no file) said since the last Begin: files_ is the thread's.
+  std::vector<std::pair<std::string, std::optional<TensorFile>>> changes_;
   bool under_way_ = false;
   std::atomic<bool> ended_ = true;  // what thread_ does
   std::atomic<bool> give_up_ = false;

@@ -4,7 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <system_error>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -26,6 +26,7 @@ bool MayDiffer(const std::string& difference) {
                                    "eval.",
                                    "export.",
                                    "ps.",
+                                   "refresh.",
                                    "security.",
                                    "cluster.servers",
                                    "cluster.workers",
@@ -49,12 +50,6 @@ bool MayDiffer(const std::string& difference) {
                              [&](const char* prefix) { return difference.starts_with(prefix); });
 }
 
-uintmax_t SizeOf(const fs::path& path) {
-  std::error_code error;
-  const uintmax_t bytes = fs::file_size(path, error);
-  return error ? 0 : bytes;
-}
-
 absl::Status CheckSameRun(const fs::path& resolved, const Config& config) {
   SAVIOR_ASSIGN_OR_RETURN(const Config former, LoadConfig(resolved.string(), {}));
   std::vector<std::string> differences = DifferentKeys(former, config);
@@ -72,8 +67,8 @@ RunFolder::RunFolder(fs::path path, std::unique_ptr<FileLock> lock, bool resumed
       lock_(std::move(lock)),
       resumed_(resumed),
       log_(path_ / "log"),
-      metrics_(path_ / kMetricsFile, std::ios::app),
-      metrics_bytes_(SizeOf(path_ / kMetricsFile)) {}
+      metrics_(path_ / kMetricsFile),
+      refreshes_(path_ / kRefreshFile) {}
 
 absl::StatusOr<std::unique_ptr<RunFolder>> RunFolder::Open(const Config& config, bool resume) {
   const fs::path path = config.run.dir;
@@ -93,30 +88,11 @@ absl::StatusOr<std::unique_ptr<RunFolder>> RunFolder::Open(const Config& config,
   SAVIOR_RETURN_IF_ERROR(MakeWritableFolder(path / kCommits));
   SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(resolved, ToToml(config)));
   std::unique_ptr<RunFolder> folder(new RunFolder(path, std::move(lock), holds_run));
-  if (!folder->metrics_) {
+  if (!folder->metrics_.writable()) {
     return absl::FailedPreconditionError(
         fmt::format("{}: cannot write metrics.jsonl", path.string()));
   }
   return folder;
-}
-
-absl::Status RunFolder::AddMetrics(const nlohmann::ordered_json& line) {
-  const std::string text = line.dump();
-  metrics_ << text << std::endl;  // flushed: people follow it with tail -f
-  if (metrics_) {
-    metrics_bytes_ += text.size() + 1;
-    return absl::OkStatus();
-  }
-  // A part of the line may be there: it is taken back, so that the next one is a line of its own.
-  // Closed first, since the stream would write its rest later.
-  const fs::path path = path_ / kMetricsFile;
-  std::error_code error;
-  metrics_.close();
-  metrics_.clear();
-  fs::resize_file(path, metrics_bytes_, error);
-  metrics_.open(path, std::ios::app);
-  return absl::ResourceExhaustedError(
-      fmt::format("{}: cannot be written (disk full?)", path.string()));
 }
 
 }  // namespace savior

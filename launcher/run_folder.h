@@ -1,22 +1,21 @@
 // A run's folder: who may write into it, and what lies where.
 //
-//   <run>/resolved.toml  metrics.jsonl  result.json  log  commits/
+//   <run>/resolved.toml  metrics.jsonl  refresh.jsonl  result.json  log  commits/
 //         live/          the shards' working files, disposable (or in ps.live_dir)
 #pragma once
 
-#include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <memory>
-#include <nlohmann/json.hpp>
-#include <string>
 
 #include "common/config.h"
 #include "common/files.h"
 #include "common/status.h"
+#include "launcher/json_lines.h"
 #include "launcher/log_file.h"
 
 namespace savior {
+
+inline constexpr const char* kRefreshFile = "refresh.jsonl";
 
 // Exclusive while it lives. Single-threaded.
 class RunFolder {
@@ -33,9 +32,8 @@ class RunFolder {
   std::filesystem::path result() const { return path_ / "result.json"; }
   bool resumed() const { return resumed_; }  // it held a run already
 
-  // Appends one line to metrics.jsonl. kResourceExhausted: it cannot be written; what was there is
-  // as before, and later lines may be.
-  [[nodiscard]] absl::Status AddMetrics(const nlohmann::ordered_json& line);
+  JsonLines& metrics() { return metrics_; }
+  JsonLines& refreshes() { return refreshes_; }
 
  private:
   RunFolder(std::filesystem::path path, std::unique_ptr<FileLock> lock, bool resumed);
@@ -44,8 +42,8 @@ class RunFolder {
   const std::unique_ptr<FileLock> lock_;
   const bool resumed_;
   const LogFile log_;
-  std::ofstream metrics_;
-  uintmax_t metrics_bytes_;  // of its whole lines
+  JsonLines metrics_;    // metrics.jsonl
+  JsonLines refreshes_;  // refresh.jsonl: what became of each refresh of the codebook
 };
 
 }  // namespace savior

@@ -11,6 +11,7 @@
 
 #include "common/config.h"
 #include "common/status.h"
+#include "launcher/commit.h"
 #include "launcher/run_store.h"
 #include "worker/allreduce.h"
 #include "worker/group.h"
@@ -25,7 +26,7 @@ struct RunStart {
   std::filesystem::path restore_from = {};  // a commit's folder; empty: from the beginning
   int64_t step = 0;
   int64_t samples = 0;
-  uint32_t codebook_version = 0;  // that the shards serve, until they are told to switch
+  CodebookState codebook = {};  // shards serve its version until they are told to switch
 };
 
 class RunPlace {

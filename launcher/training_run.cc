@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <glog/logging.h>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <string>
@@ -25,38 +26,14 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-Deadline StatsDeadline() { return DeadlineIn(std::chrono::seconds(10)); }
-
 }  // namespace
-
-absl::StatusOr<Scores> Score(const RunInputs& inputs, Group* workers, Trainer* trainer) {
-  SAVIOR_ASSIGN_OR_RETURN(
-      PredictionShare mine,
-      trainer->PredictShare(inputs.periods.evaluation, workers->rank(), workers->size()));
-  Scores scores;
-  if (workers->size() == 1) {
-    scores.predictions = std::move(mine.predictions);
-  } else {
-    SAVIOR_ASSIGN_OR_RETURN(const std::vector<std::string> all,
-                            workers->Allgather(EncodeShare(mine), DeadlineIn(kPatience)));
-    if (workers->rank() != 0) return Scores{};
-    std::vector<PredictionShare> shares;
-    for (const std::string& bytes : all) {
-      SAVIOR_ASSIGN_OR_RETURN(shares.emplace_back(), DecodeShare(bytes));
-    }
-    SAVIOR_ASSIGN_OR_RETURN(scores.predictions, MergeShares(shares));
-  }
-  SAVIOR_ASSIGN_OR_RETURN(scores.facts, ScanTraining(*inputs.log, inputs.periods.training));
-  SAVIOR_ASSIGN_OR_RETURN(scores.result,
-                          Evaluate(*inputs.log, scores.predictions, inputs.buckets, scores.facts));
-  return scores;
-}
 
 absl::StatusOr<EvalResult> TrainingRun::Run() {
   UseThreads(config_);
   absl::StatusOr<EvalResult> result = Work();
   // While the run's log is open: whoever looks there later should find why it ended.
-  if (!result.ok() && !absl::IsCancelled(result.status()) && folder_ != nullptr) {
+  if (!result.ok() && !absl::IsCancelled(result.status()) && !absl::IsAborted(result.status()) &&
+      folder_ != nullptr) {
     LOG(ERROR) << result.status().message();
   }
   return result;
@@ -64,8 +41,10 @@ absl::StatusOr<EvalResult> TrainingRun::Run() {
 
 absl::StatusOr<EvalResult> TrainingRun::Work() {
   SAVIOR_RETURN_IF_ERROR(Open());
+  if (options_.refresh_now) return RefreshNow();
   SAVIOR_RETURN_IF_ERROR(TrainLoop());
   SAVIOR_RETURN_IF_ERROR(SettleCommit());
+  if (rolling_back_) return RollBack();
   if (trainer_->step() != committed_step_) {
     SAVIOR_RETURN_IF_ERROR(BeginCommit());
     SAVIOR_RETURN_IF_ERROR(SettleCommit());
@@ -104,6 +83,7 @@ absl::StatusOr<RunStart> TrainingRun::OpenFolder() {
   LOG(INFO) << "run " << folder_->path().string() << ", arm " << config_.model.arm << ", seed "
             << config_.seed;
   if (!folder_->resumed()) return RunStart{};
+  SAVIOR_RETURN_IF_ERROR(FinishRollback());
   const absl::StatusOr<Commit> commit = NewestCommit(folder_->commits());
   if (!commit.ok()) {
     // Without any commit nothing can be lost by starting again; a damaged one is for a person to
@@ -124,7 +104,8 @@ absl::StatusOr<RunStart> TrainingRun::OpenFolder() {
                     "use the same data or another run.dir",
                     commit->folder.string(), manifest.log_fingerprint, inputs_.log->fingerprint()));
   }
-  return RunStart{commit->folder, manifest.step, manifest.samples};
+  codebook_ = manifest.codebook;
+  return RunStart{commit->folder, manifest.step, manifest.samples, manifest.codebook};
 }
 
 absl::Status TrainingRun::OpenTables() {
@@ -146,18 +127,15 @@ absl::Status TrainingRun::OpenTables() {
     }
   } else {
     if (lead()) SAVIOR_RETURN_IF_ERROR(LoadContent(start_.restore_from));
+    codebook_ = start_.codebook;
     SAVIOR_RETURN_IF_ERROR(LoadDense(start_.restore_from, trainer_.get()));
     SAVIOR_RETURN_IF_ERROR(trainer_->Seek(start_.step));
+    SAVIOR_RETURN_IF_ERROR(trainer_->UseCodebook(codebook_.version));
     samples_ = start_.samples;
     committed_step_ = start_.step;
   }
-  if (lead()) {
-    std::vector<std::pair<std::string, TensorFile>> constant;
-    if (content_.encoder) constant.emplace_back(kEncoderFile, content_.encoder->Save());
-    if (content_.codebook) constant.emplace_back(kCodebookFile, content_.codebook->Save());
-    commits_ = std::make_unique<RunCommits>(folder_->commits(), store_.get(), &digests_,
-                                            std::move(constant));
-  }
+  if (lead()) SAVIOR_RETURN_IF_ERROR(OpenCommits());
+  SAVIOR_RETURN_IF_ERROR(OpenRefresh());
   // Nobody goes on before the lead has published the content.
   return CheckSame("initial dense weights", absl::StrCat(absl::Hex(trainer_->Digest())));
 }
@@ -167,11 +145,38 @@ absl::Status TrainingRun::LoadContent(const fs::path& commit) {
     SAVIOR_ASSIGN_OR_RETURN(const TensorFile file, ReadTensorFile(commit / kEncoderFile));
     SAVIOR_ASSIGN_OR_RETURN(content_.encoder, LoadEncoder(file));
   }
-  if (fs::exists(commit / kCodebookFile)) {
-    SAVIOR_ASSIGN_OR_RETURN(const TensorFile file, ReadTensorFile(commit / kCodebookFile));
-    SAVIOR_ASSIGN_OR_RETURN(content_.codebook, LoadCodebook(file));
+  const fs::path codebook = commit / CodebookFileOf(codebook_);
+  if (fs::exists(codebook)) {
+    SAVIOR_ASSIGN_OR_RETURN(const TensorFile file, ReadTensorFile(codebook));
+    SAVIOR_ASSIGN_OR_RETURN(const Period learnt, LearningPeriod(config_, inputs_.periods.training));
+    SAVIOR_RETURN_IF_ERROR(LoadCodebookInto(file, learnt.until, &content_));
   }
   return absl::OkStatus();
+}
+
+absl::Status TrainingRun::OpenCommits() {
+  std::vector<std::pair<std::string, TensorFile>> constant;
+  if (content_.encoder) constant.emplace_back(kEncoderFile, content_.encoder->Save());
+  if (content_.codebook) constant.emplace_back(kCodebookFile, SaveCodebook(content_));
+  if (codebook_.probation) {
+    SAVIOR_ASSIGN_OR_RETURN(TensorFile previous,
+                            ReadTensorFile(start_.restore_from / kPreviousCodebookFile));
+    constant.emplace_back(kPreviousCodebookFile, std::move(previous));
+  }
+  // What was rolled back from is no part of the commits to come.
+  codebook_.previous = std::min(codebook_.previous, codebook_.version);
+  commits_ = std::make_unique<RunCommits>(folder_->commits(), store_.get(), &digests_,
+                                          std::move(constant));
+  return absl::OkStatus();
+}
+
+std::vector<fs::path> TrainingRun::PinnedCommits() const {
+  std::vector<fs::path> pinned;
+  if (publisher_ && !publisher_->in_use().empty()) pinned.push_back(publisher_->in_use());
+  if (codebook_.probation) {
+    pinned.push_back(CommitFolder(folder_->commits(), codebook_.since_step));
+  }
+  return pinned;
 }
 
 absl::Status TrainingRun::CheckSame(const std::string& what, const std::string& mine) {
@@ -212,7 +217,8 @@ absl::Status TrainingRun::TrainLoop() {
     step_times_.Add(figures.seconds, step_s);
     last_step_times_.Add(figures.seconds, step_s);
     if (options_.after_step) options_.after_step(trainer_->step() - 1, figures);
-    stopped_ = figures.wishes.stop;
+    rolling_back_ = figures.wishes.roll_back;
+    stopped_ = figures.wishes.stop || rolling_back_;
     samples_ += figures.rows;
     const double keep = trainer_->step() == first_step + 1 ? 0.0 : 0.99;
     mean_.ctr = keep * mean_.ctr + (1 - keep) * figures.losses.ctr;
@@ -231,33 +237,6 @@ absl::Status TrainingRun::TrainLoop() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<double> TrainingRun::ServerCpuSeconds() {
-  SAVIOR_ASSIGN_OR_RETURN(const StoreStats stats, store_->store().Stats(StatsDeadline()));
-  return 1e-6 * static_cast<double>(stats.steps.server_cpu_us);
-}
-
-absl::Status TrainingRun::GatherCosts() {
-  const Json mine = {{"cpu_s", ProcessCpuSeconds() - train_cpu_start_},
-                     {"step_seconds", step_times_.ToJson()}};
-  SAVIOR_ASSIGN_OR_RETURN(const std::vector<std::string> all,
-                          place_.workers().Allgather(mine.dump(), DeadlineIn(kPatience)));
-  if (!lead()) return absl::OkStatus();
-  SAVIOR_ASSIGN_OR_RETURN(double servers, ServerCpuSeconds());
-  servers -= server_cpu_start_;
-  train_cpu_s_ = servers;
-  Json workers = Json::array();
-  for (const std::string& bytes : all) {
-    Json worker = Json::parse(bytes, nullptr, /*allow_exceptions=*/false);
-    if (!worker.is_object() || !worker.contains("cpu_s") || !worker["cpu_s"].is_number()) {
-      return absl::DataLossError("a worker's costs do not decode");
-    }
-    train_cpu_s_ += worker["cpu_s"].get<double>();
-    workers.push_back(std::move(worker));
-  }
-  processes_ = {{"workers", std::move(workers)}, {"servers_cpu_s", servers}};
-  return absl::OkStatus();
-}
-
 absl::Status TrainingRun::AfterStep(const StepFigures& figures) {
   const int64_t step = trainer_->step();
   const auto due = [step](int64_t every) { return every > 0 && step % every == 0; };
@@ -271,7 +250,8 @@ absl::Status TrainingRun::AfterStep(const StepFigures& figures) {
   if (lead()) SAVIOR_RETURN_IF_ERROR(TakeCommit(/*wait=*/false));
   // The last one is the run's end's.
   const bool more = step < trainer_->total_steps() && !stopped_;
-  if (more && (due(config_.commit.every_steps) || figures.wishes.commit)) {
+  SAVIOR_ASSIGN_OR_RETURN(const bool switched, refresh_->AfterStep(figures, committed_step_));
+  if (more && (switched || due(config_.commit.every_steps) || figures.wishes.commit)) {
     SAVIOR_RETURN_IF_ERROR(BeginCommit());
   }
   // The last commit is exported when the run's result is there, too.
@@ -281,67 +261,13 @@ absl::Status TrainingRun::AfterStep(const StepFigures& figures) {
   return absl::OkStatus();
 }
 
-absl::Status TrainingRun::WriteMetrics(const StepFigures& figures) {
-  const double cpu = ProcessCpuSeconds();
-  const auto samples = static_cast<double>(samples_ - last_samples_);
-  SAVIOR_ASSIGN_OR_RETURN(const StoreStats stats, store_->store().Stats(StatsDeadline()));
-  const double server_cpu = 1e-6 * static_cast<double>(stats.steps.server_cpu_us);
-  // The others' is known at the end only: as if all had used as much.
-  const double all_cpu =
-      (cpu - last_cpu_) * place_.workers().size() + server_cpu - last_server_cpu_;
-  const auto hit_rate = [](uint64_t hits, uint64_t pulled) {
-    return pulled == 0 ? 1.0 : static_cast<double>(hits) / static_cast<double>(pulled);
-  };
-  uint64_t pulled = 0, hits = 0;
-  Json by_table = Json::object();
-  for (const TableStats& t : stats.tables) {
-    pulled += t.pulled - t.missing;
-    hits += t.hot_hits;
-    by_table[t.name] = {
-        {"rows", t.rows},           {"hot_rows", t.hot_rows},
-        {"hot_bytes", t.hot_bytes}, {"hot_hit_rate", hit_rate(t.hot_hits, t.pulled - t.missing)},
-        {"hinted", t.hinted},       {"written_back", t.written_back},
-        {"admitted", t.admitted},   {"refused", t.refused},
-        {"evicted", t.evicted},     {"skipped", t.skipped}};
-  }
-  Json line = {{"step", trainer_->step()},
-               {"samples", samples_},
-               {"time", absl::ToUnixSeconds(absl::Now())},
-               {"loss_ctr", mean_.ctr},
-               {"loss_ctcvr", mean_.ctcvr},
-               {"samples_per_s", samples / SecondsSince(last_metrics_)},
-               {"samples_per_cpu_s", samples / all_cpu},
-               {"rows_pulled", figures.rows_pulled},
-               {"hot_hit_rate", hit_rate(hits, pulled)},
-               {"tables", by_table},
-               {"pulls_held", stats.steps.pulls_held},
-               {"max_staleness", stats.steps.max_staleness},
-               {"repeated", stats.steps.repeated},
-               {"net_bytes",
-                {{"store_sent", stats.network.bytes_sent},
-                 {"store_received", stats.network.bytes_received},
-                 {"allreduce_sent", place_.allreduce().bytes_sent()}}},
-               {"rss_bytes", RssBytes()},
-               {"step_seconds", last_step_times_.ToJson()}};
-  if (publisher_) {
-    line["bundles"] = {{"published", publisher_->published()}, {"failed", publisher_->failed()}};
-  }
-  last_metrics_ = SteadyClock::now();
-  last_cpu_ = cpu;
-  last_server_cpu_ = server_cpu;
-  last_step_times_ = {};
-  last_samples_ = samples_;
-  // A full disk ends no training (BeginCommit).
-  const absl::Status added = folder_->AddMetrics(line);
-  LOG_IF(WARNING, !added.ok()) << "a line of metrics is lost: " << added.message();
-  return absl::OkStatus();
-}
-
 StepWishes TrainingRun::Wishes() const {
   const bool free = commits_ != nullptr && !commits_->under_way();
   const bool by_clock = free && config_.commit.interval_s > 0 && SteadyClock::now() >= commit_due_;
-  return {.stop = StopAsked(),
-          .commit = by_clock || (free && publisher_ && publisher_->wants_commit())};
+  StepWishes wishes{.stop = StopAsked(),
+                    .commit = by_clock || (free && publisher_ && publisher_->wants_commit())};
+  refresh_->AddWishes(commits_ != nullptr && commits_->under_way(), &wishes);
+  return wishes;
 }
 
 absl::Status TrainingRun::BeginCommit() {
@@ -382,7 +308,7 @@ absl::Status TrainingRun::TakeCommit(bool wait) {
     return absl::OkStatus();
   }
   committed_step_ = outcome->step;
-  commits_->Prune(config_.commit.keep, publisher_ ? publisher_->in_use() : fs::path());
+  commits_->Prune(config_.commit.keep, PinnedCommits());
   if (wait) commits_->Wait();
   return absl::OkStatus();
 }
@@ -404,56 +330,74 @@ CommitContents TrainingRun::ContentsOfCommit() {
   contents.manifest.log_fingerprint = inputs_.log->fingerprint();
   contents.manifest.shards = store_->shards();
   contents.manifest.tables = store_->store().tables();
+  contents.manifest.codebook = codebook_;
   contents.dense = trainer_->dense().Save();
   contents.resolved = ToToml(config_);
   return contents;
 }
 
-absl::StatusOr<EvalResult> TrainingRun::Finish() {
+absl::Status TrainingRun::OpenRefresh() {
+  RefreshWorld world{.config = &config_,
+                     .inputs = &inputs_,
+                     .place = &place_,
+                     .store = store_.get(),
+                     .trainer = trainer_.get(),
+                     .state = &codebook_};
   if (lead()) {
-    LOG(INFO) << "evaluating " << config_.data.eval_from << " to " << config_.data.eval_until;
+    world.content = &content_;
+    world.commits = commits_.get();
+    world.events = &folder_->refreshes();
+    world.run = folder_->path();
   }
-  SAVIOR_ASSIGN_OR_RETURN(Scores scores, Score(inputs_, &place_.workers(), trainer_.get()));
-  if (lead()) SAVIOR_RETURN_IF_ERROR(WriteResult(scores));
-  return std::move(scores.result);
-}
-
-absl::Status TrainingRun::WriteResult(const Scores& scores) {
-  if (config_.eval.save_predictions) {
-    SAVIOR_RETURN_IF_ERROR(SavePredictions(folder_->predictions(), *inputs_.log, scores.predictions,
-                                           inputs_.buckets, scores.facts));
-  }
-  PrintTable(scores.result, out_);
-  const auto trained = static_cast<double>(samples_ - samples_start_);
-  const Json json = {{"dataset", fs::path(config_.data.raw).lexically_normal().filename().string()},
-                     {"arm", config_.model.arm},
-                     {"seed", config_.seed},
-                     {"steps", trainer_->step()},
-                     {"eval", ToJson(scores.result)},
-                     {"train",
-                      {{"samples", samples_},
-                       {"wall_s", train_wall_s_},
-                       {"cpu_s", train_cpu_s_},
-                       {"samples_per_cpu_s", train_cpu_s_ > 0 ? trained / train_cpu_s_ : 0.0},
-                       {"peak_rss_bytes", PeakRssBytes()},
-                       {"processes", processes_}}}};
-  SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(folder_->result(), json.dump(2) + "\n"));
-  out_ << fmt::format("\n{} impressions in {:.0f} s ({:.0f} per CPU-second), result in {}\n",
-                      samples_ - samples_start_, train_wall_s_,
-                      train_cpu_s_ > 0 ? trained / train_cpu_s_ : 0.0, folder_->result().string());
+  refresh_ = std::make_unique<RunRefresh>(world);
   return absl::OkStatus();
 }
 
-absl::Status TrainingRun::PublishLast() {
-  if (config_.exports.dir.empty()) return absl::OkStatus();
-  if (publisher_) {
-    publisher_->Finish(committed_step_, [this] { return StopAsked(); });
-    publisher_.reset();
-    // What was kept for a child, too.
-    SAVIOR_RETURN_IF_ERROR(KeepNewest(folder_->commits(), config_.commit.keep));
+absl::StatusOr<EvalResult> TrainingRun::RefreshNow() {
+  if (options_.before_first_step) options_.before_first_step();
+  std::string why;
+  SAVIOR_ASSIGN_OR_RETURN(const bool switched, refresh_->Now(&why));
+  if (!switched) {
+    return absl::FailedPreconditionError(fmt::format("{}: the codebook stays at version {}: {}",
+                                                     config_.run.dir, codebook_.version, why));
   }
-  // Who left before the lead would be waited for by nobody, and then end the job (MpiWorld).
-  return place_.workers().Allgather("published", DeadlineIn(kPatience)).status();
+  SAVIOR_RETURN_IF_ERROR(BeginCommit());
+  SAVIOR_RETURN_IF_ERROR(SettleCommit());
+  SAVIOR_RETURN_IF_ERROR(not_committed_);
+  if (lead()) {
+    out_ << fmt::format("{}: codebook version {} from step {} on; figures in {}\n", config_.run.dir,
+                        codebook_.version, codebook_.since_step,
+                        (folder_->path() / kRefreshFile).string());
+  }
+  return EvalResult{};
+}
+
+absl::Status TrainingRun::RollBack() {
+  const CodebookState from = codebook_;
+  if (lead()) {
+    commits_->Wait();
+    SAVIOR_RETURN_IF_ERROR(FinishRollback());
+  }
+  SAVIOR_RETURN_IF_ERROR(place_.workers().Allgather("rolled back", DeadlineIn(kPatience)).status());
+  return absl::AbortedError(fmt::format(
+      "the codebook is back at version {}, at step {}, as asked; the run starts again "
+      "from there: savior train {} --resume",
+      from.previous, from.since_step, (fs::path(config_.run.dir) / kResolvedFile).string()));
+}
+
+absl::Status TrainingRun::FinishRollback() {
+  SAVIOR_ASSIGN_OR_RETURN(const std::optional<RefreshRequest> asked,
+                          ReadRefreshRequest(folder_->path()));
+  if (!asked || asked->what != RefreshRequest::What::kRollback) return absl::OkStatus();
+  const absl::Status done = RollBackCodebook(folder_->path(), asked->version);
+  // One that cannot be done does not keep the run from going on; a damaged commit does.
+  if (!done.ok() && !absl::IsFailedPrecondition(done)) return done;
+  LOG_IF(ERROR, !done.ok()) << done.message();
+  const char* const state = done.ok() ? "ROLLED_BACK" : "REFUSED";
+  const absl::Status added = folder_->refreshes().Add(
+      {{"state", state}, {"version", asked->version}, {"why", std::string(done.message())}});
+  LOG_IF(WARNING, !added.ok()) << added.message();
+  return RemoveRefreshRequest(folder_->path());
 }
 
 }  // namespace savior

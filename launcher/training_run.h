@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <ostream>
+#include <vector>
 
 #include "common/clock.h"
 #include "common/config.h"
@@ -18,6 +19,7 @@
 #include "launcher/run_folder.h"
 #include "launcher/run_inputs.h"
 #include "launcher/run_place.h"
+#include "launcher/run_refresh.h"
 #include "launcher/step_times.h"
 #include "worker/content.h"
 #include "worker/eval/evaluation.h"
@@ -32,6 +34,9 @@ struct RunOptions {
   // Called once there are steps to stop between and a state to commit. Before, a signal should end
   // the process at once: nothing is lost, since nothing was trained.
   std::function<void()> before_first_step = {};
+  // Instead of training: the next codebook version, now, and a commit with it. kFailedPrecondition:
+  // a gate was not passed.
+  bool refresh_now = false;
   // Called after every step, with its number: for benches.
   std::function<void(int64_t step, const StepFigures& figures)> after_step = {};
   // savior, which exports bundles (export.dir) as a process of its own.
@@ -57,7 +62,8 @@ class TrainingRun {
   TrainingRun(const Config& config, const RunOptions& options, RunPlace* place, std::ostream& out)
       : config_(config), options_(options), place_(*place), out_(out) {}
 
-  // The result is the lead's. kCancelled when stopped: the message says how to go on.
+  // The result is the lead's. kCancelled when stopped: the message says how to go on. kAborted: the
+  // codebook was rolled back as asked, and the run has to start again, with options.resume.
   [[nodiscard]] absl::StatusOr<EvalResult> Run();
 
  private:
@@ -67,9 +73,16 @@ class TrainingRun {
   absl::StatusOr<RunStart> OpenFolder();
   absl::Status OpenTables();
   absl::Status LoadContent(const std::filesystem::path& commit);
+  absl::Status OpenCommits();
   // Whether all workers have the same of something; `what` names it.
   absl::Status CheckSame(const std::string& what, const std::string& mine);
+  absl::Status OpenRefresh();
   absl::Status TrainLoop();
+  absl::StatusOr<EvalResult> RefreshNow();
+  // After a step in which a worker wished it.
+  absl::Status RollBack();
+  // Deletes what a rollback that was asked for has to delete, before a commit is chosen.
+  absl::Status FinishRollback();
   absl::Status AfterStep(const StepFigures& figures);
   absl::Status WriteMetrics(const StepFigures& figures);
   // CPU time that the servers' processes have used so far.
@@ -86,6 +99,8 @@ class TrainingRun {
   absl::Status SettleCommit();
   // The lead's.
   CommitContents ContentsOfCommit();
+  // Commits that stay, however old: what is exported, and what a rollback goes back to.
+  std::vector<std::filesystem::path> PinnedCommits() const;
   absl::Status TakeCommit(bool wait);
   void NotCommitted(int64_t step, const absl::Status& why);
   absl::StatusOr<EvalResult> Finish();
@@ -107,11 +122,15 @@ class TrainingRun {
   DigestCache digests_;                  // of files of commits
   std::unique_ptr<RunCommits> commits_;  // the lead's
   Content content_;                      // the lead's
+  // In use; at other workers than the lead only its version.
+  CodebookState codebook_;
   std::unique_ptr<Trainer> trainer_;
+  std::unique_ptr<RunRefresh> refresh_;
   std::unique_ptr<Publisher> publisher_;  // the lead's, with export.dir
 
   bool stopped_ = false;
-  int64_t samples_ = 0;  // impressions since step 0
+  bool rolling_back_ = false;  // and stopped
+  int64_t samples_ = 0;        // impressions since step 0
   // Of the newest commit; other workers than the lead know it after SettleCommit.
   int64_t committed_step_ = -1;
   int64_t begun_step_ = -1;     // of the commit under way, or ended and not agreed on; -1: none

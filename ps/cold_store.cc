@@ -46,6 +46,12 @@ constexpr size_t kGetSlice = 128;
 
 // Rows from which on a table file of their own is worth it.
 constexpr size_t kLeastFile = 4096;
+#ifndef SAVIOR_NO_FAILPOINTS
+std::atomic<size_t> least_file = kLeastFile;
+size_t LeastFile() { return least_file; }
+#else
+size_t LeastFile() { return kLeastFile; }
+#endif
 
 // Incomplete: a write that would have to wait for one that found no room.
 bool IsFull(const rocksdb::Status& status) { return status.IsNoSpace() || status.IsIncomplete(); }
@@ -205,7 +211,11 @@ struct ColdStore::Impl {
   std::vector<std::string> tables;
   std::unique_ptr<rocksdb::DB> db;
   std::vector<rocksdb::ColumnFamilyHandle*>
-      handles;  // [tables + 1]; the last is the default, for notes
+      handles;                             // [tables + 1]; the last is the default, for notes
+  std::atomic<uint64_t> sorted_files = 0;  // made so far
+  // Once resumed, RocksDB 7.8 writes again but takes in no files: it goes on as if it had stopped,
+  // with a file number of 0, and meets an assertion.
+  std::atomic<bool> resumed = false;
   std::mutex resuming;
   SteadyClock::time_point resume_after = {};  // guarded by resuming
 
@@ -227,6 +237,9 @@ struct ColdStore::Impl {
     return status;
   }
 
+  absl::StatusOr<bool> WriteFile(uint32_t table, std::span<const uint64_t> keys,
+                                 absl::FunctionRef<std::string_view(size_t)> value);
+
   // Lets the database take writes again after a full disk, if there is room for what it holds in
   // memory: that is written first. Any thread.
   bool Resume() {
@@ -241,10 +254,11 @@ struct ColdStore::Impl {
         available < unwritten + kSpareBytes) {
       return false;
     }
-    const rocksdb::Status resumed = db->Resume();
-    LOG(WARNING) << "cold store " << folder.string() << ": after a full disk: "
-                 << (resumed.ok() ? "writing again" : resumed.ToString());
-    return resumed.ok();
+    resumed = true;
+    const rocksdb::Status status = db->Resume();
+    LOG(WARNING) << "cold store " << folder.string()
+                 << ": after a full disk: " << (status.ok() ? "writing again" : status.ToString());
+    return status.ok();
   }
 
   absl::Status Explain(const rocksdb::Status& status, uint32_t table) const {
@@ -255,6 +269,41 @@ struct ColdStore::Impl {
     return Annotate(FromRocksDb(status), absl::StrCat("cold store ", folder.string()));
   }
 };
+
+// WriteSorted by a table file of its own. False: the database takes none since it ran out of room.
+absl::StatusOr<bool> ColdStore::Impl::WriteFile(uint32_t table, std::span<const uint64_t> keys,
+                                                absl::FunctionRef<std::string_view(size_t)> value) {
+  // A name for each: two callers may be at it, and after an error nobody is to sync the same file.
+  const fs::path file = folder / absl::StrCat("sorted-", sorted_files++, ".tmp");
+  bool full = false;
+  const auto write = [&]() -> absl::Status {
+    rocksdb::SstFileWriter writer(
+        rocksdb::EnvOptions(),
+        rocksdb::Options(DbOptions(folder, ColdUse::kLive), TableOptions(ColdUse::kLive)),
+        handles[table]);
+    rocksdb::Status status = writer.Open(file.string());
+    for (size_t i = 0; i < keys.size() && status.ok(); ++i) {
+      const KeyBytes bytes = BigEndian(keys[i]);
+      const std::string_view v = value(i);
+      status = writer.Put(SliceOf(bytes), {v.data(), v.size()});
+    }
+    if (status.ok()) status = writer.Finish();
+    SAVIOR_RETURN_IF_ERROR(Explain(status, table));
+    SAVIOR_FAILPOINT("sorted.before_ingest");
+    rocksdb::IngestExternalFileOptions options;
+    options.move_files = true;
+    options.snapshot_consistency = false;  // nobody holds snapshots
+    options.write_global_seqno = false;    // the file is not touched again
+    status = db->IngestExternalFile(handles[table], {file.string()}, options);
+    full = IsFull(status);
+    return full ? absl::OkStatus() : Explain(status, table);
+  };
+  const absl::Status status = write();
+  std::error_code ignored;
+  fs::remove(file, ignored);  // RocksDB has moved it, unless it failed
+  SAVIOR_RETURN_IF_ERROR(Annotate(status, "writing sorted rows"));
+  return !full;
+}
 
 ColdStore::ColdStore(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 ColdStore::~ColdStore() = default;
@@ -312,19 +361,22 @@ absl::Status ColdStore::Get(uint32_t table, std::span<const uint64_t> keys,
 
 absl::Status ColdStore::Scan(uint32_t table,
                              absl::FunctionRef<absl::Status(uint64_t, std::string_view)> row,
-                             uint64_t from, uint64_t rows) const {
+                             const RowRange& range) const {
   rocksdb::ReadOptions options;
-  if (rows == UINT64_MAX) options.readahead_size = size_t{2} << 20;
+  if (range.rows == UINT64_MAX) options.readahead_size = size_t{2} << 20;
   const std::unique_ptr<rocksdb::Iterator> it(
       impl_->db->NewIterator(options, impl_->handles[table]));
-  const KeyBytes first = BigEndian(from);
-  for (it->Seek(SliceOf(first)); rows > 0 && it->Valid(); it->Next(), --rows) {
+  const KeyBytes first = BigEndian(range.from);
+  uint64_t left = range.rows;
+  for (it->Seek(SliceOf(first)); left > 0 && it->Valid(); it->Next(), --left) {
     if (it->key().size() != sizeof(uint64_t)) {
       return absl::DataLossError(absl::StrCat("cold store ", impl_->folder.string(), ", table ",
                                               impl_->tables[table], ": a key of ", it->key().size(),
                                               " bytes"));
     }
-    SAVIOR_RETURN_IF_ERROR(row(FromBigEndian(it->key().data()), it->value().ToStringView()));
+    const uint64_t key = FromBigEndian(it->key().data());
+    if (key > range.last) break;
+    SAVIOR_RETURN_IF_ERROR(row(key, it->value().ToStringView()));
   }
   return impl_->Explain(it->status(), table);
 }
@@ -351,37 +403,15 @@ absl::Status ColdStore::Write(Batch* batch) {
 
 absl::Status ColdStore::WriteSorted(uint32_t table, std::span<const uint64_t> keys,
                                     absl::FunctionRef<std::string_view(size_t)> value) {
-  if (keys.size() < kLeastFile) {
-    Batch batch;
-    for (size_t i = 0; i < keys.size(); ++i) {
-      SAVIOR_RETURN_IF_ERROR(Put(table, keys[i], value(i), &batch));
-    }
-    return Write(&batch);
+  if (keys.size() >= LeastFile() && !impl_->resumed) {
+    SAVIOR_ASSIGN_OR_RETURN(const bool written, impl_->WriteFile(table, keys, value));
+    if (written) return absl::OkStatus();
   }
-  const std::string file = (impl_->folder / "sorted.tmp").string();
-  const auto write = [&] {
-    rocksdb::SstFileWriter writer(
-        rocksdb::EnvOptions(),
-        rocksdb::Options(DbOptions(impl_->folder, ColdUse::kLive), TableOptions(ColdUse::kLive)),
-        impl_->handles[table]);
-    rocksdb::Status status = writer.Open(file);
-    for (size_t i = 0; i < keys.size() && status.ok(); ++i) {
-      const KeyBytes bytes = BigEndian(keys[i]);
-      const std::string_view v = value(i);
-      status = writer.Put(SliceOf(bytes), {v.data(), v.size()});
-    }
-    if (status.ok()) status = writer.Finish();
-    if (!status.ok()) return status;
-    rocksdb::IngestExternalFileOptions options;
-    options.move_files = true;
-    options.snapshot_consistency = false;  // nobody holds snapshots
-    options.write_global_seqno = false;    // the file is not touched again
-    return impl_->db->IngestExternalFile(impl_->handles[table], {file}, options);
-  };
-  const rocksdb::Status written = impl_->Writing(write);
-  std::error_code ignored;
-  fs::remove(file, ignored);
-  return Annotate(impl_->Explain(written, table), "writing sorted rows");
+  Batch batch;
+  for (size_t i = 0; i < keys.size(); ++i) {
+    SAVIOR_RETURN_IF_ERROR(Put(table, keys[i], value(i), &batch));
+  }
+  return Write(&batch);
 }
 
 absl::Status ColdStore::PutNote(const std::string& name, const std::string& value) {
@@ -437,6 +467,7 @@ absl::Status ColdStore::Verify() const {
 
 #ifndef SAVIOR_NO_FAILPOINTS
 void UseColdEnv(rocksdb::Env* env) { cold_env = env; }
+size_t WriteFilesFrom(size_t rows) { return least_file.exchange(rows); }
 #endif
 
 absl::Status CloneCheckpoint(const fs::path& source, const fs::path& target) {

@@ -33,6 +33,13 @@ enum class ColdUse : uint8_t {
   kLook,
 };
 
+// Keys `from` to `last`, of which at most `rows` that are there.
+struct RowRange {
+  uint64_t from = 0;
+  uint64_t last = UINT64_MAX;
+  uint64_t rows = UINT64_MAX;
+};
+
 // Thread-safe, but for a Batch, which has one owner at a time; writes of one key from two threads
 // take effect in either order, so its caller sees to it that there is one at a time. Errors:
 // kDataLoss (checksum mismatch, missing or torn file; the message names folder, table and what
@@ -72,11 +79,11 @@ class ColdStore {
       uint32_t table, std::span<const uint64_t> keys,
       absl::FunctionRef<absl::Status(size_t, std::string_view)> found) const;
 
-  // Calls `row`(key, value) for all of a table from key `from` on, keys ascending, for at most
-  // `rows` rows. An error of `row` ends the call and is returned.
+  // Calls `row`(key, value) for what a table has of `range`, keys ascending. An error of `row` ends
+  // the call and is returned.
   [[nodiscard]] absl::Status Scan(uint32_t table,
                                   absl::FunctionRef<absl::Status(uint64_t, std::string_view)> row,
-                                  uint64_t from = 0, uint64_t rows = UINT64_MAX) const;
+                                  const RowRange& range = {}) const;
 
   [[nodiscard]] absl::Status Put(uint32_t table, uint64_t key, std::string_view value,
                                  Batch* batch) const;
@@ -85,7 +92,8 @@ class ColdStore {
   [[nodiscard]] absl::Status Write(Batch* batch);
 
   // Writes rows of one table: value(i) is keys[i]'s; keys: strictly ascending. Many at once go
-  // straight into a table file, at a quarter of the price of Write. All or nothing.
+  // straight into a table file, at a quarter of the price of Write, unless the disk has been full
+  // since Open. All or nothing.
   [[nodiscard]] absl::Status WriteSorted(uint32_t table, std::span<const uint64_t> keys,
                                          absl::FunctionRef<std::string_view(size_t)> value);
 
@@ -120,6 +128,9 @@ class ColdStore {
 // For tests: databases opened from now on in this process read and write through `env`, which
 // outlives them; null: RocksDB's own.
 void UseColdEnv(rocksdb::Env* env);
+// For tests: so many rows are from now on enough for WriteSorted to make a table file of them.
+// Returns how many were.
+size_t WriteFilesFrom(size_t rows);
 #endif
 
 // Makes `target`, which must not exist, a copy of the checkpoint `source` that may be opened and

@@ -12,6 +12,7 @@
 
 #include "common/routing.h"
 #include "common/store_checks.h"
+#include "ps/row.h"
 
 namespace savior {
 namespace {
@@ -20,6 +21,11 @@ namespace fs = std::filesystem;
 
 // Rows of a pull between two looks at whether its caller still waits.
 constexpr size_t kPullSlice = 4096;
+
+// What a thread of a walk over all rows takes at a time: so much that handing it over costs
+// nothing, so little that a few of them are no memory to speak of.
+constexpr size_t kReadBytes = size_t{1} << 20;
+constexpr size_t kLeastRead = 64, kMostRead = 8192;  // rows
 
 // Until a shard whose disk is full is asked again.
 constexpr std::chrono::milliseconds kAgainWhenFull{50};
@@ -140,11 +146,11 @@ absl::Status LocalStore::Write(std::span<const TableKeys> requests, Deadline dea
                                ShardWrite write) {
   const Partition partition(requests, bucket_map_, host_->shards());
   std::vector<uint32_t> shards = Owners(partition);
+  absl::Status why;  // the last refusal; guarded by the next while shards are asked
+  std::mutex mutex;
   while (true) {
-    std::mutex mutex;  // of the next two
-    std::vector<uint32_t> full;
-    absl::Status why;
-    SAVIOR_RETURN_IF_ERROR(RunOn(shards, deadline, [&](uint32_t s, Shard& shard, const Call&) {
+    std::vector<uint32_t> full;  // guarded by mutex
+    const absl::Status run = RunOn(shards, deadline, [&](uint32_t s, Shard& shard, const Call&) {
       std::vector<WritePart> parts;
       for (const Piece& piece : partition.Of(s)) parts.push_back({piece.table, piece.selection});
       absl::Status status = write(shard, parts, partition.Of(s));
@@ -153,7 +159,10 @@ absl::Status LocalStore::Write(std::span<const TableKeys> requests, Deadline dea
       full.push_back(s);
       why = std::move(status);
       return absl::OkStatus();
-    }));
+    });
+    // What it waited for, not that it has waited.
+    if (absl::IsDeadlineExceeded(run) && !why.ok()) return why;
+    SAVIOR_RETURN_IF_ERROR(run);
     if (full.empty()) return absl::OkStatus();
     // These shards have applied nothing, the others all of it: the write waits for disk space.
     if (SteadyClock::now() + kAgainWhenFull >= deadline) return why;
@@ -349,18 +358,26 @@ absl::Status LocalStore::Checkpoint(const fs::path& folder, Deadline deadline) {
   return frozen.ok() ? written : frozen;
 }
 
-absl::StatusOr<std::unique_ptr<RowCursor>> LocalStore::Rows(uint32_t table, Deadline deadline) {
+absl::StatusOr<std::unique_ptr<RowCursor>> LocalStore::Rows(uint32_t table, Deadline deadline,
+                                                            size_t threads) {
   SAVIOR_RETURN_IF_ERROR(CheckTable(tables(), table));
+  const size_t shards = host_->shards();
+  const SliceReading reading = {
+      .table = table,
+      .rows = std::clamp(kReadBytes / RowLayout(tables()[table]).bytes(), kLeastRead, kMostRead),
+      .threads = std::max<size_t>((threads + shards - 1) / shards, 1)};
   return std::make_unique<RowCursor>(
-      host_->shards(), [this, table, deadline](uint32_t s, uint64_t from, RowSlice* slice) {
+      host_->shards(),
+      [this, reading, deadline](uint32_t s, const RowSlice::Start& start, RowSlice* slice) {
         return RunOn({&s, 1}, deadline, [&](uint32_t, Shard& shard, const Call&) {
-          return slice->Fill(&shard, table, from);
+          return slice->Fill(&shard, reading, start);
         });
       });
 }
 
-absl::Status LocalStore::ForEachRow(uint32_t table, RowVisitor visit, Deadline deadline) {
-  SAVIOR_ASSIGN_OR_RETURN(const std::unique_ptr<RowCursor> cursor, Rows(table, deadline));
+absl::Status LocalStore::ForEachRow(uint32_t table, RowVisitor visit, Deadline deadline,
+                                    size_t threads) {
+  SAVIOR_ASSIGN_OR_RETURN(const std::unique_ptr<RowCursor> cursor, Rows(table, deadline, threads));
   while (true) {
     SAVIOR_ASSIGN_OR_RETURN(const bool more, cursor->Next());
     if (!more) return absl::OkStatus();

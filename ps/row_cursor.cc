@@ -7,13 +7,13 @@ namespace savior {
 RowCursor::RowCursor(uint32_t shards, Fill fill) : fill_(std::move(fill)), sources_(shards) {
   for (uint32_t s = 0; s < shards; ++s) {
     sources_[s].shard = s;
-    ReadFrom(&sources_[s], 0);
+    ReadFrom(&sources_[s], {});
   }
 }
 
-void RowCursor::ReadFrom(Source* source, uint64_t from) {
-  source->reading = std::async(std::launch::async, [this, source, from] {
-    return fill_(source->shard, from, &source->behind);
+void RowCursor::ReadFrom(Source* source, const RowSlice::Start& start) {
+  source->reading = std::async(std::launch::async, [this, source, start] {
+    return fill_(source->shard, start, &source->behind);
   });
 }
 

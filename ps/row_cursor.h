@@ -15,7 +15,8 @@ namespace savior {
 class RowCursor {
  public:
   // Fills a slice with a shard's rows from a key on (RowSlice::Fill); any thread, several at once.
-  using Fill = std::function<absl::Status(uint32_t shard, uint64_t from, RowSlice* slice)>;
+  using Fill =
+      std::function<absl::Status(uint32_t shard, const RowSlice::Start& start, RowSlice* slice)>;
 
   RowCursor(uint32_t shards, Fill fill);
   RowCursor(const RowCursor&) = delete;
@@ -32,7 +33,7 @@ class RowCursor {
     RowSlice now, behind;
     std::future<absl::Status> reading;  // of `behind`; waits when destroyed
   };
-  void ReadFrom(Source* source, uint64_t from);
+  void ReadFrom(Source* source, const RowSlice::Start& start);
   absl::Status Advance(Source* source);
 
   const Fill fill_;

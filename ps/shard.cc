@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "common/at_once.h"
 #include "ps/ram_budget.h"
 #include "ps/shard_note.h"
 
@@ -214,21 +215,38 @@ absl::Status Shard::CancelHints(int64_t from_step) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::optional<uint64_t>> Shard::VisitRows(uint32_t table, uint64_t from,
-                                                         uint64_t rows, RowVisitor visit) {
+absl::StatusOr<std::vector<std::optional<uint64_t>>> Shard::VisitRows(
+    uint32_t table, std::span<const RowRange> ranges, RangeVisitor visit) {
   // The rows are read from the cold store.
   SAVIOR_RETURN_IF_ERROR(FinishCheckpoint());
   SAVIOR_RETURN_IF_ERROR(WriteHeld(0));
   SAVIOR_RETURN_IF_ERROR(Quiesce());
-  // The visitor's own errors are not the shard's.
-  absl::Status visitor;
-  absl::StatusOr<std::optional<uint64_t>> next =
-      tables_[table]->VisitRows(from, rows, [&](const StoredRow& row) {
-        visitor = visit(row);
-        return visitor;
-      });
-  if (next.ok()) return next;
-  return visitor.ok() ? Remember(next.status(), false) : visitor;
+  SAVIOR_RETURN_IF_ERROR(Remember(tables_[table]->WriteBack(), false));
+  // Until all have ended this thread is in here, and the second one has nothing to do: so nothing
+  // changes.
+  const Table& rows = *tables_[table];
+  std::vector<std::optional<uint64_t>> next(ranges.size());
+  std::vector<absl::Status> damage(ranges.size());
+  const absl::Status visited = AtOnce(ranges.size(), [&](size_t r) -> absl::Status {
+    absl::Status visitor;
+    absl::StatusOr<std::optional<uint64_t>> end =
+        rows.VisitRows(ranges[r], [&](const StoredRow& row) {
+          absl::Status status = visit(r, row);
+          if (!status.ok()) visitor = status;
+          return status;
+        });
+    // The visitor's own errors are not the shard's.
+    if (!visitor.ok()) return visitor;
+    if (end.ok()) {
+      next[r] = *end;
+    } else {
+      damage[r] = end.status();
+    }
+    return absl::OkStatus();
+  });
+  for (absl::Status& status : damage) SAVIOR_RETURN_IF_ERROR(Remember(std::move(status), false));
+  SAVIOR_RETURN_IF_ERROR(visited);
+  return next;
 }
 
 void Shard::AddStats(std::span<TableStats> stats) const {

@@ -81,9 +81,13 @@ class Shard {
   // Takes in all results of the second thread, waiting for them: what hints asked for is in RAM.
   [[nodiscard]] absl::Status Quiesce();
 
-  // As Table::VisitRows. An error of `visit` is returned, and is not the shard's.
-  [[nodiscard]] absl::StatusOr<std::optional<uint64_t>> VisitRows(uint32_t table, uint64_t from,
-                                                                  uint64_t rows, RowVisitor visit);
+  // Visits `ranges` of a table's rows as they are now (Table::VisitRows) at the same time, the
+  // first on this thread, each other on one of its own: `visit`(r, row) for the rows of ranges[r].
+  // Returns where to go on in each. An error of `visit` is returned, and is not the shard's; of
+  // several the first by range, but the shard's before all.
+  using RangeVisitor = absl::FunctionRef<absl::Status(size_t, const StoredRow&)>;
+  [[nodiscard]] absl::StatusOr<std::vector<std::optional<uint64_t>>> VisitRows(
+      uint32_t table, std::span<const RowRange> ranges, RangeVisitor visit);
 
   // Begins a checkpoint of the rows as they are now, under the name `step`. Takes no longer than
   // the rules' state takes to copy, unless rows held back by the one before are still unwritten

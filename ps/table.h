@@ -142,11 +142,11 @@ class Table {
   // Writes all dirty rows to the cold store; they stay, clean. No job is under way, there is no
   // cut, and nothing is held back.
   [[nodiscard]] absl::Status WriteBack();
-  // Visits the rows that are not forgotten, from key `from` on, keys ascending, looking at about
-  // `rows` of them at most. Returns the key at which to go on, nothing at the end. Writes back
-  // first.
-  [[nodiscard]] absl::StatusOr<std::optional<uint64_t>> VisitRows(uint64_t from, uint64_t rows,
-                                                                  RowVisitor visit);
+  // Visits the rows of `range` that are not forgotten, keys ascending. Returns the key at which to
+  // go on if it ended because it had looked at range.rows of them, nothing at the range's end.
+  // After WriteBack, and before anything else changes: then by any number of threads at once.
+  [[nodiscard]] absl::StatusOr<std::optional<uint64_t>> VisitRows(const RowRange& range,
+                                                                  RowVisitor visit) const;
 
   // Evicts down to the limit.
   [[nodiscard]] absl::Status SetLimit(uint64_t limit_bytes);

@@ -81,14 +81,16 @@ absl::Status Table::Decode(uint64_t key, std::string_view stored, const RowRef& 
   return Annotate(status, absl::StrCat("table ", spec_.name, ", key ", key));
 }
 
-absl::StatusOr<std::optional<uint64_t>> Table::VisitRows(uint64_t from, uint64_t rows,
-                                                         RowVisitor visit) {
-  SAVIOR_RETURN_IF_ERROR(WriteBack());
+absl::StatusOr<std::optional<uint64_t>> Table::VisitRows(const RowRange& range,
+                                                         RowVisitor visit) const {
+  // Staging of its own: others may visit at the same time.
+  std::vector<float> staging(layout_.bytes() / sizeof(float));
+  auto* const head = reinterpret_cast<std::byte*>(staging.data());
+  const RowRef row = layout_.At(head, head + layout_.head_bytes());
   uint64_t seen = 0, last = 0;
   const auto show = [&](uint64_t key, std::string_view stored) {
     ++seen;
     last = key;
-    const RowRef row = Staged(0);
     SAVIOR_RETURN_IF_ERROR(Decode(key, stored, row));
     if (rules_.Forgotten(key, row)) return absl::OkStatus();
     return visit({.key = key,
@@ -97,8 +99,8 @@ absl::StatusOr<std::optional<uint64_t>> Table::VisitRows(uint64_t from, uint64_t
                   .updates = row.head.updates,
                   .last_step = row.head.last_step});
   };
-  SAVIOR_RETURN_IF_ERROR(cold_->Scan(number_, show, from, rows));
-  if (seen < rows || last == UINT64_MAX) return std::nullopt;
+  SAVIOR_RETURN_IF_ERROR(cold_->Scan(number_, show, range));
+  if (seen < range.rows || last == range.last) return std::nullopt;
   return last + 1;
 }
 
@@ -133,19 +135,19 @@ absl::StatusOr<bool> Table::Sweep() {
   std::vector<uint64_t> gone;
   const uint64_t from = sweep_key_;
   uint64_t seen = 0;
-  absl::Status status = cold_->Scan(
-      number_,
-      [&](uint64_t key, std::string_view stored) {
-        ++seen;
-        sweep_key_ = key + 1;
-        if (hot_.Find(key)) return absl::OkStatus();  // its row may be newer: below
-        const RowRef row = Staged(0);
-        SAVIOR_RETURN_IF_ERROR(Decode(key, stored, row));
-        if (!rules_.Forgotten(key, row)) return absl::OkStatus();
-        gone.push_back(key);
-        return cold_->Delete(number_, key, &batch);
-      },
-      from, kSweepRows);
+  absl::Status status = cold_->Scan(number_,
+                                    [&](uint64_t key, std::string_view stored) {
+                                      ++seen;
+                                      sweep_key_ = key + 1;
+                                      if (hot_.Find(key))
+                                        return absl::OkStatus();  // its row may be newer: below
+                                      const RowRef row = Staged(0);
+                                      SAVIOR_RETURN_IF_ERROR(Decode(key, stored, row));
+                                      if (!rules_.Forgotten(key, row)) return absl::OkStatus();
+                                      gone.push_back(key);
+                                      return cold_->Delete(number_, key, &batch);
+                                    },
+                                    {.from = from, .rows = kSweepRows});
   SAVIOR_RETURN_IF_ERROR(status);
   if (seen < kSweepRows) sweep_key_ = 0;
   hot_.Walk(&sweep_hash_, kSweepRows / HotIndex::kLanes, [&](const HotTier::Place& place) {

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds the fuzz preset's targets and runs each for SECONDS (default 60), from the committed corpus.
 # What they find new is kept in build/fuzz/corpus; what fails is written to build/fuzz/ and named.
-# Exit code 77: clang++ is not installed.
+# Exit code 77: clang++ is not installed. (It is also what a fuzzer that has found something ends with,
+# unless told otherwise.)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -22,5 +23,5 @@ for side in "${TARGETS[@]}"; do
   mkdir -p "$found"
   echo "== $side: $SECONDS_EACH s"
   "build/fuzz/tests/fuzz/${side}_fuzz" -max_total_time="$SECONDS_EACH" -max_len=4096 \
-    -print_final_stats=1 -artifact_prefix=build/fuzz/ "$found" "tests/fuzz/corpus/$side"
+    -print_final_stats=1 -error_exitcode=1 -artifact_prefix=build/fuzz/ "$found" "tests/fuzz/corpus/$side"
 done

@@ -78,7 +78,7 @@ void Aligner::Align(std::span<const float> z, std::span<const uint16_t> codes,
   if (!on_) return;
   std::vector<float> parts((levels_ + (own_ ? 1 : 0)) * dim_);  // a missing row reads as zeros
   for (size_t l = 0; l < levels_; ++l) {
-    const auto place = align_.Find(AlignKey(static_cast<uint32_t>(l), codes[l]));
+    const auto place = align_.Find(AlignKey(0, static_cast<uint32_t>(l), codes[l]));
     if (place) align_row_.Decode(*place, std::span(parts).subspan(l * dim_, dim_));
   }
   if (own_ && key) {

@@ -280,7 +280,7 @@ std::optional<std::vector<uint16_t>> BundleModel::Codes(uint64_t key) const {
 void BundleModel::CodeRows(std::span<const uint16_t> codes, std::span<float> rows) const {
   const auto dim = static_cast<size_t>(config_.encoder.dim);
   for (size_t l = 0; l < codes.size(); ++l) {
-    align_.Read(AlignKey(static_cast<uint32_t>(l), codes[l]), rows.subspan(l * dim, dim));
+    align_.Read(AlignKey(0, static_cast<uint32_t>(l), codes[l]), rows.subspan(l * dim, dim));
   }
 }
 

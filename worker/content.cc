@@ -1,5 +1,6 @@
 #include "worker/content.h"
 
+#include <absl/strings/numbers.h>
 #include <absl/strings/str_cat.h>
 #include <glog/logging.h>
 
@@ -17,6 +18,7 @@ namespace {
 
 constexpr uint64_t kShuffleStream = 0x5348;
 constexpr size_t kContentsPerPut = 8192;
+constexpr char kLearntUntil[] = "learnt_until";
 
 EncoderOptions EncoderOptionsOf(const Config& config, const Arm& arm) {
   const Config::Encoder& e = config.encoder;
@@ -108,8 +110,38 @@ absl::StatusOr<std::unique_ptr<Codebook>> TrainOnKnown(const TrainingLog& log,
 
 }  // namespace
 
+TensorFile SaveCodebook(const Content& content) {
+  TensorFile file = content.codebook->Save();
+  file.metadata[kLearntUntil] = absl::StrCat(content.learnt_until);
+  return file;
+}
+
+absl::Status LoadCodebookInto(const TensorFile& file, int64_t otherwise, Content* content) {
+  SAVIOR_ASSIGN_OR_RETURN(content->codebook, LoadCodebook(file));
+  const auto found = file.metadata.find(kLearntUntil);
+  content->learnt_until = otherwise;
+  if (found != file.metadata.end() && !absl::SimpleAtoi(found->second, &content->learnt_until)) {
+    return absl::DataLossError(absl::StrCat(kLearntUntil, " is \"", found->second, "\", no time"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Period> LearningPeriod(const Config& config, Period training) {
+  if (config.codebook.learn_until.empty()) return training;
+  const absl::StatusOr<int64_t> until = ParseDate(config.codebook.learn_until);
+  if (!until.ok()) return Annotate(until.status(), "codebook.learn_until");
+  if (*until <= training.from || *until > training.until) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("codebook.learn_until = ", config.codebook.learn_until,
+                     ": must lie after data.train_from = ", FormatDate(training.from),
+                     " and not after data.train_until = ", FormatDate(training.until)));
+  }
+  return Period{training.from, *until};
+}
+
 absl::StatusOr<Content> TrainContent(const TrainingLog& log, const Config& config,
                                      Period training) {
+  SAVIOR_ASSIGN_OR_RETURN(training, LearningPeriod(config, training));
   const Arm arm = ArmOf(config.model.arm);
   Content content;
   if (!arm.content && !arm.uses_codes()) return content;
@@ -135,6 +167,7 @@ absl::StatusOr<Content> TrainContent(const TrainingLog& log, const Config& confi
   if (!arm.uses_codes()) return content;
   const std::vector<float> z = EncodeAll(log, *content.encoder);
   SAVIOR_ASSIGN_OR_RETURN(content.codebook, TrainOnKnown(log, z, pairs, config, training));
+  content.learnt_until = training.until;
   content.figures = Measure(*content.codebook, z);
   for (size_t l = 0; l < content.figures->levels.size(); ++l) {
     const CodebookFigures::Level& level = content.figures->levels[l];
@@ -167,8 +200,12 @@ std::vector<float> ContentRows(const TrainingLog& log, const Content& content,
     for (size_t c = n; c > 1; --c) std::swap(source[c - 1], source[random.Below(c)]);
   }
   for (size_t c = 0; c < n; ++c) {
-    for (size_t l = 0; l < levels; ++l) {
-      rows[c * width + dim + l] = static_cast<float>(codes[source[c] * levels + l]);
+    for (uint32_t slot = 0; slot < kCodebookSlots; ++slot) {
+      const size_t at =
+          c * width + CodesOffset(static_cast<uint32_t>(dim), static_cast<uint32_t>(levels), slot);
+      for (size_t l = 0; l < levels; ++l) {
+        rows[at + l] = static_cast<float>(codes[source[c] * levels + l]);
+      }
     }
   }
   return rows;

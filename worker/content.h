@@ -10,6 +10,7 @@
 #include "common/clock.h"
 #include "common/config.h"
 #include "common/store.h"
+#include "common/tensor_file.h"
 #include "worker/data/batch.h"
 #include "worker/data/training_log.h"
 #include "worker/model/codebook.h"
@@ -22,15 +23,28 @@ struct Content {
   std::unique_ptr<Encoder> encoder;
   std::unique_ptr<Codebook> codebook;
   std::optional<CodebookFigures> figures;  // over all contents
+  int64_t learnt_until = 0;  // of the data that the codebook is built from, unix seconds
 };
 
-// Trains what config.model.arm needs, on the training period only: pairs and PCA never see anything
-// later. Shows progress. Deterministic.
+// The codebook as a file, with learnt_until.
+TensorFile SaveCodebook(const Content& content);
+// The reverse. Files from before it was kept: `otherwise`.
+[[nodiscard]] absl::Status LoadCodebookInto(const TensorFile& file, int64_t otherwise,
+                                            Content* content);
+
+// What encoder and codebook learn from, of a training period: the days before codebook.learn_until.
+// kInvalidArgument: that is no date, or not in the period.
+[[nodiscard]] absl::StatusOr<Period> LearningPeriod(const Config& config, Period training);
+
+// Trains what config.model.arm needs, on the learning period only: pairs, PCA and codes never see
+// anything later. Shows progress. Deterministic.
 [[nodiscard]] absl::StatusOr<Content> TrainContent(const TrainingLog& log, const Config& config,
                                                    Period training);
 
-// The rows of the content table, [num_contents, ContentRowDim]: z, then codes as floats. For arm
-// shuffled_sid the codes are permuted over the contents (seeded): same histogram, no meaning.
+// The rows of the content table when a run starts, [num_contents, ContentRowDim]: z, then the codes
+// of version 0, and in the other slot the same ones, so that no slot ever holds what are no codes.
+// For arm shuffled_sid the codes are permuted over the contents (seeded): same histogram, no
+// meaning.
 std::vector<float> ContentRows(const TrainingLog& log, const Content& content,
                                const Config& config);
 

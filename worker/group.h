@@ -1,7 +1,9 @@
 // Processes that do something together: all of a run, or its workers.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -24,6 +26,14 @@ class Group {
   // ranks that are missing; the group is of no use after it.
   [[nodiscard]] virtual absl::StatusOr<std::vector<std::string>> Allgather(std::string_view mine,
                                                                            Deadline deadline) = 0;
+
+  // A group of the same members with messages of its own, for another thread of theirs. Whoever
+  // waits in it looks at `*give_up` (null: nothing), which outlives it: kCancelled once that is
+  // set, and the group is of no use then. kUnimplemented: this kind of group has no others.
+  [[nodiscard]] virtual absl::StatusOr<std::unique_ptr<Group>> Fork(
+      const std::atomic<bool>* /*give_up*/, Deadline /*deadline*/) {
+    return absl::UnimplementedError("no groups for other threads");
+  }
 };
 
 // One process alone.
@@ -33,6 +43,9 @@ class SoloGroup final : public Group {
   uint32_t size() const override { return 1; }
   absl::StatusOr<std::vector<std::string>> Allgather(std::string_view mine, Deadline) override {
     return std::vector<std::string>{std::string(mine)};
+  }
+  absl::StatusOr<std::unique_ptr<Group>> Fork(const std::atomic<bool>*, Deadline) override {
+    return std::make_unique<SoloGroup>();
   }
 };
 

@@ -153,6 +153,13 @@ absl::StatusOr<std::unique_ptr<MpiGroup>> MpiGroup::Split(uint32_t color, uint32
   return std::unique_ptr<MpiGroup>(new MpiGroup(world_, context, std::move(members)));
 }
 
+absl::StatusOr<std::unique_ptr<Group>> MpiGroup::Fork(const std::atomic<bool>* give_up,
+                                                      Deadline deadline) {
+  SAVIOR_ASSIGN_OR_RETURN(std::unique_ptr<MpiGroup> group, Split(0, rank_, deadline));
+  group->give_up_ = give_up;
+  return group;
+}
+
 std::string MpiGroup::Describe(const std::vector<uint32_t>& world_ranks) const {
   std::vector<uint32_t> own;
   own.reserve(world_ranks.size());
@@ -177,6 +184,8 @@ absl::StatusOr<std::vector<std::string>> MpiGroup::Allgather(std::string_view mi
     if (!moved.ok()) return failed_ = moved.status();
     if (*moved) {
       back_off.Reset();
+    } else if (give_up_ != nullptr && give_up_->load()) {
+      return failed_ = absl::CancelledError("given up");
     } else if (SteadyClock::now() >= deadline) {
       return failed_ = absl::DeadlineExceededError(absl::StrCat(
                  "waiting for all ", size(), " processes of a group: nothing from rank ",

@@ -1,6 +1,7 @@
 // Processes of an MPI job that do something together: all, or those of one role.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -33,6 +34,8 @@ class MpiGroup final : public Group {
   // they differ.
   absl::StatusOr<std::vector<std::string>> Allgather(std::string_view mine,
                                                      Deadline deadline) override;
+  absl::StatusOr<std::unique_ptr<Group>> Fork(const std::atomic<bool>* give_up,
+                                              Deadline deadline) override;
 
   // Longer gifts go in pieces of this size. For tests: all members set the same, between calls.
   void set_piece_bytes(size_t bytes) { piece_bytes_ = bytes; }
@@ -55,6 +58,7 @@ class MpiGroup final : public Group {
   const std::vector<uint32_t> members_;
   uint32_t rank_ = 0;
   size_t piece_bytes_ = MpiTransfers::kPieceBytes;
+  const std::atomic<bool>* give_up_ = nullptr;
   absl::Status failed_;  // the first error; nothing can be done together after it
 };
 

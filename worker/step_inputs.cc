@@ -1,5 +1,7 @@
 #include "worker/step_inputs.h"
 
+#include <absl/strings/str_cat.h>
+
 #include <utility>
 
 #include "worker/numerics.h"
@@ -8,8 +10,7 @@
 namespace savior {
 namespace {
 
-// Content rows that a worker keeps; beyond this it starts afresh. They are immutable within a
-// codebook version.
+// Content rows that a worker keeps; beyond this it starts afresh.
 constexpr size_t kCachedContents = size_t{1} << 22;
 
 std::vector<std::vector<uint64_t>> KeysOf(const std::vector<CategoricalFeature>& features) {
@@ -47,6 +48,16 @@ StepAssembler::StepAssembler(const TrainingLog* log, const Config& config)
       content_key_(ContentKeys(*log)) {
   num_numerics_ = kOwnNumerics + static_cast<int64_t>(log->schema().item_numerics.size() +
                                                       log->schema().context_numerics.size());
+}
+
+void StepAssembler::UseCodebook(uint32_t version) {
+  codebook_version_ = version;
+  ForgetContents();
+}
+
+void StepAssembler::ForgetContents() {
+  cached_.clear();
+  cache_rows_.clear();
 }
 
 absl::StatusOr<StepInputs> StepAssembler::Assemble(Batch batch, EmbeddingStore& store,
@@ -141,6 +152,8 @@ absl::Status StepAssembler::AssembleContents(StepInputs& in, EmbeddingStore& sto
   SAVIOR_RETURN_IF_ERROR(FetchContents(in.content_keys, store, deadline));
 
   const bool codes = arm_.uses_codes();
+  const uint32_t from =
+      CodesOffset(static_cast<uint32_t>(dim_), static_cast<uint32_t>(levels_), codebook_version_);
   UniqueKeys align(&in.align.keys);
   in.z.resize(n * static_cast<size_t>(dim_));
   if (codes) in.codes_of_content.resize(n * static_cast<size_t>(levels_));
@@ -148,8 +161,8 @@ absl::Status StepAssembler::AssembleContents(StepInputs& in, EmbeddingStore& sto
     const float* row = cache_rows_.data() + cached_.at(in.content_keys[c]);
     std::copy_n(row, dim_, in.z.data() + c * static_cast<size_t>(dim_));
     for (int64_t l = 0; codes && l < levels_; ++l) {
-      in.codes_of_content[static_cast<size_t>(l) * n + c] =
-          align.Number(AlignKey(static_cast<uint32_t>(l), static_cast<uint32_t>(row[dim_ + l])));
+      in.codes_of_content[static_cast<size_t>(l) * n + c] = align.Number(AlignKey(
+          codebook_version_, static_cast<uint32_t>(l), static_cast<uint32_t>(row[from + l])));
     }
   }
   if (content_vectors_) in.content_vector.keys = in.content_keys;
@@ -158,17 +171,20 @@ absl::Status StepAssembler::AssembleContents(StepInputs& in, EmbeddingStore& sto
 
 absl::Status StepAssembler::FetchContents(const std::vector<uint64_t>& keys, EmbeddingStore& store,
                                           Deadline deadline) {
-  if (cached_.size() + keys.size() > kCachedContents) {
-    cached_.clear();
-    cache_rows_.clear();
-  }
+  if (cached_.size() + keys.size() > kCachedContents) ForgetContents();
   std::vector<uint64_t> missing;
   for (const uint64_t key : keys) {
     if (!cached_.contains(key)) missing.push_back(key);
   }
   if (missing.empty()) return absl::OkStatus();
   const size_t offset = cache_rows_.size();
-  const auto row = static_cast<size_t>(content_row_);
+  // Those of a commit from before there were slots are shorter.
+  const size_t row = store.tables()[kContentTable].dim;
+  if (row < static_cast<size_t>(content_row_) && codebook_version_ > 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("table content: rows of ", row,
+                     " floats have the codes of version 0 only, not of ", codebook_version_));
+  }
   cache_rows_.resize(offset + missing.size() * row);
   const TablePull pull = {kContentTable, missing, std::span(cache_rows_).subspan(offset)};
   if (absl::Status status = store.Pull({&pull, 1}, deadline); !status.ok()) {

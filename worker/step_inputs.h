@@ -45,11 +45,19 @@ struct StepInputs {
   std::vector<float> numerics;            // [N, num_numerics]
 };
 
-// Knows the log and the model's shape. Single-threaded; keeps a bounded cache of content rows.
+// Knows the log and the model's shape. Single-threaded; keeps a bounded cache of content rows: who
+// puts others tells it (UseCodebook, ForgetContents).
 class StepAssembler {
  public:
-  // `log` must outlive the assembler.
+  // `log` must outlive the assembler. Of codebook version 0.
   StepAssembler(const TrainingLog* log, const Config& config);
+
+  // From now on codes and keys of alignment rows are those of `version`. Forgets contents.
+  void UseCodebook(uint32_t version);
+  uint32_t codebook_version() const { return codebook_version_; }
+  // Drops the cache of content rows: others were put, for contents that are new, or beside the
+  // codes in use.
+  void ForgetContents();
 
   int64_t num_numerics() const { return num_numerics_; }
   int64_t num_features() const { return static_cast<int64_t>(item_feature_keys_.size()); }
@@ -76,6 +84,7 @@ class StepAssembler {
   const bool features_of_history_;
   const bool content_vectors_;  // the model has a vector per content
   int64_t num_numerics_ = 0;
+  uint32_t codebook_version_ = 0;
   std::vector<std::vector<uint64_t>> item_feature_keys_;  // per feature: code -> key
   std::vector<std::vector<uint64_t>> context_keys_;
   std::vector<uint64_t> content_key_;  // content number -> key

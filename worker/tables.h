@@ -18,7 +18,7 @@ enum ModelTable : uint32_t {
   kFeatureTable,        // "feature"         FeatureKey   feature_dim
   kAlignTable,          // "align"           AlignKey     encoder.dim, from 0 (SaviorRec's A_l)
   kContentVectorTable,  // "content_vector"  content key  encoder.dim, from 0 (hybrid, free_content)
-  kContentTable,        // "content"         content key  z, then its codes as floats; frozen
+  kContentTable,        // "content"         content key  ContentRowDim: z and codes; frozen
   kModelTables
 };
 
@@ -32,13 +32,33 @@ std::vector<TableSpec> ModelTables(const Config& config);
 // Of value `value` of categorical feature `name`: a hash of both, stable over logs.
 uint64_t FeatureKey(std::string_view name, std::string_view value);
 
-constexpr uint64_t AlignKey(uint32_t level, uint32_t code) {
-  return (uint64_t{level} << 32) | code;
+// While a codebook is replaced, codes and alignment rows of its next version lie beside those in
+// use. Version v has slot v % 2: the space is that of two versions for ever, and what v has left in
+// its slot is v + 2's to replace.
+inline constexpr uint32_t kCodebookSlots = 2;
+
+constexpr uint32_t CodebookSlot(uint32_t version) { return version % kCodebookSlots; }
+
+// slot << 48 | level << 32 | code; level < 2^16.
+constexpr uint64_t AlignKey(uint32_t version, uint32_t level, uint32_t code) {
+  return (uint64_t{CodebookSlot(version)} << 48) | (uint64_t{level} << 32) | code;
 }
 
-// Length of a row of the content table: z and the codes, padded to a multiple of 4.
+// Whose AlignKey it is: a slot.
+constexpr uint64_t SlotOfAlignKey(uint64_t key) { return key >> 48; }
+
+// The key where one version is alone, as in a bundle: that of version 0.
+constexpr uint64_t WithoutSlot(uint64_t align_key) { return align_key & ((uint64_t{1} << 48) - 1); }
+
+// Length of a row of the content table: z, the codes of slot 0, those of slot 1, padded to a
+// multiple of 4. A code is a float, and exact.
 constexpr uint32_t ContentRowDim(uint32_t dim, uint32_t levels) {
-  return dim + (levels + 3) / 4 * 4;
+  return dim + (kCodebookSlots * levels + 3) / 4 * 4;
+}
+
+// Where the codes of `version` begin in such a row.
+constexpr uint32_t CodesOffset(uint32_t dim, uint32_t levels, uint32_t version) {
+  return dim + CodebookSlot(version) * levels;
 }
 
 }  // namespace savior

@@ -116,6 +116,16 @@ absl::Status Trainer::Seek(int64_t step) {
         absl::StrCat("step ", step, " lies outside of this run's 0 to ", total_steps_));
   }
   step_ = step;
+  return DropUnderWay();
+}
+
+absl::Status Trainer::UseCodebook(uint32_t version) {
+  SAVIOR_RETURN_IF_ERROR(DropUnderWay());
+  assembler_.UseCodebook(version);
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::DropUnderWay() {
   DropAhead();
   SAVIOR_RETURN_IF_ERROR(Settle());
   return store_->CancelHints(0);
@@ -131,7 +141,7 @@ void Trainer::DropAhead() {
 
 Deadline Trainer::NextDeadline() const { return DeadlineIn(Milliseconds(config_.ps.timeout_s)); }
 
-absl::StatusOr<StepInputs> Trainer::Load(int64_t step) {
+absl::StatusOr<Batch> Trainer::ReadBatch(int64_t step) {
   const int64_t epoch = step / steps_per_epoch_;
   if (epoch != epoch_) {
     SAVIOR_ASSIGN_OR_RETURN(
@@ -139,8 +149,18 @@ absl::StatusOr<StepInputs> Trainer::Load(int64_t step) {
         BatchReader::Create(log_, TrainingBatches(config_, training_, epoch, *allreduce_)));
     epoch_ = epoch;
   }
-  SAVIOR_ASSIGN_OR_RETURN(Batch batch, reader_->Read(step % steps_per_epoch_));
+  return reader_->Read(step % steps_per_epoch_);
+}
+
+absl::StatusOr<StepInputs> Trainer::Load(int64_t step) {
+  SAVIOR_ASSIGN_OR_RETURN(Batch batch, ReadBatch(step));
   return assembler_.Assemble(std::move(batch), *store_, NextDeadline());
+}
+
+absl::StatusOr<int64_t> Trainer::DataTime() {
+  if (step_ == 0) return training_.from;
+  SAVIOR_ASSIGN_OR_RETURN(const Batch batch, ReadBatch(step_ - 1));
+  return batch.timestamps.empty() ? training_.from : std::ranges::max(batch.timestamps);
 }
 
 // Starts the pulls of steps up to `until`, as far as they are assembled.
@@ -191,8 +211,10 @@ absl::StatusOr<StepFigures> Trainer::Step(StepWishes wishes) {
   const StepInputs& in = ahead_.front().in;
   figures.requests = in.batch.global_requests;
   figures.rows = in.batch.global_rows;
+  if (!in.batch.timestamps.empty()) figures.data_time = std::ranges::max(in.batch.timestamps);
   for (const TableKeys& keys : LearnedKeys(in))
     figures.rows_pulled += static_cast<int64_t>(keys.keys.size());
+  if (config_.eval.progressive) SAVIOR_RETURN_IF_ERROR(ScoreBefore(in));
   RowGradients grads;
   SAVIOR_RETURN_IF_ERROR(Compute(in, wishes, &grads, &figures));
   {
@@ -214,7 +236,7 @@ absl::StatusOr<StepFigures> Trainer::Step(StepWishes wishes) {
     adam.weight_decay = config_.train.dense_weight_decay;
     SAVIOR_RETURN_IF_ERROR(Guarded([&] { ranker_.dense().AdamStep(adam); }));
   }
-  if (figures.wishes.stop || step_ == total_steps_) {
+  if (figures.wishes.stop || figures.wishes.roll_back || step_ == total_steps_) {
     const Stopwatch watch(&seconds.push_wait);
     SAVIOR_RETURN_IF_ERROR(Settle());
   }
@@ -231,8 +253,15 @@ absl::Status Trainer::Compute(const StepInputs& in, StepWishes wishes, RowGradie
   // Before a push spreads it.
   SAVIOR_RETURN_IF_ERROR(CheckLosses(step_, losses));
   buckets_.StartRest();
-  totals_ = {static_cast<float>(losses.ctr), static_cast<float>(losses.ctcvr),
-             wishes.stop ? 1.0f : 0.0f, wishes.commit ? 1.0f : 0.0f};
+  const auto vote = [](bool wish) { return wish ? 1.0f : 0.0f; };
+  totals_ = {static_cast<float>(losses.ctr),
+             static_cast<float>(losses.ctcvr),
+             vote(wishes.stop),
+             vote(wishes.commit),
+             vote(wishes.roll_back),
+             vote(wishes.refresh_begin),
+             vote(wishes.refresh_busy),
+             vote(wishes.refresh_give_up)};
   allreduce_->Start(totals_);
   return absl::OkStatus();
 }
@@ -245,7 +274,12 @@ absl::Status Trainer::Sum(StepFigures* figures) {
       Annotate(allreduce_->Finish(DeadlineIn(Milliseconds(config_.cluster.allreduce_timeout_s))),
                absl::StrCat("step ", step_ - 1)));
   figures->losses = {totals_[0], totals_[1]};
-  figures->wishes = {.stop = totals_[2] > 0, .commit = totals_[3] > 0};
+  figures->wishes = {.stop = totals_[2] > 0,
+                     .commit = totals_[3] > 0,
+                     .roll_back = totals_[4] > 0,
+                     .refresh_begin = totals_[5] > 0,
+                     .refresh_busy = totals_[6] > 0,
+                     .refresh_give_up = totals_[7] > 0};
   return CheckLosses(step_ - 1, figures->losses);
 }
 
@@ -278,6 +312,20 @@ absl::Status Trainer::Settle() {
   const Ticket push = *push_;
   push_.reset();
   return store_->Finish(push);
+}
+
+absl::Status Trainer::ScoreBefore(const StepInputs& in) {
+  std::vector<float> p_ctr, p_ctcvr;
+  SAVIOR_RETURN_IF_ERROR(Guarded([&] { ranker_.Predict(in, &p_ctr, &p_ctcvr); }));
+  progressive_.predictions.Append(in.batch, p_ctr, p_ctcvr);
+  progressive_.batch_rows.push_back(in.batch.rows());
+  return absl::OkStatus();
+}
+
+PredictionShare Trainer::TakeProgressive() {
+  progressive_.worker = allreduce_->rank();
+  progressive_.workers = allreduce_->size();
+  return std::exchange(progressive_, {});
 }
 
 absl::StatusOr<Predictions> Trainer::Predict(Period period) {

@@ -44,10 +44,17 @@ struct StepSeconds {
   double adam = 0;
 };
 
-// What a worker wants of all of them after a step: nobody can stop or commit alone.
+// What a worker wants of all of them after a step, or lets them know: nobody can stop, commit or
+// refresh the codebook alone.
 struct StepWishes {
   bool stop = false;
   bool commit = false;
+  bool roll_back = false;  // stop, and go back to the codebook before
+  // Of a refresh of the codebook (launcher/refresh_flow.h).
+  bool refresh_begin = false;
+  bool refresh_busy = false;
+  bool refresh_give_up = false;
+  bool operator==(const StepWishes&) const = default;
 };
 
 struct StepFigures {
@@ -56,6 +63,7 @@ struct StepFigures {
   int64_t rows_pulled = 0;  // unique rows of all tables; of this worker
   RankerLosses losses;      // of all workers
   StepWishes wishes;        // of any worker, and so the same at all
+  int64_t data_time = 0;    // of this worker's latest request, unix seconds; 0: it has none
   StepSeconds seconds;
 };
 
@@ -77,11 +85,26 @@ class Trainer {
   // Goes on at `step`, 0 <= step <= total_steps() (the caller has restored weights and tables).
   [[nodiscard]] absl::Status Seek(int64_t step);
 
+  // The codebook whose codes and alignment rows steps and scores use: version 0 after Create. What
+  // was assembled, hinted or pulled ahead is dropped, and this worker's pushes are applied when it
+  // returns; the next step assembles anew. All workers do, between the same steps, and none goes on
+  // before all have (a pull that is dropped may wait for their pushes). With staleness > 0 the
+  // steps that were pulled ahead see newer rows than they would have: as after Seek(step()).
+  [[nodiscard]] absl::Status UseCodebook(uint32_t version);
+  uint32_t codebook_version() const { return assembler_.codebook_version(); }
+  // Content rows were put, with what this version knows unchanged: the next steps to be assembled
+  // read them again.
+  void ForgetContents() { assembler_.ForgetContents(); }
+
   // Performs one step; step() < total_steps(). All workers do, with the same step. `wishes`: of
   // this worker; they change nothing of the step. kDataLoss: the loss is not finite (step named);
   // kResourceExhausted: the device's memory is full; errors of the store and of the allreduce.
   // After an error the trainer is of no use.
   [[nodiscard]] absl::StatusOr<StepFigures> Step(StepWishes wishes = {});
+
+  // The time of this worker's latest request of the step before step(), unix seconds; without such
+  // a step or request, the beginning of the training period.
+  [[nodiscard]] absl::StatusOr<int64_t> DataTime();
 
   // Waits until this worker's pushes of all steps so far are applied. Before a commit; after the
   // last step, and one after which all stop, Step has done so.
@@ -92,6 +115,12 @@ class Trainer {
   // The same, of every `workers`-th batch from batch `worker` on (worker/eval/prediction_share.h).
   [[nodiscard]] absl::StatusOr<PredictionShare> PredictShare(Period period, int64_t worker,
                                                              int64_t workers);
+
+  // With eval.progressive: every step since Create or the last call, scored before it was learnt
+  // from (this worker's slice of each batch, so that the shares of all merge in the order of
+  // steps).
+  PredictionShare TakeProgressive();
+  bool progressive() const { return config_.eval.progressive; }
 
   at::Device device() const { return device_; }
   DenseWeights& dense() { return ranker_.dense(); }
@@ -107,16 +136,20 @@ class Trainer {
 
   Trainer(const Config& config, const TrainingLog* log, EmbeddingStore* store, Period training,
           Allreduce* allreduce, at::Device device);
+  absl::StatusOr<Batch> ReadBatch(int64_t step);
   absl::StatusOr<StepInputs> Load(int64_t step);
   absl::Status LookAhead(StepSeconds* seconds);
   absl::Status StartPulls(int64_t until);
   absl::Status FinishPull(Ahead& ahead);
+  absl::Status ScoreBefore(const StepInputs& in);
   absl::Status Compute(const StepInputs& in, StepWishes wishes, RowGradients* grads,
                        StepFigures* figures);
   absl::Status StartPush(const StepInputs& in, const RowGradients& grads);
   absl::Status Sum(StepFigures* figures);
   static absl::Status CheckLosses(int64_t step, const RankerLosses& losses);
   void DropAhead();
+  // Nothing is assembled, hinted, pulled or pushed when it returns.
+  absl::Status DropUnderWay();
   Deadline NextDeadline() const;
 
   const Config config_;
@@ -137,9 +170,10 @@ class Trainer {
   int64_t step_ = 0;
   std::deque<Ahead> ahead_;  // steps step_, step_ + 1, ...: hinted, the first of them pulled, too
   std::optional<Ticket> push_;  // of the last step
-  // Summed behind the gradients: losses, and how many workers ask to stop, and to commit.
-  std::array<float, 4> totals_ = {};
+  // Summed behind the gradients: losses, and how many workers have each wish.
+  std::array<float, 8> totals_ = {};
   bool summing_ = false;  // started, not finished
+  PredictionShare progressive_;
 };
 
 }  // namespace savior

@@ -19,12 +19,14 @@ class SmallDisk:
 
     def __init__(self, folder: Path, megabytes: int):
         self.folder = folder
+        self.full = False
         self.remove()
         folder.mkdir(parents=True)
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", folder], check=True)
 
     def fill(self):
         """Until nothing more fits; what the run frees meanwhile is taken as well."""
+        self.full = True
         with open(self.folder / "ballast", "ab", buffering=0) as ballast:
             try:
                 while True:
@@ -34,6 +36,7 @@ class SmallDisk:
 
     def make_room(self):
         (self.folder / "ballast").unlink(missing_ok=True)
+        self.full = False
 
     def remove(self):
         if os.path.ismount(self.folder):  # also that of a killed test
@@ -49,6 +52,7 @@ class Chaos:
         self.bed, self.disk, self.random, self.start = bed, disk, random, start
         self.lease_s = lease_s
         self.launch: Launch = start()
+        self.met_full_disk = False  # since this launcher was started
         self.began = time.monotonic()
         self.counts: dict[str, int] = {}
         self.faults = {self.kill_rank: 4, self.kill_launcher: 2, self.kill_mpirun: 1, self.stop_rank: 3,
@@ -76,8 +80,12 @@ class Chaos:
         if code == 0:
             assert "finished after " in self.launch.text(), self.launch.text()
             return True
+        text = self.launch.text()
+        # It begins by making sure that the run's folder can be written to, and says so if not.
+        refused = code == 1 and self.met_full_disk and text.endswith("No space left on device\n")
         # Its wrapper's status where it was killed, or its node.
-        assert code in (-9, 137), f"the launcher ended with {code}:\n{self.launch.text()}"
+        assert refused or code in (-9, 137), f"the launcher ended with {code}:\n{text}"
+        self.met_full_disk = self.disk.full
         self.launch = self.start()
         return False
 
@@ -131,6 +139,7 @@ class Chaos:
     def fill_disk(self):
         seconds = self.random.uniform(1, 15)
         self.log(f"the disk is full for {seconds:.1f} s")
+        self.met_full_disk = True
         until = time.monotonic() + seconds
         while time.monotonic() < until and not self.has_finished():
             self.disk.fill()

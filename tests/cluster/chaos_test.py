@@ -71,7 +71,7 @@ def measure_rate(config: Path, overrides) -> float:
     """Steps per second of a run that is left alone."""
     run = launch(config, BED.work / "rate", "train.epochs=1000", *overrides)
     try:
-        runs.wait_until("the first step", lambda: runs.steps_done(run.run), 300)
+        runs.wait_until("the first step", lambda: runs.steps_done(run.run))
         began = runs.steps_done(run.run)
         time.sleep(RATE_S)
         return (runs.steps_done(run.run) - began) / RATE_S
@@ -95,7 +95,7 @@ def train_in_chaos(config: Path, arguments, minutes, disk: SmallDisk, random,
     chaos = Chaos(BED, disk, random, lambda: launch(config, disk.folder / "run", *arguments), LEASE_S)
     try:
         # A machine that is not there at the very first start is a mistake, and refused.
-        runs.wait_until("the first commit", lambda: runs.newest_commit(chaos.launch.run) >= 0, 300)
+        runs.wait_until("the first commit", lambda: runs.newest_commit(chaos.launch.run) >= 0)
         chaos.go_on(minutes)
         chaos.log("everything is mended")
         runs.wait_until("the end of the run", chaos.has_finished, limit_s)

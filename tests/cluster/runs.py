@@ -12,6 +12,7 @@ from pathlib import Path
 
 PROGRAM = os.environ["SAVIOR_PROGRAM"]
 SKIPPED = 77  # what CMakeLists.txt tells CTest to call a skip
+HANGS_S = 600  # what takes longer hangs, however busy the machine is
 
 CONFIG = """
 [data]
@@ -92,7 +93,7 @@ def newest_commit(run: Path) -> int:
     return max(steps, default=-1)
 
 
-def wait_until(what: str, condition, limit_s: float = 120):
+def wait_until(what: str, condition, limit_s: float = HANGS_S):
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
         value = condition()
@@ -110,7 +111,7 @@ def steps_done(run: Path) -> int:
         return 0
 
 
-def wait_for_commit(run: Path, step: int, limit_s: float = 120):
+def wait_for_commit(run: Path, step: int, limit_s: float = HANGS_S):
     wait_until(f"a commit of {run} at step {step}", lambda: newest_commit(run) >= step, limit_s)
 
 
@@ -198,7 +199,7 @@ class Launch:
         for pid in processes(self.run, "launch"):
             os.kill(pid, sent)
 
-    def wait(self, limit_s: float = 120) -> int:
+    def wait(self, limit_s: float = HANGS_S) -> int:
         try:
             return self.process.wait(limit_s)
         except subprocess.TimeoutExpired:

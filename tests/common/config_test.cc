@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <string>
@@ -221,7 +222,7 @@ void Change(const ConfigField& field) {
         } else if constexpr (std::is_same_v<T, int64_t>) {
           *value += 4;
         } else if constexpr (std::is_same_v<T, double>) {
-          *value = *value / 3 + 0.1;
+          *value = std::max(*value / 3 + 0.1, field.min + 0.01);
         } else if constexpr (std::is_same_v<T, std::string>) {
           if (!field.choices.empty()) {
             *value = field.choices[0] == *value ? field.choices[1] : field.choices[0];

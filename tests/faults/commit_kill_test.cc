@@ -23,8 +23,8 @@ constexpr int64_t kCommits = 4;
 
 absl::Status Fill(const fs::path& part) {
   fs::create_directories(part / "shard-0");
-  SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(part / kDenseFile, "weights"));
-  return WriteFileAtomically(part / "shard-0" / "1.sst", std::string(5000, 'r'));
+  SAVIOR_RETURN_IF_ERROR(WriteFile(part / kDenseFile, "weights"));
+  return WriteFile(part / "shard-0" / "1.sst", std::string(5000, 'r'));
 }
 
 absl::Status CommitAndPrune(const fs::path& folder, int64_t step) {
@@ -93,6 +93,45 @@ TEST(CommitKill, LeavesTheOldCommitOrTheNewOneAndNeverAPart) {
   EXPECT_GE(points, 15);
   PrintFigure("commit_kill", fmt::format("{} kills at {} points: {} commits partial, {} lost",
                                          kills, points, partial, lost));
+}
+
+// The commit of another codebook, by its manifest alone.
+TEST(CommitKill, OfARepublishedOneLeavesItAsItWasOrAsItWillBe) {
+  int kills = 0, former = 0;
+  for (const FailpointInfo& point : kFailpoints) {
+    const std::string name(point.name);
+    if (!name.starts_with("file.")) continue;
+    SCOPED_TRACE(name);
+    const TempFolder folder("/dev/shm");
+    const fs::path commits = folder / "commits";
+    CommitManifest manifest;
+    manifest.step = 5;
+    manifest.shards = 1;
+    manifest.codebook = {.version = 1, .since_step = 5, .previous = 0, .probation = true};
+    ASSERT_TRUE(WriteCommit(commits, manifest, Fill).ok());
+    const auto roll_back = [&] {
+      return RepublishCommit(
+                 commits, 5,
+                 [](CommitManifest* changed) { changed->codebook = RolledBack(changed->codebook); })
+          .status();
+    };
+    const pid_t child = ::fork();
+    if (child == 0) ::_exit(ArmFailpoints(name + "=exit").ok() && roll_back().ok() ? 0 : 1);
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    ASSERT_TRUE(WIFEXITED(status)) << status;
+    ASSERT_EQ(WEXITSTATUS(status), kFailpointExit);
+    ++kills;
+    const auto opened = OpenCommit(CommitFolder(commits, 5), /*digests=*/true);
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    if (opened->manifest.codebook == manifest.codebook) {
+      ++former;
+      ASSERT_TRUE(roll_back().ok());
+    }
+    EXPECT_EQ(NewestCommit(commits)->manifest.codebook, RolledBack(manifest.codebook));
+  }
+  EXPECT_GT(former, 0);
+  EXPECT_LT(former, kills);
 }
 
 }  // namespace

@@ -18,6 +18,7 @@
 #include "launcher/run_commits.h"
 #include "launcher/run_folder.h"
 #include "launcher/run_store.h"
+#include "ps/cold_store.h"
 #include "tests/launcher/small_run.h"
 #include "worker/tables.h"
 
@@ -26,7 +27,19 @@ namespace savior {
 // Values of the rows that there may be, by table: [keys, dim], as pulled.
 using PulledRows = std::map<uint32_t, std::vector<float>>;
 
-// Single-threaded, as a run's lead is.
+// While one exists, slices of so many rows are table files of their own: real ones are thousands.
+class SlicesAsFiles {
+ public:
+  explicit SlicesAsFiles(size_t rows) : before_(WriteFilesFrom(rows)) {}
+  ~SlicesAsFiles() { WriteFilesFrom(before_); }
+  SlicesAsFiles(const SlicesAsFiles&) = delete;
+  SlicesAsFiles& operator=(const SlicesAsFiles&) = delete;
+
+ private:
+  const size_t before_;
+};
+
+// Its slices are written in both ways. Single-threaded, as a run's lead is.
 class CommittingStore {
  public:
   static constexpr uint64_t kKeys = 3000;
@@ -58,6 +71,7 @@ class CommittingStore {
 
   std::filesystem::path commits() const { return folder_->commits(); }
   int64_t step() const { return step_; }
+  RunCommits& run_commits() { return *commits_; }
 
   // A step: some hundred rows of two tables change.
   absl::Status Push() {
@@ -134,6 +148,7 @@ class CommittingStore {
   }
 
   const Config config_;
+  const SlicesAsFiles as_files_{50};
   Random random_;
   int64_t step_ = 0;
   std::unique_ptr<RunFolder> folder_;

@@ -150,9 +150,11 @@ TEST(EioRead, EndsTheCommitAndIsPassedOverAtAStart) {
 // A step that fails anywhere on the way of a shard's checkpoint: nobody is ever told that there is
 // one.
 TEST(Acknowledgement, OfACheckpointNeverComesBeforeItIsWritten) {
-  const std::vector<std::string> points = {"shard.before_slice",      "shard.after_slice",
-                                           "checkpoint.before_notes", "checkpoint.before_flush",
-                                           "checkpoint.before_links", "checkpoint.after_links"};
+  const std::vector<std::string> points = {"shard.before_slice",      "sorted.before_ingest",
+                                           "shard.after_slice",       "checkpoint.before_notes",
+                                           "checkpoint.before_flush", "checkpoint.before_links",
+                                           "checkpoint.after_links"};
+  const SlicesAsFiles all(1);
   const TempFolder folder("/dev/shm");
   const std::vector<TableSpec> tables = {AlignTable("t", 16, Optimizer(OptimizerKind::kSgd, 1))};
   const auto store = *LocalStore::Open(

@@ -29,10 +29,10 @@ using ::testing::HasSubstr;
 constexpr int64_t kSteps = 10;
 constexpr int64_t kStop = 6;  // of what is resumed with a restore to be killed
 
-// Points and the hit to kill at; 0: drawn below 5.
+// Points, and the hits of which one is drawn to kill at.
 struct Points {
   const char* prefix;
-  uint64_t hit;
+  uint64_t first, last;
 };
 
 class KillEachFailpoint : public ::testing::Test {
@@ -101,10 +101,10 @@ class KillEachFailpoint : public ::testing::Test {
     std::ofstream(file) << ToToml(config);
     return {"train", file.string(), "--resume"};
   }
-  // Kills the run at `point`, and lets it go on to its end.
-  static void KillTraining(const Config& config, const std::string& point, uint64_t hit) {
+  // Kills the run at `point`, and lets it go on to its end: that of `undisturbed`.
+  static void KillTraining(const Config& config, const std::string& point, uint64_t hit,
+                           const Config& undisturbed = Named("undisturbed")) {
     SCOPED_TRACE(point);
-    if (hit == 0) hit = 1 + random_->Below(5);
     const std::string armed = fmt::format("{}=exit@{}", point, hit);
     const Ended killed = Run(TrainCommand(config), armed);
     ASSERT_EQ(killed.code, kFailpointExit) << armed << "\n" << killed.err;
@@ -115,9 +115,22 @@ class KillEachFailpoint : public ::testing::Test {
     } else {
       RunToTheEnd(config, /*resume=*/true);  // the same, without a process to start
     }
-    ExpectSame(Named("undisturbed"), config);
+    ExpectSame(undisturbed, config);
     if (Failures() == failures) covered_->insert(point);
     fs::remove_all(config.run.dir);
+  }
+  // The same with a refresh of the codebook between the commits of steps 6 and 9.
+  static Config WithRefresh(const std::string& name) {
+    Config config = Named(name);
+    config.refresh.at_step = 7;
+    config.refresh.switch_after_steps = 1;
+    config.refresh.cpu_share = 1;
+    config.refresh.distil_steps = 3;
+    // Tiny worlds would not pass.
+    config.refresh.min_preserved_r2 = -100;
+    config.refresh.max_churn = config.refresh.max_dead_share = 1;
+    config.refresh.max_auc_loss = 100;
+    return config;
   }
 
   static TempFolder* folder_;
@@ -130,15 +143,35 @@ std::set<std::string>* KillEachFailpoint::covered_ = nullptr;
 
 TEST_F(KillEachFailpoint, OfACommit) {
   // At the second commit of three, when there is one before it, and one to be deleted after it.
-  for (const auto& [prefix, hit] : std::vector<Points>{{"file.", 0},
-                                                       {"folder.", 2},
-                                                       {"commit.", 2},
-                                                       {"prune.", 2},
-                                                       {"shard.", 0},
-                                                       {"checkpoint.", 0}}) {
+  // Small files that are replaced: a run's configuration and its result.
+  for (const auto& [prefix, first, last] : std::vector<Points>{{"file.", 1, 2},
+                                                               {"folder.", 2, 2},
+                                                               {"commit.", 2, 2},
+                                                               {"prune.", 2, 2},
+                                                               {"shard.", 1, 5},
+                                                               {"checkpoint.", 1, 5}}) {
     for (const std::string& point : PointsOf(prefix)) {
-      KillTraining(Named("killed-" + point), point, hit);
+      KillTraining(Named("killed-" + point), point, first + random_->Below(last - first + 1));
     }
+  }
+}
+
+// Slices of thousands of rows, which become table files of their own: of the content of many items.
+TEST_F(KillEachFailpoint, OfACommitOfManyRows) {
+  GenerateOptions world = SmallWorld();
+  world.users = 80;
+  world.items = 12'000;
+  const fs::path folder = folder_->path() / "many";
+  MakeRaw(folder, world);
+  const auto named = [&](const std::string& name) {
+    Config config = Named("many-" + name);
+    config.data.raw = (folder / "raw").string();
+    config.data.cache = (folder / "cache").string();
+    return config;
+  };
+  RunToTheEnd(named("undisturbed"));
+  for (const std::string& point : PointsOf("sorted.")) {
+    KillTraining(named("killed-" + point), point, 1 + random_->Below(2), named("undisturbed"));
   }
 }
 
@@ -164,6 +197,46 @@ TEST_F(KillEachFailpoint, OfARestore) {
     if (anew) config.ps.shards = 3;
     fs::copy(stopped.run.dir, config.run.dir, fs::copy_options::recursive);
     KillTraining(config, point, 2);
+  }
+}
+
+// A refresh of the codebook: before the commit of its switch the run goes on with the old version
+// and does it again, and after it with the new one.
+TEST_F(KillEachFailpoint, OfARefresh) {
+  const Config undisturbed = WithRefresh("refreshed");
+  RunToTheEnd(undisturbed);
+  ASSERT_EQ(NewestCommit(fs::path(undisturbed.run.dir) / "commits")->manifest.codebook.version, 1u);
+  for (const std::string& point : PointsOf("refresh.")) {
+    if (point.find("rollback") != std::string::npos) continue;
+    KillTraining(WithRefresh("killed-" + point), point, 1, undisturbed);
+  }
+  // While the commit of the switch is written, too.
+  for (const char* point :
+       {"commit.after_freeze", "commit.before_manifest", "commit.after_publish"}) {
+    KillTraining(WithRefresh(std::string("switch-") + point), point, 3, undisturbed);
+  }
+}
+
+// A rollback; asked for again it is done.
+TEST_F(KillEachFailpoint, OfARollback) {
+  const Config never = Named("undisturbed");
+  for (const std::string& point : PointsOf("refresh.before_rollback")) {
+    SCOPED_TRACE(point);
+    const Config config = WithRefresh("killed-" + point);
+    RunToTheEnd(config);
+    const int failures = Failures();
+    const std::vector<std::string> command = {"refresh", config.run.dir, "--rollback"};
+    ASSERT_EQ(Run(command, point + "=exit").code, kFailpointExit);
+    const Ended again = Run(command);
+    ASSERT_EQ(again.code, 0) << again.err;
+    const auto newest = NewestCommit(fs::path(config.run.dir) / "commits");
+    ASSERT_TRUE(newest.ok()) << newest.status();
+    EXPECT_EQ(newest->manifest.codebook.version, 0u);
+    EXPECT_EQ(newest->manifest.step, 8);
+    RunToTheEnd(config, /*resume=*/true);
+    EXPECT_EQ(ResultOf(config), ResultOf(never));
+    EXPECT_EQ(LearnedBy(config).dense, LearnedBy(never).dense);
+    if (Failures() == failures) covered_->insert(point);
   }
 }
 

@@ -5,6 +5,7 @@
 
 #include <cctype>
 #include <fstream>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -79,6 +80,15 @@ void Overwrite(const fs::path& path, const std::string& bytes) {
   std::ofstream(path, std::ios::binary | std::ios::trunc) << bytes;
 }
 
+// Changes what the manifest of a commit says; its own digest holds.
+void WriteManifest(const Commit& commit, const std::function<void(nlohmann::ordered_json*)>& edit) {
+  auto json = nlohmann::ordered_json::parse(BytesOf(commit.folder / "manifest.json"));
+  edit(&json);
+  json.erase("xxh3");
+  json["xxh3"] = DigestBytes(json.dump());
+  Overwrite(commit.folder / "manifest.json", json.dump(1) + "\n");
+}
+
 std::vector<std::string> NamesIn(const fs::path& folder) {
   std::vector<std::string> names;
   for (const auto& entry : fs::directory_iterator(folder)) {
@@ -111,15 +121,13 @@ TEST(Commit, OpensAsItWasWritten) {
 TEST(Commit, WithoutRulesOpensWithTheirDefaults) {
   const TempFolder folder;
   const Commit commit = Write(folder / "commits", 42);
-  auto json = nlohmann::ordered_json::parse(BytesOf(commit.folder / "manifest.json"));
-  for (auto& table : json["tables"]) {
-    for (const char* key : {"admission", "eviction", "bad_gradients"}) {
-      EXPECT_EQ(table.erase(key), 1u) << key;
+  WriteManifest(commit, [](auto* json) {
+    for (auto& table : (*json)["tables"]) {
+      for (const char* key : {"admission", "eviction", "bad_gradients"}) {
+        EXPECT_EQ(table.erase(key), 1u) << key;
+      }
     }
-  }
-  json.erase("xxh3");
-  json["xxh3"] = DigestBytes(json.dump());
-  Overwrite(commit.folder / "manifest.json", json.dump(1) + "\n");
+  });
   const auto opened = OpenCommit(commit.folder, /*digests=*/true);
   ASSERT_TRUE(opened.ok()) << opened.status();
   for (size_t t = 0; t < opened->manifest.tables.size(); ++t) {
@@ -288,8 +296,116 @@ TEST(Commit, KeepNewestDeletesTheOlder) {
   EXPECT_TRUE(KeepNewest(folder / "nowhere", 1).ok());
   // What is read stays.
   for (const int64_t step : {5, 10}) Write(commits, step);
-  ASSERT_TRUE(KeepNewest(commits, 1, commits / "commit-000000000005").ok());
+  ASSERT_TRUE(KeepNewest(commits, 1, {commits / "commit-000000000005"}).ok());
   EXPECT_THAT(NamesIn(commits), ElementsAre("commit-000000000005", "commit-000000001000"));
+}
+
+TEST(Commit, KeepNewestLeavesAllThatArePinned) {
+  const TempFolder folder;
+  const fs::path commits = folder / "commits";
+  for (const int64_t step : {1, 2, 3, 4}) Write(commits, step);
+  // However their folder is written, and whether they are there.
+  const std::vector<fs::path> pinned = {commits / "." / "commit-000000000001",
+                                        CommitFolder("elsewhere/commits", 3),
+                                        commits / "commit-000000000099"};
+  ASSERT_TRUE(KeepNewest(commits, 1, pinned).ok());
+  EXPECT_THAT(NamesIn(commits),
+              ElementsAre("commit-000000000001", "commit-000000000003", "commit-000000000004"));
+}
+
+TEST(Commit, SaysWhichCodebookIsInUse) {
+  const TempFolder folder;
+  for (const CodebookState& state :
+       {CodebookState{}, CodebookState{7, 42, 6, true}, CodebookState{7, 40, 0, false},
+        CodebookState{6, 42, 7, false}, CodebookState{UINT32_MAX, 0, UINT32_MAX - 1, true}}) {
+    CommitManifest manifest = Manifest(42);
+    manifest.codebook = state;
+    const auto written = WriteCommit(folder / "commits", manifest, Fill);
+    ASSERT_TRUE(written.ok()) << written.status();
+    const auto opened = OpenCommit(written->folder, /*digests=*/true);
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    EXPECT_EQ(opened->manifest.codebook, state);
+  }
+}
+
+TEST(Commit, FromBeforeCodebooksHadVersionsHasVersionZero) {
+  const TempFolder folder;
+  const Commit commit = Write(folder / "commits", 42);
+  WriteManifest(commit, [](auto* json) { EXPECT_EQ(json->erase("codebook"), 1u); });
+  const auto opened = OpenCommit(commit.folder, /*digests=*/true);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  EXPECT_EQ(opened->manifest.codebook, CodebookState{});
+}
+
+TEST(Commit, AWrongCodebookIsDamageThatNamesTheField) {
+  const TempFolder folder;
+  const Commit commit = Write(folder / "commits", 42);
+  const auto write = [&](const char* field, const nlohmann::ordered_json& value) {
+    WriteManifest(commit, [&](auto* json) {
+      (*json)["codebook"] = {
+          {"version", 3}, {"since_step", 42}, {"previous", 2}, {"probation", true}};
+      if (value.is_null()) {
+        (*json)["codebook"].erase(field);
+      } else {
+        (*json)["codebook"][field] = value;
+      }
+    });
+    return OpenCommit(commit.folder, /*digests=*/false).status();
+  };
+  EXPECT_TRUE(write("version", 3).ok());
+  const std::vector<std::pair<const char*, nlohmann::ordered_json>> wrong = {
+      {"version", -1},      {"version", 1.5},
+      {"version", "3"},     {"version", uint64_t{1} << 32},
+      {"version", nullptr}, {"since_step", -1},
+      {"since_step", 43},   {"previous", 1},  // on probation is the version after it
+      {"previous", 3},      {"previous", true},
+      {"probation", 1},     {"probation", nullptr}};
+  for (const auto& [field, value] : wrong) {
+    const absl::Status status = write(field, value);
+    EXPECT_TRUE(absl::IsDataLoss(status)) << field << " " << value << ": " << status;
+    EXPECT_THAT(status.message(), HasSubstr("manifest.json"));
+    EXPECT_THAT(status.message(), HasSubstr(field));
+  }
+}
+
+TEST(CodebookState, RolledBackHasTheFormerVersionAndItsFile) {
+  const CodebookState first, probation{5, 120, 4, true};
+  EXPECT_STREQ(CodebookFileOf(first), kCodebookFile);
+  EXPECT_STREQ(CodebookFileOf(probation), kCodebookFile);
+  const CodebookState back = RolledBack(probation);
+  EXPECT_EQ(back, (CodebookState{4, 120, 5, false, /*by_hand_only=*/true}));
+  EXPECT_STREQ(CodebookFileOf(back), kPreviousCodebookFile);
+}
+
+TEST(Commit, RepublishedHasTheSameFilesAndAnotherManifest) {
+  const TempFolder folder;
+  const fs::path commits = folder / "commits";
+  CommitManifest manifest = Manifest(42);
+  manifest.codebook = {1, 42, 0, true};
+  const auto written = WriteCommit(commits, manifest, Fill);
+  ASSERT_TRUE(written.ok()) << written.status();
+  const auto again = RepublishCommit(commits, 42, [](CommitManifest* changed) {
+    changed->codebook = RolledBack(changed->codebook);
+    changed->step = 7;
+    changed->files.clear();
+  });
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->folder, written->folder);
+  const auto opened = NewestCommit(commits);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  EXPECT_EQ(opened->manifest.codebook, RolledBack(manifest.codebook));
+  EXPECT_EQ(opened->manifest.step, 42);
+  EXPECT_EQ(opened->manifest.tables, manifest.tables);
+  ASSERT_EQ(opened->manifest.files.size(), written->manifest.files.size());
+  for (size_t i = 0; i < opened->manifest.files.size(); ++i) {
+    EXPECT_EQ(opened->manifest.files[i].path, written->manifest.files[i].path);
+    EXPECT_EQ(opened->manifest.files[i].xxh3, written->manifest.files[i].xxh3);
+  }
+  EXPECT_THAT(NamesIn(opened->folder), ElementsAre("dense.safetensors", "manifest.json",
+                                                   "resolved.toml", "shard-0", "shard-1"));
+  EXPECT_TRUE(absl::IsNotFound(RepublishCommit(commits, 43, [](auto*) {}).status()));
+  fs::remove(opened->folder / "dense.safetensors");
+  EXPECT_TRUE(absl::IsDataLoss(RepublishCommit(commits, 42, [](auto*) {}).status()));
 }
 
 }  // namespace

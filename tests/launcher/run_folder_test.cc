@@ -192,7 +192,7 @@ TEST(RunFolder, MetricsAreALineEach) {
   const auto opened = RunFolder::Open(In(folder.path()), /*resume=*/false);
   ASSERT_TRUE(opened.ok()) << opened.status();
   for (int step = 0; step < 3; ++step) {
-    ASSERT_TRUE((*opened)->AddMetrics({{"step", step}, {"loss", 0.5}}).ok());
+    ASSERT_TRUE((*opened)->metrics().Add({{"step", step}, {"loss", 0.5}}).ok());
   }
   std::ifstream lines((*opened)->path() / "metrics.jsonl");
   int64_t step = 0;

@@ -36,7 +36,8 @@ Rows RowsOf(Shard* shard, uint32_t table) {
   Rows rows;
   std::optional<uint64_t> from = 0;
   while (from.has_value()) {
-    const auto next = shard->VisitRows(table, *from, 1000, [&](const StoredRow& row) {
+    const RowRange range = {.from = *from, .rows = 1000};
+    const auto next = shard->VisitRows(table, {&range, 1}, [&](size_t, const StoredRow& row) {
       rows[row.key] = {{row.weights.begin(), row.weights.end()},
                        {row.state.begin(), row.state.end()},
                        row.updates,
@@ -45,7 +46,7 @@ Rows RowsOf(Shard* shard, uint32_t table) {
     });
     EXPECT_TRUE(next.ok()) << next.status();
     if (!next.ok()) break;
-    from = *next;
+    from = next->front();
   }
   return rows;
 }
@@ -125,7 +126,9 @@ class Traffic {
         const WritePart push{.table = t, .selection = {keys, {}}, .values = values.data()};
         ASSERT_TRUE(shard->Push(step_, {&push, 1}).ok());
       }
-      if (what == 1) ASSERT_TRUE(shard->Hint(t, step_ + 1, keys).ok());
+      if (what == 1) {
+        ASSERT_TRUE(shard->Hint(t, step_ + 1, keys).ok());
+      }
       if (what == 2) shard->Tend();
     }
   }

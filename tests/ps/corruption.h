@@ -23,7 +23,7 @@ inline std::filesystem::path LargestTableFile(const std::filesystem::path& folde
 // Flips a bit in every 512th byte of the first three quarters of the largest table file below
 // `folder`: all data blocks, not the footer. Returns the file.
 inline std::filesystem::path FlipBytes(const std::filesystem::path& folder) {
-  const std::filesystem::path path = LargestTableFile(folder);
+  std::filesystem::path path = LargestTableFile(folder);
   std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
   const auto end = static_cast<std::streamoff>(std::filesystem::file_size(path) * 3 / 4);
   for (std::streamoff offset = 100; offset < end; offset += 512) {

@@ -37,9 +37,10 @@ TEST(Shard, AVisitorsErrorIsNotTheShards) {
   std::vector<float> rows(32, 1.0f);
   const WritePart push{.table = 0, .selection = {keys, positions}, .values = rows.data()};
   ASSERT_TRUE(shard->Push(1, {&push, 1}).ok());
-  EXPECT_TRUE(absl::IsDataLoss(
-      shard->VisitRows(0, 0, 100, [](const StoredRow&) { return absl::DataLossError("mine"); })
-          .status()));
+  const std::vector<RowRange> ranges = {{.last = 3}, {.from = 4, .rows = 100}};
+  const auto visited = shard->VisitRows(
+      0, ranges, [](size_t, const StoredRow&) { return absl::DataLossError("mine"); });
+  EXPECT_TRUE(absl::IsDataLoss(visited.status()));
   EXPECT_TRUE(shard->Pull(0, {keys, positions}, rows.data(), nullptr).ok());
 }
 

@@ -233,10 +233,16 @@ TEST_F(TableTest, VisitsAllRowsByKeyWithTheirCounters) {
     EXPECT_TRUE(row.state.empty());
     return absl::OkStatus();
   };
-  EXPECT_EQ(*table_->VisitRows(0, 15, visit), 15u);
+  ASSERT_TRUE(table_->WriteBack().ok());
+  EXPECT_EQ(*table_->VisitRows({.rows = 15}, visit), 15u);
   EXPECT_EQ(next, 15u);
-  EXPECT_EQ(*table_->VisitRows(15, 25, visit), 40u);
-  EXPECT_EQ(*table_->VisitRows(40, 25, visit), std::nullopt);
+  EXPECT_EQ(*table_->VisitRows({.from = 15, .last = 29}, visit), std::nullopt);
+  EXPECT_EQ(next, 30u);
+  EXPECT_EQ(*table_->VisitRows({.from = 30, .last = 34, .rows = 5}, visit), std::nullopt);
+  EXPECT_EQ(*table_->VisitRows({.from = 35, .last = 38, .rows = 4}, visit), std::nullopt);
+  EXPECT_EQ(*table_->VisitRows({.from = 39, .last = 44, .rows = 1}, visit), 40u);
+  EXPECT_EQ(*table_->VisitRows({.from = 40, .rows = 25}, visit), std::nullopt);
+  EXPECT_EQ(*table_->VisitRows({.from = 40, .last = 50}, visit), std::nullopt);
   EXPECT_EQ(next, 40u);
 }
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <numeric>
 #include <utility>
 
 #include "worker/model/codebook_weights.h"
@@ -47,11 +48,24 @@ class ResidualCodebook final : public Codebook {
   int levels() const override { return weights_.levels; }
   int codes() const override { return weights_.codes; }
   int dim() const override { return weights_.dim; }
+  int latent() const override { return weights_.latent; }
+  std::span<const float> embeddings() const override { return weights_.embeddings; }
+
+  std::vector<float> Latents(std::span<const float> z) const override {
+    return savior::Latents(weights_, z);
+  }
+
+  std::unique_ptr<Codebook> WithEmbeddings(std::vector<float> embeddings) const override {
+    CHECK_EQ(embeddings.size(), weights_.embeddings.size());
+    CodebookWeights weights = weights_;
+    weights.embeddings = std::move(embeddings);
+    return MakeCodebook(std::move(weights));
+  }
 
   std::vector<int32_t> Quantise(std::span<const float> z) const override {
     CHECK_EQ(z.size() % static_cast<size_t>(weights_.dim), 0u);
     const auto latent = static_cast<size_t>(weights_.latent);
-    std::vector<float> rest = Latents(weights_, z);
+    std::vector<float> rest = Latents(z);
     const size_t n = rest.size() / latent;
     std::vector<int32_t> codes(n * search_.size());
     for (size_t i = 0; i < n; ++i) {
@@ -102,6 +116,32 @@ absl::StatusOr<Projection> LoadProjection(const TensorFile& file, const std::str
   return projection;
 }
 
+absl::StatusOr<CodebookWeights> LoadWeights(const TensorFile& file) {
+  SAVIOR_RETURN_IF_ERROR(CheckKindOfFile(file, kWhat, kVersion));
+  SAVIOR_ASSIGN_OR_RETURN(HostTensor embeddings, TakeTensor(file, "embeddings", {-1, -1, -1}));
+  CodebookWeights weights;
+  if (embeddings.shape[0] > kMaxLevels || embeddings.shape[1] < kMinCodes ||
+      embeddings.shape[1] > kMaxCodes) {
+    return absl::DataLossError(absl::StrCat("codebook of ", embeddings.shape[0], " levels of ",
+                                            embeddings.shape[1], " codes: out of bounds"));
+  }
+  weights.levels = static_cast<int>(embeddings.shape[0]);
+  weights.codes = static_cast<int>(embeddings.shape[1]);
+  weights.latent = static_cast<int>(embeddings.shape[2]);
+  weights.dim = weights.latent;
+  weights.embeddings = std::move(embeddings.data);
+  if (file.tensors.contains("encoder.skip")) {
+    SAVIOR_ASSIGN_OR_RETURN(const HostTensor skip,
+                            TakeTensor(file, "encoder.skip", {-1, weights.latent}));
+    weights.dim = static_cast<int>(skip.shape[0]);
+    SAVIOR_ASSIGN_OR_RETURN(weights.encoder,
+                            LoadProjection(file, "encoder", weights.dim, weights.latent));
+    SAVIOR_ASSIGN_OR_RETURN(weights.decoder,
+                            LoadProjection(file, "decoder", weights.latent, weights.dim));
+  }
+  return weights;
+}
+
 double CollisionRate(std::span<const int32_t> codes, size_t levels) {
   std::map<std::vector<int32_t>, int64_t> owners;
   for (size_t i = 0; i < codes.size(); i += levels) {
@@ -125,44 +165,29 @@ std::vector<float> Latents(const CodebookWeights& weights, std::span<const float
 }
 
 absl::StatusOr<std::unique_ptr<Codebook>> LoadCodebook(const TensorFile& file) {
-  SAVIOR_RETURN_IF_ERROR(CheckKindOfFile(file, kWhat, kVersion));
-  SAVIOR_ASSIGN_OR_RETURN(HostTensor embeddings, TakeTensor(file, "embeddings", {-1, -1, -1}));
-  CodebookWeights weights;
-  if (embeddings.shape[0] > kMaxLevels || embeddings.shape[1] < kMinCodes ||
-      embeddings.shape[1] > kMaxCodes) {
-    return absl::DataLossError(absl::StrCat("codebook of ", embeddings.shape[0], " levels of ",
-                                            embeddings.shape[1], " codes: out of bounds"));
-  }
-  weights.levels = static_cast<int>(embeddings.shape[0]);
-  weights.codes = static_cast<int>(embeddings.shape[1]);
-  weights.latent = static_cast<int>(embeddings.shape[2]);
-  weights.dim = weights.latent;
-  weights.embeddings = std::move(embeddings.data);
-  if (file.tensors.contains("encoder.skip")) {
-    SAVIOR_ASSIGN_OR_RETURN(const HostTensor skip,
-                            TakeTensor(file, "encoder.skip", {-1, weights.latent}));
-    weights.dim = static_cast<int>(skip.shape[0]);
-    SAVIOR_ASSIGN_OR_RETURN(weights.encoder,
-                            LoadProjection(file, "encoder", weights.dim, weights.latent));
-    SAVIOR_ASSIGN_OR_RETURN(weights.decoder,
-                            LoadProjection(file, "decoder", weights.latent, weights.dim));
-  }
+  SAVIOR_ASSIGN_OR_RETURN(CodebookWeights weights, LoadWeights(file));
   return MakeCodebook(std::move(weights));
 }
 
+CodebookWeights WeightsOf(const Codebook& codebook) { return LoadWeights(codebook.Save()).value(); }
+
 CodebookFigures::Level MeasureLevel(std::span<const int32_t> codes, size_t level, size_t levels,
                                     int num_codes) {
-  std::vector<int64_t> histogram(static_cast<size_t>(num_codes));
+  std::vector<double> histogram(static_cast<size_t>(num_codes));
   for (size_t i = level; i < codes.size(); i += levels) ++histogram[static_cast<size_t>(codes[i])];
-  const size_t rows = codes.size() / levels;
+  return UseOf(histogram);
+}
+
+CodebookFigures::Level UseOf(std::span<const double> contents) {
+  const double all = std::accumulate(contents.begin(), contents.end(), 0.0);
   double entropy = 0.0;
   CodebookFigures::Level result;
-  for (const int64_t count : histogram) {
-    if (count == 0) {
+  for (const double count : contents) {
+    if (count <= 0) {
       ++result.dead;
       continue;
     }
-    const double share = static_cast<double>(count) / static_cast<double>(rows);
+    const double share = count / all;
     entropy -= share * std::log(share);
     result.largest_share = std::max(result.largest_share, share);
   }

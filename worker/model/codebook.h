@@ -13,6 +13,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -59,11 +60,18 @@ class Codebook {
   virtual ~Codebook() = default;
   virtual int levels() const = 0;
   virtual int codes() const = 0;
-  virtual int dim() const = 0;  // of z
+  virtual int dim() const = 0;     // of z
+  virtual int latent() const = 0;  // of what is quantised
   // z [n, dim] -> codes [n, levels] in [0, codes).
   virtual std::vector<int32_t> Quantise(std::span<const float> z) const = 0;
   // z^ for codes [n, levels] -> [n, dim].
   virtual std::vector<float> Decode(std::span<const int32_t> codes) const = 0;
+  // What is quantised of z [n, dim]: [n, latent].
+  virtual std::vector<float> Latents(std::span<const float> z) const = 0;
+  // e: [levels, codes, latent].
+  virtual std::span<const float> embeddings() const = 0;
+  // The same encoder and decoder with other codes, of the same shape.
+  virtual std::unique_ptr<Codebook> WithEmbeddings(std::vector<float> embeddings) const = 0;
   virtual TensorFile Save() const = 0;
 };
 
@@ -72,12 +80,24 @@ class Codebook {
 [[nodiscard]] absl::StatusOr<std::unique_ptr<Codebook>> TrainCodebook(
     std::span<const float> z, int dim, std::span<const float> weights,
     std::span<const ContentPair> pairs, const CodebookOptions& options);
+// Adds up `values` over all who learn together; every one of them gets the same bits.
+using GradientSum = std::function<absl::Status(std::span<double> values)>;
+// Goes on from `start`, a codebook with encoder and decoder (others come back as they are), with
+// the loss above but L_con: steps, batch, lr and seed of `options`. Many may do so together, each
+// with rows of its own (none, too): batches are drawn from each, gradients added up by `sum`, and
+// all get the same codebook. Errors: those of `sum`; else as TrainCodebook.
+[[nodiscard]] absl::StatusOr<std::unique_ptr<Codebook>> FinetuneCodebook(
+    const Codebook& start, std::span<const float> z, std::span<const float> weights,
+    const CodebookOptions& options, const GradientSum& sum);
 // kDataLoss: not what Save wrote.
 [[nodiscard]] absl::StatusOr<std::unique_ptr<Codebook>> LoadCodebook(const TensorFile& file);
 
 // The use of one level by contents that have `codes` [n, levels], each in [0, num_codes); n >= 1.
 CodebookFigures::Level MeasureLevel(std::span<const int32_t> codes, size_t level, size_t levels,
                                     int num_codes);
+
+// The same of a histogram: contents per code, at least one in all.
+CodebookFigures::Level UseOf(std::span<const double> contents);
 
 CodebookFigures Measure(const Codebook& codebook, std::span<const float> z);
 

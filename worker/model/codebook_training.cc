@@ -292,9 +292,40 @@ at::Tensor ContrastiveLoss(const RqModel& model, const Examples& examples, PairS
   return InfoNce(decoded[0], decoded[1], batch.masked, options.temperature);
 }
 
-void Finetune(const Examples& examples, std::span<const ContentPair> pairs,
-              const std::vector<float>& sample, const CodebookOptions& options,
-              CodebookWeights* weights) {
+// Replaces the gradients by their means over all who learn together. A learner without rows gives
+// none.
+absl::Status SumGradients(const std::vector<at::Tensor>& parameters, bool has_rows,
+                          const GradientSum& sum) {
+  std::vector<double> all;
+  for (const at::Tensor& parameter : parameters) {
+    const std::vector<float> gradient =
+        has_rows ? ToHost(parameter.grad())
+                 : std::vector<float>(static_cast<size_t>(parameter.numel()));
+    all.insert(all.end(), gradient.begin(), gradient.end());
+  }
+  all.push_back(has_rows ? 1.0 : 0.0);
+  SAVIOR_RETURN_IF_ERROR(sum(all));
+  const double learners = std::max(all.back(), 1.0);
+  auto from = all.begin();
+  for (const at::Tensor& parameter : parameters) {
+    std::vector<float> mean;
+    for (int64_t i = 0; i < parameter.numel(); ++i) {
+      mean.push_back(static_cast<float>(*from++ / learners));
+    }
+    parameter.mutable_grad() = FromHost(mean, parameter.sizes());
+  }
+  return absl::OkStatus();
+}
+
+// What is learnt beside the rows' own reconstruction, and with whom.
+struct FinetuneExtras {
+  std::span<const ContentPair> pairs = {};
+  std::span<const float> sample = {};  // rows that dead codes are moved onto; none: they stay
+  const GradientSum* sum = nullptr;    // null: alone
+};
+
+absl::Status Finetune(const Examples& examples, const CodebookOptions& options,
+                      const FinetuneExtras& extras, CodebookWeights* weights) {
   const auto dim = static_cast<int64_t>(examples.dim);
   const RqModel model(*weights);
   torch::optim::AdamW optimizer(
@@ -302,36 +333,48 @@ void Finetune(const Examples& examples, std::span<const ContentPair> pairs,
       torch::optim::AdamWOptions(options.lr).weight_decay(options.weight_decay));
   const RowSampler rows(examples);
   std::optional<PairSampler> pair_sampler;
-  if (!pairs.empty() && options.contrastive_weight > 0.0) {
-    pair_sampler.emplace(pairs, static_cast<int64_t>(examples.size()));
+  if (!extras.pairs.empty() && options.contrastive_weight > 0.0) {
+    pair_sampler.emplace(extras.pairs, static_cast<int64_t>(examples.size()));
   }
-  const at::Tensor sampled = FromHost(sample, {static_cast<int64_t>(sample.size()) / dim, dim});
+  const at::Tensor sampled =
+      FromHost(extras.sample, {static_cast<int64_t>(extras.sample.size()) / dim, dim});
   Random batches(options.seed, kBatches);
   Random reseeds(options.seed, kReseeds);
-  Progress progress("codebook", options.finetune_steps, "steps");
+  std::optional<Progress> progress;
+  if (extras.sum == nullptr) progress.emplace("codebook", options.finetune_steps, "steps");
   int reseeded = 0;
   for (int step = 0; step < options.finetune_steps; ++step) {
     const double lr = options.lr * (1.0 - static_cast<double>(step) / options.finetune_steps);
     static_cast<torch::optim::AdamWOptions&>(optimizer.param_groups()[0].options()).lr(lr);
-    if (step > 0 && step % kReseedEvery == 0 && step < kReseedShare * options.finetune_steps) {
+    if (!extras.sample.empty() && step > 0 && step % kReseedEvery == 0 &&
+        step < kReseedShare * options.finetune_steps) {
       reseeded += ReseedDead(model, sampled, &reseeds);
     }
-    const at::Tensor z = FromHost(
-        Gather(examples.z, examples.dim, rows.Draw(options.batch, &batches)), {options.batch, dim});
-    const RqModel::Output output = model.Forward(z);
-    const at::Tensor reconstruction = (output.decoded - z).square().sum(1).mean();
-    at::Tensor loss = reconstruction + output.codebook + options.beta * output.commit;
-    if (pair_sampler) {
-      loss = loss + options.contrastive_weight *
-                        ContrastiveLoss(model, examples, &*pair_sampler, options, &batches);
-    }
     optimizer.zero_grad();
-    loss.backward();
+    double error = 0.0;
+    if (examples.size() > 0) {
+      const at::Tensor z =
+          FromHost(Gather(examples.z, examples.dim, rows.Draw(options.batch, &batches)),
+                   {options.batch, dim});
+      const RqModel::Output output = model.Forward(z);
+      const at::Tensor reconstruction = (output.decoded - z).square().sum(1).mean();
+      at::Tensor loss = reconstruction + output.codebook + options.beta * output.commit;
+      if (pair_sampler) {
+        loss = loss + options.contrastive_weight *
+                          ContrastiveLoss(model, examples, &*pair_sampler, options, &batches);
+      }
+      loss.backward();
+      error = reconstruction.item<double>();
+    }
+    if (extras.sum != nullptr) {
+      SAVIOR_RETURN_IF_ERROR(SumGradients(model.parameters(), examples.size() > 0, *extras.sum));
+    }
     optimizer.step();
-    progress.Update(step + 1, absl::StrFormat("|z - z^|^2 %.4f", reconstruction.item<double>()));
+    if (progress) progress->Update(step + 1, absl::StrFormat("|z - z^|^2 %.4f", error));
   }
-  progress.Finish(absl::StrCat(reseeded, " dead codes reseeded"));
+  if (progress) progress->Finish(absl::StrCat(reseeded, " dead codes reseeded"));
   model.Take(weights);
+  return absl::OkStatus();
 }
 
 CodebookWeights Train(const Examples& examples, std::span<const ContentPair> pairs,
@@ -349,7 +392,9 @@ CodebookWeights Train(const Examples& examples, std::span<const ContentPair> pai
       {.codes = options.codes, .iterations = options.kmeans_iterations, .seed = options.seed});
   if (options.finetune_steps > 0) {
     const double start = Measure(*MakeCodebook(weights), sample).rq_mse;
-    Finetune(examples, pairs, sample, options, &weights);
+    const absl::Status done =
+        Finetune(examples, options, {.pairs = pairs, .sample = sample}, &weights);
+    CHECK(done.ok()) << done;  // alone, nothing can fail
     LOG(INFO) << "codebook: |z - z^|^2 " << start << " after k-means, "
               << Measure(*MakeCodebook(weights), sample).rq_mse << " after fine-tuning";
   }
@@ -372,6 +417,23 @@ absl::StatusOr<std::unique_ptr<Codebook>> TrainCodebook(std::span<const float> z
   } catch (const c10::Error& error) {
     return absl::InternalError(
         absl::StrCat("training the codebook: ", error.what_without_backtrace()));
+  }
+}
+
+absl::StatusOr<std::unique_ptr<Codebook>> FinetuneCodebook(const Codebook& start,
+                                                           std::span<const float> z,
+                                                           std::span<const float> weights,
+                                                           const CodebookOptions& options,
+                                                           const GradientSum& sum) {
+  CodebookWeights tuned = WeightsOf(start);
+  if (!tuned.encoder || options.finetune_steps == 0) return MakeCodebook(std::move(tuned));
+  const Examples examples{z, static_cast<size_t>(tuned.dim), weights};
+  try {
+    SAVIOR_RETURN_IF_ERROR(Finetune(examples, options, {.sum = &sum}, &tuned));
+    return MakeCodebook(std::move(tuned));
+  } catch (const c10::Error& error) {
+    return absl::InternalError(
+        absl::StrCat("fine-tuning the codebook: ", error.what_without_backtrace()));
   }
 }
 

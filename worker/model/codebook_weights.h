@@ -28,6 +28,9 @@ struct CodebookWeights {
 
 std::unique_ptr<Codebook> MakeCodebook(CodebookWeights weights);
 
+// What MakeCodebook or LoadCodebook made `codebook` of.
+CodebookWeights WeightsOf(const Codebook& codebook);
+
 // The latents [n, latent] of z [n, dim].
 std::vector<float> Latents(const CodebookWeights& weights, std::span<const float> z);
 

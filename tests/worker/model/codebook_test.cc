@@ -254,6 +254,12 @@ class PlainCodebook : public Codebook {
   int levels() const override { return 2; }
   int codes() const override { return 4; }
   int dim() const override { return 2; }
+  int latent() const override { return 2; }
+  std::vector<float> Latents(std::span<const float> z) const override {
+    return {z.begin(), z.end()};
+  }
+  std::span<const float> embeddings() const override { return {}; }
+  std::unique_ptr<Codebook> WithEmbeddings(std::vector<float>) const override { return nullptr; }
   std::vector<int32_t> Quantise(std::span<const float> z) const override {
     return {z.begin(), z.end()};
   }

@@ -59,7 +59,7 @@ StepInputs MakeInputs(const Config& config) {
   in.context_of_row = {0, 1, 2, 0, 1};
   const Arm arm = ArmOf(config.model.arm);
   if (arm.uses_codes()) {
-    in.align.keys = {AlignKey(0, 5), AlignKey(0, 6), AlignKey(1, 7)};
+    in.align.keys = {AlignKey(0, 0, 5), AlignKey(0, 0, 6), AlignKey(0, 1, 7)};
     in.codes_of_content = {0, 1, 0, 2, 2, 2};
   }
   if (arm.free_content || (arm.alignment && config.model.alignment == "hybrid")) {

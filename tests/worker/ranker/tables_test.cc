@@ -52,5 +52,28 @@ TEST(ModelTables, OfUsersAndItemsHaveTheRulesOfTheConfiguration) {
   EXPECT_EQ(item.dtype, StoreDtype::kFloat16);
 }
 
+TEST(CodebookSlots, AreTwoAndVersionZeroHasTheKeysThatAreAlone) {
+  EXPECT_EQ(AlignKey(0, 3, 77), (uint64_t{3} << 32) | 77);
+  EXPECT_EQ(AlignKey(1, 3, 77), (uint64_t{1} << 48) | (uint64_t{3} << 32) | 77);
+  EXPECT_EQ(AlignKey(6, 3, 77), AlignKey(0, 3, 77));
+  EXPECT_EQ(AlignKey(UINT32_MAX, 7, 4095), AlignKey(1, 7, 4095));
+  for (const uint32_t version : {0u, 1u, 2u, 9u}) {
+    EXPECT_EQ(SlotOfAlignKey(AlignKey(version, 7, UINT32_MAX)), CodebookSlot(version));
+    EXPECT_EQ(WithoutSlot(AlignKey(version, 7, 4095)), AlignKey(0, 7, 4095));
+  }
+}
+
+TEST(ContentRow, HasRoomForTheCodesOfBothSlots) {
+  for (uint32_t levels = 1; levels <= 8; ++levels) {
+    const uint32_t row = ContentRowDim(64, levels);
+    EXPECT_EQ(row % 4, 0u);
+    EXPECT_EQ(CodesOffset(64, levels, 0), 64u);
+    EXPECT_EQ(CodesOffset(64, levels, 1), 64 + levels);
+    EXPECT_EQ(CodesOffset(64, levels, 2), 64u);
+    EXPECT_LE(CodesOffset(64, levels, 1) + levels, row);
+    EXPECT_LT(row - 64, 2 * levels + 4);
+  }
+}
+
 }  // namespace
 }  // namespace savior

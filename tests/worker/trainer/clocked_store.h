@@ -1,5 +1,6 @@
 // An embedding store in a map, shared by the workers of one process: SGD, steps and staleness as
-// the servers keep them, and nothing else. For tests of the worker.
+// the servers keep them, and nothing else. Contents that nobody has put have codes, the same ones
+// in both slots. For tests of the worker.
 #pragma once
 
 #include <algorithm>
@@ -23,7 +24,7 @@ class ClockedStore {
  public:
   ClockedStore(const Config& config, uint32_t workers)
       : tables_(ModelTables(config)),
-        levels_(config.codebook.levels),
+        levels_(static_cast<size_t>(config.codebook.levels)),
         codes_(static_cast<uint64_t>(config.codebook.codes)),
         dim_(static_cast<size_t>(config.encoder.dim)),
         staleness_(config.cluster.staleness),
@@ -44,6 +45,15 @@ class ClockedStore {
   std::vector<int64_t> pulled_steps(uint32_t w) {
     const std::lock_guard lock(mutex_);
     return ports_[w]->pulled_steps;
+  }
+  // The alignment rows of codebook version `from` under the keys of version `to`, too.
+  void CopyAlignment(uint32_t from, uint32_t to) {
+    const std::lock_guard lock(mutex_);
+    const std::map<RowKey, Row> rows = rows_;
+    for (const auto& [key, row] : rows) {
+      if (key.first != kAlignTable || SlotOfAlignKey(key.second) != CodebookSlot(from)) continue;
+      rows_[{kAlignTable, AlignKey(to, 0, 0) | WithoutSlot(key.second)}] = row;
+    }
   }
   // Tickets that nobody has finished.
   size_t unfinished() {
@@ -112,7 +122,17 @@ class ClockedStore {
       store_->Read(pending.pulls);
       return absl::OkStatus();
     }
-    absl::Status Put(std::span<const TablePut>, Deadline) override { return absl::OkStatus(); }
+    absl::Status Put(std::span<const TablePut> puts, Deadline) override {
+      const std::lock_guard lock(store_->mutex_);
+      for (const TablePut& put : puts) {
+        const size_t dim = store_->tables_[put.table].dim;
+        for (size_t i = 0; i < put.keys.size(); ++i) {
+          const auto row = put.rows.subspan(i * dim, dim);
+          store_->rows_[{put.table, put.keys[i]}].weights = {row.begin(), row.end()};
+        }
+      }
+      return absl::OkStatus();
+    }
     absl::Status ReadRows(std::span<const TableRead>, Deadline) override { return NoWholeRows(); }
     absl::Status WriteRows(int64_t, std::span<const TableWrite>, Deadline) override {
       return NoWholeRows();
@@ -138,8 +158,8 @@ class ClockedStore {
     Random random(table, key);
     if (tables_[table].kind == TableKind::kAlign) return row;
     for (float& value : row) value = static_cast<float>(0.3 * random.Normal());
-    for (int64_t l = 0; table == kContentTable && l < levels_; ++l) {
-      row[dim_ + static_cast<size_t>(l)] = static_cast<float>(random.Below(codes_));
+    for (size_t l = 0; table == kContentTable && l < levels_; ++l) {
+      row[dim_ + l] = row[dim_ + levels_ + l] = static_cast<float>(random.Below(codes_));
     }
     return row;
   }
@@ -195,7 +215,7 @@ class ClockedStore {
   }
 
   const std::vector<TableSpec> tables_;
-  const int64_t levels_;
+  const size_t levels_;
   const uint64_t codes_;
   const size_t dim_;
   const int64_t staleness_;

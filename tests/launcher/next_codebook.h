@@ -1,0 +1,102 @@
+// What a switch to the next codebook version leaves, in small: a commit that has other codes and
+// alignment rows beside those of the newest one, and says that these are in use.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <filesystem>
+#include <utility>
+#include <vector>
+
+#include "launcher/inspected_commit.h"
+#include "launcher/run_commits.h"
+#include "launcher/run_store.h"
+#include "tests/common/temp_folder.h"
+#include "tests/launcher/small_run.h"
+#include "worker/tables.h"
+
+namespace savior {
+
+// Alignment rows of `version`, all that there may be, and other codes of level 1 than the version
+// before has.
+inline absl::Status WriteNextCodebook(const Config& config, const std::vector<uint64_t>& contents,
+                                      uint32_t version, int64_t step, EmbeddingStore& store) {
+  const Deadline soon = DeadlineIn(std::chrono::seconds(20));
+  const auto dim = static_cast<uint32_t>(config.encoder.dim);
+  const auto levels = static_cast<uint32_t>(config.codebook.levels);
+  const size_t width = store.tables()[kContentTable].dim;
+  std::vector<float> rows(contents.size() * width);
+  const TablePull pull = {kContentTable, contents, rows};
+  SAVIOR_RETURN_IF_ERROR(store.Pull({&pull, 1}, soon));
+  for (size_t i = 0; i < contents.size(); ++i) {
+    const float* from = rows.data() + i * width + CodesOffset(dim, levels, version - 1);
+    float* to = rows.data() + i * width + CodesOffset(dim, levels, version);
+    for (uint32_t l = 0; l < levels; ++l) {
+      const auto codes = static_cast<uint32_t>(config.codebook.codes);
+      to[l] = static_cast<float>((static_cast<uint32_t>(from[l]) + (l == 0)) % codes);
+    }
+  }
+  const TablePut put = {kContentTable, contents, rows};
+  SAVIOR_RETURN_IF_ERROR(store.Put({&put, 1}, soon));
+  std::vector<uint64_t> keys;
+  std::vector<float> grads;
+  for (uint32_t l = 0; l < levels; ++l) {
+    for (uint32_t code = 0; code < config.codebook.codes; ++code) {
+      keys.push_back(AlignKey(version, l, code));
+      for (uint32_t d = 0; d < dim; ++d) {
+        grads.push_back(((keys.size() + d) % 3 == 0 ? -1.0f : 0.5f) *
+                        static_cast<float>(1 + code % 4));
+      }
+    }
+  }
+  const TablePush push = {kAlignTable, keys, grads};
+  return store.Push(step, {&push, 1}, soon);
+}
+
+// Goes over to the next version in the newest commit of `config`'s run: a commit of the step after
+// it, which it returns. Dense weights, and all rows of the version before, are those of that one.
+inline Commit CommitNextCodebook(const Config& config) {
+  const std::filesystem::path commits = std::filesystem::path(config.run.dir) / "commits";
+  auto from = NewestCommit(commits);
+  EXPECT_TRUE(from.ok()) << from.status();
+  std::vector<uint64_t> contents;
+  {
+    const auto inspected = InspectedCommit::Open(from->folder);
+    EXPECT_TRUE(inspected.ok()) << inspected.status();
+    const Tables tables = RowsOf(**inspected);
+    for (const auto& [key, row] : tables.at("content")) contents.push_back(key);
+  }
+  const TempFolder live;
+  auto store = OpenLocalStore(config, live / "live", from->folder);
+  EXPECT_TRUE(store.ok()) << store.status();
+  CommitContents next;
+  next.manifest = from->manifest;
+  ++next.manifest.step;
+  const uint32_t version = from->manifest.codebook.version + 1;
+  next.manifest.codebook = {version, next.manifest.step, version - 1, /*probation=*/true};
+  const absl::Status written =
+      WriteNextCodebook(config, contents, version, next.manifest.step, (*store)->store());
+  EXPECT_TRUE(written.ok()) << written;
+  next.dense = ReadTensorFile(from->folder / kDenseFile).value();
+  next.resolved = ReadFile(from->folder / kResolvedFile).value();
+  DigestCache digests;
+  const TensorFile encoder = ReadTensorFile(from->folder / kEncoderFile).value();
+  const TensorFile codebook = ReadTensorFile(from->folder / kCodebookFile).value();
+  TensorFile refreshed = codebook;
+  refreshed.metadata["learnt_until"] = "1700956801";  // so that it is another file
+  RunCommits writer(commits, store->get(), &digests,
+                    {{kEncoderFile, encoder},
+                     {kCodebookFile, std::move(refreshed)},
+                     {kPreviousCodebookFile, codebook}});
+  const absl::Status begun = writer.Begin(std::move(next));
+  EXPECT_TRUE(begun.ok()) << begun;
+  const auto outcome = writer.Take(/*wait=*/true);
+  EXPECT_TRUE(outcome && outcome->status.ok());
+  auto commit = NewestCommit(commits);
+  EXPECT_TRUE(commit.ok()) << commit.status();
+  return *std::move(commit);
+}
+
+}  // namespace savior

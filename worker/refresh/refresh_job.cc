@@ -1,0 +1,365 @@
+#include "worker/refresh/refresh_job.h"
+
+#include <absl/strings/str_cat.h>
+#include <absl/strings/str_format.h>
+#include <glog/logging.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "common/failpoint.h"
+#include "common/random.h"
+#include "worker/arm.h"
+#include "worker/eval/metrics.h"
+#include "worker/model/codebook.h"
+#include "worker/refresh/content_weights.h"
+#include "worker/refresh/group_sums.h"
+#include "worker/refresh/work_budget.h"
+#include "worker/step_inputs.h"
+#include "worker/tables.h"
+#include "worker/trainer.h"
+
+namespace savior {
+namespace {
+
+constexpr std::chrono::hours kPatience{24};
+constexpr size_t kContentsPerCall = 4096;
+constexpr uint64_t kSampleStream = 0x5A3B;
+// Beside training, which goes first where cores are short.
+constexpr int kNice = 10;
+
+bool Hybrid(const Config& config) {
+  return ArmOf(config.model.arm).alignment && config.model.alignment == "hybrid";
+}
+
+Deadline StoreDeadline(const Config& config) {
+  return DeadlineIn(Milliseconds(config.ps.timeout_s));
+}
+
+RemapKind KindOf(const std::string& remap) {
+  if (remap == "hungarian") return RemapKind::kHungarian;
+  if (remap == "index") return RemapKind::kIndex;
+  if (remap == "zero") return RemapKind::kZero;
+  return RemapKind::kConditionalMean;
+}
+
+// A worker's contents: numbers rank, rank + size, rank + 2 size, ...: a fair sample of all.
+std::vector<size_t> ContentsOf(size_t contents, size_t rank, size_t size) {
+  std::vector<size_t> own;
+  for (size_t c = rank; c < contents; c += size) own.push_back(c);
+  return own;
+}
+
+// The rest of a list after a seeded shuffle, `most` at most; ascending.
+std::vector<int32_t> Sampled(std::vector<int32_t> from, size_t most, uint64_t seed) {
+  if (from.size() > most) {
+    Random random(seed, kSampleStream);
+    for (size_t i = 0; i < most; ++i) std::swap(from[i], from[i + random.Below(from.size() - i)]);
+    from.resize(most);
+    std::ranges::sort(from);
+  }
+  return from;
+}
+
+class Job {
+ public:
+  Job(const RefreshWorker& worker, const RefreshPlan& plan, std::optional<RefreshSnapshot> snapshot,
+      const std::atomic<bool>* give_up)
+      : log_(*worker.log),
+        config_(*worker.config),
+        store_(*worker.store),
+        group_(*worker.group),
+        plan_(plan),
+        snapshot_(std::move(snapshot)),
+        budget_(config_.refresh.cpu_share, give_up),
+        dim_(static_cast<size_t>(config_.encoder.dim)),
+        levels_(static_cast<size_t>(config_.codebook.levels)),
+        width_(store_.tables()[kContentTable].dim),
+        before_(CodesOffset(static_cast<uint32_t>(dim_), static_cast<uint32_t>(levels_),
+                            plan.version - 1)),
+        now_(CodesOffset(static_cast<uint32_t>(dim_), static_cast<uint32_t>(levels_),
+                         plan.version)) {}
+
+  absl::StatusOr<RefreshResult> Run(const Codebook* in_use) {
+    const auto start = SteadyClock::now();
+    SAVIOR_ASSIGN_OR_RETURN(const std::unique_ptr<Codebook> codebook, ShareCodebook(in_use));
+    SAVIOR_ASSIGN_OR_RETURN(const std::vector<double> weights,
+                            ContentWeights(log_, plan_.seen, &group_, &budget_));
+    const size_t all_contents = weights.size();
+    contents_ = ContentsOf(all_contents, group_.rank(), group_.size());
+    SAVIOR_RETURN_IF_ERROR(Fetch());
+    std::vector<double> own;
+    for (const size_t c : contents_) own.push_back(weights[c]);
+    BuildOptions options;
+    options.iterations = static_cast<int>(config_.refresh.iterations);
+    options.hysteresis = config_.refresh.hysteresis;
+    options.finetune.finetune_steps = static_cast<int>(config_.refresh.finetune_steps);
+    options.finetune.lr = config_.refresh.finetune_lr;
+    options.finetune.beta = config_.codebook.beta;
+    options.finetune.seed = MixTwo(static_cast<uint64_t>(config_.seed), plan_.version);
+    SAVIOR_FAILPOINT("refresh.building");
+    SAVIOR_ASSIGN_OR_RETURN(CodebookBuild build, BuildCodebook(*codebook, {z_, own, codes_},
+                                                               options, &group_, &budget_));
+    SAVIOR_FAILPOINT("refresh.built");
+    SAVIOR_RETURN_IF_ERROR(Publish(build.codes));
+    SAVIOR_RETURN_IF_ERROR(group_.Allgather("published", DeadlineIn(kPatience)).status());
+    SAVIOR_FAILPOINT("refresh.published");
+    RefreshResult result;
+    if (snapshot_) SAVIOR_RETURN_IF_ERROR(Lead(weights, std::move(build), &result));
+    result.figures.cpu_s = budget_.cpu_seconds();
+    result.figures.wall_s = SecondsSince(start);
+    SAVIOR_ASSIGN_OR_RETURN(
+        const std::vector<std::string> verdicts,
+        group_.Allgather(std::string(result.verdict.message()), DeadlineIn(kPatience)));
+    // The lead's, who is worker 0.
+    if (!verdicts[0].empty()) result.verdict = absl::FailedPreconditionError(verdicts[0]);
+    return result;
+  }
+
+ private:
+  absl::StatusOr<std::unique_ptr<Codebook>> ShareCodebook(const Codebook* in_use) {
+    std::string mine;
+    if (in_use != nullptr) {
+      SAVIOR_ASSIGN_OR_RETURN(mine, EncodeTensors(in_use->Save()));
+    }
+    SAVIOR_ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                            group_.Allgather(mine, DeadlineIn(kPatience)));
+    SAVIOR_ASSIGN_OR_RETURN(const TensorFile file, DecodeTensors(all[0]));
+    return LoadCodebook(file);
+  }
+
+  // z and codes in use of this worker's contents, from the content table.
+  absl::Status Fetch() {
+    const std::vector<uint64_t> all = ContentKeys(log_);
+    for (const size_t c : contents_) keys_.push_back(all[c]);
+    z_.reserve(keys_.size() * dim_);
+    codes_.reserve(keys_.size() * levels_);
+    std::vector<float> rows;
+    for (size_t begin = 0; begin < keys_.size(); begin += kContentsPerCall) {
+      const size_t count = std::min(kContentsPerCall, keys_.size() - begin);
+      rows.resize(count * width_);
+      const TablePull pull = {kContentTable, std::span(keys_).subspan(begin, count), rows};
+      SAVIOR_RETURN_IF_ERROR(store_.Pull({&pull, 1}, StoreDeadline(config_)));
+      for (size_t i = 0; i < count; ++i) {
+        const float* const row = rows.data() + i * width_;
+        z_.insert(z_.end(), row, row + dim_);
+        for (size_t l = 0; l < levels_; ++l) {
+          codes_.push_back(static_cast<int32_t>(row[before_ + l]));
+        }
+      }
+      SAVIOR_RETURN_IF_ERROR(budget_.Spend());
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Publish(const std::vector<int32_t>& codes) {
+    std::vector<float> rows;
+    for (size_t begin = 0; begin < keys_.size(); begin += kContentsPerCall) {
+      const size_t count = std::min(kContentsPerCall, keys_.size() - begin);
+      rows.assign(count * width_, 0.0f);
+      for (size_t i = 0; i < count; ++i) {
+        float* const row = rows.data() + i * width_;
+        std::copy_n(z_.data() + (begin + i) * dim_, dim_, row);
+        for (size_t l = 0; l < levels_; ++l) {
+          row[before_ + l] = static_cast<float>(codes_[(begin + i) * levels_ + l]);
+          row[now_ + l] = static_cast<float>(codes[(begin + i) * levels_ + l]);
+        }
+      }
+      const TablePut put = {kContentTable, std::span(keys_).subspan(begin, count), rows};
+      SAVIOR_RETURN_IF_ERROR(store_.Put({&put, 1}, StoreDeadline(config_)));
+      SAVIOR_RETURN_IF_ERROR(budget_.Spend());
+      if (begin == 0) SAVIOR_FAILPOINT("refresh.publishing");
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Lead(const std::vector<double>& weights, CodebookBuild build,
+                    RefreshResult* result) {
+    const auto k = static_cast<size_t>(config_.codebook.codes);
+    result->figures.build = build.figures;
+    result->joint = {levels_, k, std::move(build.joint)};
+    result->shares = SharesOf(result->joint, KindOf(config_.refresh.remap), config_.refresh.lambda);
+    result->from = std::move(snapshot_->align);
+    const OptimizerKind optimizer = store_.tables()[kAlignTable].optimizer.kind;
+    result->made = Remapped(result->from, result->shares, result->joint, optimizer);
+    SAVIOR_RETURN_IF_ERROR(Preserve(weights, build.codes, result));
+    SAVIOR_RETURN_IF_ERROR(CarryOver(*result, config_, plan_.version, plan_.step, store_));
+    SAVIOR_FAILPOINT("refresh.remapped");
+    result->codebook = std::move(build.codebook);
+    result->verdict = Gates(result->figures, result->joint);
+    if (result->verdict.ok()) result->verdict = ReplayGate(&result->figures);
+    return budget_.Spend();
+  }
+
+  // Distils, where the configuration says so, and measures on other contents.
+  absl::Status Preserve(const std::vector<double>& weights, const std::vector<int32_t>& codes,
+                        RefreshResult* result) {
+    const bool mlp = ArmOf(config_.model.arm).alignment;
+    const bool hybrid = Hybrid(config_);
+    const size_t parts = levels_ + (hybrid ? 1 : 0);
+    Fusion fusion{dim_, parts, 0, {}, {}};
+    if (mlp) {
+      SAVIOR_ASSIGN_OR_RETURN(fusion, FusionOf(snapshot_->dense, dim_, parts));
+    }
+    AlignSample samples[2];  // to distil with, and to measure on
+    for (size_t s = 0; s < snapshot_->contents.size(); ++s) {
+      const auto content = static_cast<size_t>(snapshot_->contents[s]);
+      const size_t place = (content - group_.rank()) / group_.size();
+      AlignSample& sample = samples[s % 2];
+      sample.levels = levels_;
+      sample.weights.push_back(weights[content]);
+      for (size_t l = 0; l < levels_; ++l) {
+        sample.before.push_back(codes_[place * levels_ + l]);
+        sample.now.push_back(codes[place * levels_ + l]);
+      }
+      if (hybrid) {
+        const auto from = snapshot_->own.begin() + static_cast<std::ptrdiff_t>(s * dim_);
+        sample.own.insert(sample.own.end(), from, from + static_cast<std::ptrdiff_t>(dim_));
+      }
+    }
+    const auto k = static_cast<size_t>(config_.codebook.codes);
+    const AlignRows before = {k, result->from.weights};
+    AlignRows now = {k, std::move(result->made.weights)};
+    if (mlp && config_.refresh.remap == "distilled") {
+      const DistilOptions options = {
+          .steps = static_cast<int>(config_.refresh.distil_steps),
+          .lr = config_.refresh.distil_lr,
+          .seed = MixTwo(static_cast<uint64_t>(config_.seed), plan_.version)};
+      SAVIOR_RETURN_IF_ERROR(
+          Distil(fusion, before, samples[0], options, &now, [this] { return budget_.Spend(); }));
+    }
+    const AlignSample& measured = samples[1].size() > 0 ? samples[1] : samples[0];
+    result->figures.preserved_r2 =
+        measured.size() > 0 ? PreservedR2(fusion, before, now, measured) : 1.0;
+    result->made.weights = std::move(now.rows);
+    return absl::OkStatus();
+  }
+
+  absl::Status Gates(const RefreshFigures& figures, const CodeJoint& joint) const {
+    const auto refuse = [](const std::string& what) { return absl::FailedPreconditionError(what); };
+    const auto codes = static_cast<double>(levels_ * joint.codes);
+    double dead = 0, dead_before = 0;
+    for (const CodebookFigures::Level& level : figures.build.levels) dead += level.dead;
+    for (size_t l = 0; l < levels_; ++l) {
+      for (size_t before = 0; before < joint.codes; ++before) {
+        double weight = 0;
+        for (size_t now = 0; now < joint.codes; ++now) weight += joint.at(l, now, before);
+        dead_before += weight <= 0.0;
+      }
+    }
+    const Config::Refresh& r = config_.refresh;
+    // A catalogue smaller than its codebook always has dead ones.
+    if (dead / codes > r.max_dead_share && dead > dead_before) {
+      return refuse(
+          absl::StrFormat("%.1f%% of the new codes are dead, above refresh.max_dead_share = %g",
+                          100 * dead / codes, r.max_dead_share));
+    }
+    if (figures.build.churn[0] > r.max_churn) {
+      return refuse(absl::StrFormat(
+          "%.1f%% of the contents change their first code, above refresh.max_churn = %g",
+          100 * figures.build.churn[0], r.max_churn));
+    }
+    if (figures.preserved_r2 < r.min_preserved_r2) {
+      return refuse(absl::StrFormat(
+          "preserved R2 of what alignment adds is %.3f, below refresh.min_preserved_r2 = %g",
+          figures.preserved_r2, r.min_preserved_r2));
+    }
+    return absl::OkStatus();
+  }
+
+  // The click AUC of the last hours with either version's codes and rows, all else equal.
+  absl::Status ReplayGate(RefreshFigures* figures) {
+    if (config_.refresh.replay_hours <= 0) return absl::OkStatus();
+    SAVIOR_ASSIGN_OR_RETURN(figures->auc_before, Replay(plan_.version - 1));
+    SAVIOR_ASSIGN_OR_RETURN(figures->auc_after, Replay(plan_.version));
+    if (!figures->auc_before || !figures->auc_after) return absl::OkStatus();
+    const double loss = 100 * (*figures->auc_before - *figures->auc_after);
+    if (loss <= config_.refresh.max_auc_loss) return absl::OkStatus();
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "replay of the last %g hours loses %.3f points of AUC, above refresh.max_auc_loss = %g",
+        config_.refresh.replay_hours, loss, config_.refresh.max_auc_loss));
+  }
+
+  absl::StatusOr<std::optional<double>> Replay(uint32_t version) {
+    Period period = plan_.seen;
+    const auto seconds = static_cast<int64_t>(config_.refresh.replay_hours * 3600);
+    period.from = std::max(period.from, period.until - seconds);
+    SAVIOR_ASSIGN_OR_RETURN(const auto trainer, Trainer::Create(config_, &log_, &store_, period));
+    SAVIOR_RETURN_IF_ERROR(trainer->dense().Load(snapshot_->dense));
+    SAVIOR_RETURN_IF_ERROR(trainer->UseCodebook(version));
+    SAVIOR_ASSIGN_OR_RETURN(const Predictions predictions, trainer->Predict(period));
+    SAVIOR_RETURN_IF_ERROR(budget_.Spend());
+    return Auc(predictions.p_ctr, predictions.clicks);
+  }
+
+  const TrainingLog& log_;
+  const Config& config_;
+  EmbeddingStore& store_;
+  Group& group_;
+  const RefreshPlan plan_;
+  std::optional<RefreshSnapshot> snapshot_;
+  WorkBudget budget_;
+  const size_t dim_, levels_, width_, before_, now_;
+  std::vector<size_t> contents_;  // this worker's
+  std::vector<uint64_t> keys_;
+  std::vector<float> z_;
+  std::vector<int32_t> codes_;  // in use
+};
+
+}  // namespace
+
+absl::StatusOr<RefreshSnapshot> TakeSnapshot(const TrainingLog& log, const Config& config,
+                                             const RefreshPlan& plan, uint32_t workers,
+                                             TensorFile dense, EmbeddingStore& store) {
+  RefreshSnapshot snapshot;
+  snapshot.dense = std::move(dense);
+  SAVIOR_ASSIGN_OR_RETURN(snapshot.align,
+                          ReadAlignTable(store, config, plan.version - 1, StoreDeadline(config)));
+  const std::vector<uint8_t> listed = ListedBefore(log, plan.seen.until);
+  std::vector<int32_t> known;
+  for (size_t c = 0; c < listed.size(); c += workers) {
+    if (listed[c] != 0) known.push_back(static_cast<int32_t>(c));
+  }
+  // Half of them to measure on.
+  snapshot.contents = Sampled(std::move(known), 2 * static_cast<size_t>(config.refresh.sample),
+                              MixTwo(static_cast<uint64_t>(config.seed), plan.version));
+  if (!Hybrid(config)) return snapshot;
+  const std::vector<uint64_t> all = ContentKeys(log);
+  std::vector<uint64_t> keys;
+  for (const int32_t c : snapshot.contents) keys.push_back(all[static_cast<size_t>(c)]);
+  const auto dim = static_cast<size_t>(config.encoder.dim);
+  snapshot.own.resize(keys.size() * dim);
+  std::vector<uint32_t> updates(keys.size());
+  const TablePull pull = {kContentVectorTable, keys, snapshot.own, updates};
+  SAVIOR_RETURN_IF_ERROR(store.Pull({&pull, 1}, StoreDeadline(config)));
+  for (size_t i = 0; i < keys.size(); ++i) {
+    const double seen = updates[i];
+    const auto shrink =
+        static_cast<float>(seen == 0 ? 0.0 : seen / (seen + config.model.hybrid_shrinkage));
+    for (size_t d = 0; d < dim; ++d) snapshot.own[i * dim + d] *= shrink;
+  }
+  return snapshot;
+}
+
+absl::StatusOr<RefreshResult> RunRefreshJob(const RefreshWorker& worker, const RefreshPlan& plan,
+                                            std::optional<RefreshSnapshot> snapshot,
+                                            const std::atomic<bool>* give_up) {
+  // Of this thread only: Linux keeps it per thread. Where it is refused the share still holds.
+  if (setpriority(PRIO_PROCESS, 0, kNice) != 0) VLOG(1) << "refresh: no lower priority";
+  return Job(worker, plan, std::move(snapshot), give_up).Run(worker.codebook);
+}
+
+absl::Status CarryOver(const RefreshResult& result, const Config& config, uint32_t version,
+                       int64_t step, EmbeddingStore& store) {
+  SAVIOR_ASSIGN_OR_RETURN(const AlignTable now,
+                          ReadAlignTable(store, config, version - 1, StoreDeadline(config)));
+  const OptimizerKind optimizer = store.tables()[kAlignTable].optimizer.kind;
+  return WriteAlignTable(
+      store, version, step,
+      CarriedOver(result.made, result.from, now, result.shares, result.joint, optimizer),
+      StoreDeadline(config));
+}
+
+}  // namespace savior
