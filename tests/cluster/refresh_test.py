@@ -127,7 +127,7 @@ class RefreshTest(runs.WorldTest):
                                       f"to the end {spread(recovery)} (seed {seed})")
 
     def test_by_hand_and_back(self):
-        launch = self.start("by-hand", "train.max_steps=100000", "train.epochs=2000",
+        launch = self.start("by-hand", "train.max_steps=60000", "train.epochs=1000",
                             "commit.every_steps=50")
         runs.wait_until("a commit", lambda: runs.newest_commit(launch.run) >= 0)
         asked = refresh(launch.run, "--wait")
@@ -143,7 +143,7 @@ class RefreshTest(runs.WorldTest):
         self.assertIn("ROLLED_BACK", states(launch.run))
         # The run that never switched, at the same step.
         steps = runs.newest_commit(launch.run)
-        alone = self.start("by-hand-never", f"train.max_steps={steps}", "train.epochs=2000",
+        alone = self.start("by-hand-never", f"train.max_steps={steps}", "train.epochs=1000",
                            "commit.every_steps=0")
         self.assertEqual(alone.wait(), 0, alone.text())
         self.assertEqual(in_use(runs.digest(alone.run))["dense"], in_use(runs.digest(launch.run))["dense"])
