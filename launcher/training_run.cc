@@ -389,7 +389,7 @@ absl::Status TrainingRun::FinishRollback() {
   SAVIOR_ASSIGN_OR_RETURN(const std::optional<RefreshRequest> asked,
                           ReadRefreshRequest(folder_->path()));
   if (!asked || asked->what != RefreshRequest::What::kRollback) return absl::OkStatus();
-  const absl::Status done = RollBackCodebook(folder_->path(), asked->version);
+  absl::Status done = RollBackCodebook(folder_->path(), asked->version);
   // One that cannot be done does not keep the run from going on; a damaged commit does.
   if (!done.ok() && !absl::IsFailedPrecondition(done)) return done;
   LOG_IF(ERROR, !done.ok()) << done.message();
