@@ -167,7 +167,7 @@ absl::Status ClusterProcess::ConnectControl() {
     if (verdict.state != RunState::kFailed) return;
     // Whatever this process is doing, nobody waits for it any more. Without destructors: they may
     // wait for those who are gone.
-    if (rank() == 0) std::cerr << "savior: " << verdict.text << std::endl;
+    if (rank() == 0 || verdict.own) std::cerr << "savior: " << verdict.text << std::endl;
     google::FlushLogFiles(google::GLOG_INFO);
     std::cout.flush();
     std::_Exit(verdict.exit_code);

@@ -195,7 +195,7 @@ void ControlLink::Run() {
       Take({RunState::kFailed,
             fmt::format("no word from the coordinator (rank 0) for {:.1f} s (cluster.lease_s)",
                         SecondsSince(heard_)),
-            1},
+            1, /*own=*/true},
            false);
     }
   }

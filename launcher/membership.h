@@ -18,11 +18,12 @@ namespace savior {
 
 enum class RunState : uint8_t { kRunning = 0, kStopping = 1, kFinished = 2, kFailed = 3 };
 
-// What the coordinator says to everybody.
+// What the coordinator says to everybody, or what a rank found out about the coordinator.
 struct Verdict {
   RunState state = RunState::kRunning;
   std::string text = {};  // of a failure: who and what
   int exit_code = 1;      // of a failure
+  bool own = false;       // not the coordinator's: it will say nothing, so this rank has to
 };
 
 // A pure state machine: time comes with each call. Single-threaded.

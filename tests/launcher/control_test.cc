@@ -148,6 +148,7 @@ TEST_F(ControlTest, WhoNeverComesIsFoundOut) {
   const auto one = Join(0);
   const Verdict verdict = one->WaitForEnd();
   EXPECT_EQ(verdict.state, RunState::kFailed);
+  EXPECT_FALSE(verdict.own);
   EXPECT_THAT(verdict.text, AllOf(HasSubstr("rank 1"), HasSubstr("not heard from")));
 }
 
@@ -156,8 +157,11 @@ TEST_F(ControlTest, ACoordinatorThatIsGoneIsFoundOut) {
   const auto one = Join(0);
   const auto two = Join(1);
   coordinator_.reset();
-  EXPECT_THAT(one->WaitForEnd().text, HasSubstr("no word from the coordinator"));
-  EXPECT_THAT(two->WaitForEnd().text, HasSubstr("no word from the coordinator"));
+  for (ControlLink* link : {one.get(), two.get()}) {
+    const Verdict verdict = link->WaitForEnd();
+    EXPECT_TRUE(verdict.own);
+    EXPECT_THAT(verdict.text, HasSubstr("no word from the coordinator"));
+  }
 }
 
 // Who is slow to leave, longer than the coordinator waits for it, has not failed.
