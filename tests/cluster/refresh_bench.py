@@ -38,7 +38,7 @@ steps = 100
 [model]
 alignment = "codes"
 [train]
-epochs = 100000
+epochs = 1000
 metrics_every_s = 0.5
 [commit]
 interval_s = 0
