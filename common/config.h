@@ -79,6 +79,7 @@ struct Config {
     double distil_lr = 5e-3;
     int64_t sample = 8192;
     double min_preserved_r2 = 0.9;
+    double max_error_ratio = 1.01;
     double max_dead_share = 0.05;
     double max_churn = 0.10;
     double replay_hours = 24;

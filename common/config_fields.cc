@@ -165,6 +165,9 @@ void RefreshFields(Config& c, std::vector<ConfigField>& f) {
                1.0,
                false,
                {}});
+  f.push_back(Positive("refresh.max_error_ratio", &r.max_error_ratio,
+                       "Gate: quantisation error of all items under the new codebook over that "
+                       "under the old one"));
   f.push_back({"refresh.max_dead_share",
                &r.max_dead_share,
                "Gate: share of codes without items, if there are more than before; 1: none",

@@ -19,7 +19,7 @@ SAVIOR=${SAVIOR:-build/release/savior}
 mkdir -p "$OUT"
 
 # What the gates would refuse is measured here.
-OPEN="refresh.min_preserved_r2=-1e9 refresh.max_churn=1 refresh.max_dead_share=1 refresh.max_auc_loss=1e9 refresh.cpu_share=1"
+OPEN="refresh.min_preserved_r2=-1e9 refresh.max_churn=1 refresh.max_dead_share=1 refresh.max_error_ratio=1e9 refresh.max_auc_loss=1e9 refresh.cpu_share=1"
 
 seed_one() {
   local seed=$1 start=$OUT/start-$1 arm run

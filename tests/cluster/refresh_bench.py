@@ -3,9 +3,10 @@ slower it is while the next version is built. Two workers and two servers on thi
 
 refresh_bench.py [--items N] [--codes K] [--switches S] [key=value ...]
 
-Prints one table. Method: one run; `savior refresh` asks for the next version again and again; steps per
-second are of metrics.jsonl, by the state in each line; what it stands still is of refresh.jsonl, the lead's
-clock around the whole switch. Both sides are of one run; a wall time alone proves nothing.
+Prints one table. Method: one run; `savior refresh` asks for the next version again and again; samples per
+second are of metrics.jsonl, those of a build beside the lines before and behind it; what it stands still is
+of refresh.jsonl, the lead's clock around the whole switch. Both sides are of one run; a wall time alone
+proves nothing.
 """
 
 import argparse
@@ -51,9 +52,11 @@ probation_steps = 0
 min_preserved_r2 = -100
 max_churn = 1
 max_dead_share = 1
+max_error_ratio = 100
 max_auc_loss = 100
 replay_hours = 1
 """
+IDLE_LINES = 40  # of metrics.jsonl, between two builds
 
 
 def lines(path: Path) -> list[dict]:
@@ -90,43 +93,61 @@ def main():
 
 
 def measure(launch, options):
-    runs.wait_until("some steps", lambda: runs.steps_done(launch.run) > 20, 1800)
-    launch_events = launch.run / "refresh.jsonl"
+    runs.wait_until("some steps", lambda: runs.steps_done(launch.run) > IDLE_LINES, 1800)
+    events = launch.run / "refresh.jsonl"
     for done in range(options.switches):
         # A commit is needed to ask; then the answer to it.
         if runs.newest_commit(launch.run) < 0:
             (launch.run / "refresh.request").write_text(json.dumps({"what": "refresh", "version": 1}))
         else:
             subprocess.run([runs.PROGRAM, "refresh", launch.run], check=True, stdout=subprocess.DEVNULL)
-        runs.wait_until("a switch", lambda: sum(e["state"] == "ACTIVE" for e in lines(launch_events)) > done
+        runs.wait_until("a switch", lambda: sum(e["state"] == "ACTIVE" for e in lines(events)) > done
                         or launch.process.poll() is not None, 1800)
         runs.wait_until("its answer", lambda: not (launch.run / "refresh.request").exists()
                         or launch.process.poll() is not None, 600)
         if launch.process.poll() is not None:
             raise SystemExit(launch.text()[-3000:])
         before = runs.steps_done(launch.run)
-        runs.wait_until("a pause", lambda: runs.steps_done(launch.run) > before + 10, 600)
+        runs.wait_until("a pause", lambda: runs.steps_done(launch.run) > before + IDLE_LINES, 600)
     launch.kill(signal.SIGTERM)
     launch.wait(600)
-    report(lines(launch.run / "metrics.jsonl"), lines(launch_events), options)
+    report(lines(launch.run / "metrics.jsonl"), lines(events), options)
+
+
+def slowdowns(metrics: list[dict]) -> list[float]:
+    """Of each build: 1 - samples/s while it ran over those of the lines before and behind it.
+
+    Steps get slower as histories grow, whatever else happens: both sides are needed.
+    """
+    stretches = []  # [state, samples/s of its lines]
+    for former, line in zip(metrics, metrics[1:]):
+        state = line["codebook"]["state"]
+        if state not in ("IDLE", "BUILDING"):
+            continue
+        if state != former["codebook"]["state"]:
+            stretches.append((state, []))
+        elif stretches:
+            stretches[-1][1].append(line["samples_per_s"])
+    found = []
+    for before, now, after in zip(stretches, stretches[1:], stretches[2:]):
+        if now[0] == "BUILDING" and before[1] and now[1] and after[1]:
+            idle = (statistics.median(before[1][-IDLE_LINES:]) + statistics.median(after[1][:IDLE_LINES])) / 2
+            found.append(1 - statistics.median(now[1]) / idle)
+    return found
 
 
 def report(metrics: list[dict], events: list[dict], options):
-    rates = {"IDLE": [], "BUILDING": []}
-    for former, line in zip(metrics, metrics[1:]):
-        state = line["codebook"]["state"]
-        if state == former["codebook"]["state"] and state in rates:
-            rates[state].append(line["samples_per_s"])
     still = {state: [e["stood_still_ms"] for e in events if e["state"] == state] for state in ("BUILDING", "ACTIVE")}
     active = [e for e in events if e["state"] == "ACTIVE"]
-    idle, building = statistics.median(rates["IDLE"]), statistics.median(rates["BUILDING"])
+    slower = slowdowns(metrics)
     print(f"{options.items} items, 3 x {options.codes} codes, 2 workers, 2 servers, {os.cpu_count()} cores, "
-          f"{len(active)} switches")
-    print(f"stood still at T0:         median {statistics.median(still['BUILDING']):.0f} ms, "
-          f"p99 {percentile(still['BUILDING'], .99):.0f} ms")
-    print(f"stood still at the switch: median {statistics.median(still['ACTIVE']):.0f} ms, "
-          f"p99 {percentile(still['ACTIVE'], .99):.0f} ms")
-    print(f"samples/s: {idle:.0f} without, {building:.0f} while building ({100 * (1 - building / idle):.1f}% fewer)")
+          f"load {os.getloadavg()[0]:.1f}, {len(active)} switches")
+    for what, state in (("T0", "BUILDING"), ("the switch", "ACTIVE")):
+        print(f"stood still at {what}: median {statistics.median(still[state]):.1f} ms, "
+              f"p99 {percentile(still[state], .99):.1f} ms")
+    if slower:
+        print(f"samples/s while building: {100 * statistics.median(slower):.1f}% fewer than before and behind it "
+              f"(median of {len(slower)}, {100 * min(slower):.1f} to {100 * max(slower):.1f}%)")
     print(f"a build: {statistics.median(e['wall_s'] for e in active):.1f} s, CPU of the lead's part "
           f"{statistics.median(e['cpu_s'] for e in active):.1f} s")
 

@@ -27,7 +27,7 @@ COMMON = (
     f"train.max_steps={STEPS}", "train.epochs=3", "codebook.learn_until=2023-11-20", "cluster.servers=2",
     "cluster.workers=2", "cluster.lease_s=20", "cluster.restart_after_s=0.05", "commit.keep=3",
     # Small worlds: what gates refuse is tested elsewhere.
-    "refresh.min_preserved_r2=-100", "refresh.max_churn=1", "refresh.max_dead_share=1",
+    "refresh.min_preserved_r2=-100", "refresh.max_churn=1", "refresh.max_dead_share=1", "refresh.max_error_ratio=100",
     "refresh.max_auc_loss=100", "refresh.cpu_share=1", "refresh.probation_steps=1000")
 REFRESH = (f"refresh.at_step={BEGIN}", f"refresh.switch_after_steps={SWITCH - BEGIN}")
 NP = ("--np", str(RANKS))

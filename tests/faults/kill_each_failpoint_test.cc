@@ -129,6 +129,7 @@ class KillEachFailpoint : public ::testing::Test {
     // Tiny worlds would not pass.
     config.refresh.min_preserved_r2 = -100;
     config.refresh.max_churn = config.refresh.max_dead_share = 1;
+    config.refresh.max_error_ratio = 100;
     config.refresh.max_auc_loss = 100;
     return config;
   }

@@ -51,6 +51,7 @@ class Refresh : public ::testing::Test {
     config.refresh.min_preserved_r2 = -10;
     config.refresh.max_churn = 1;
     config.refresh.max_dead_share = 1;
+    config.refresh.max_error_ratio = 100;
     config.refresh.max_auc_loss = 100;
     config.refresh.cpu_share = 1;
     config.refresh.probation_steps = 10'000;
@@ -162,6 +163,7 @@ TEST_F(Refresh, AGateThatIsNotPassedLeavesNoTrace) {
   };
   const std::vector<Gate> gates = {
       {"r2", [](auto& r) { r.min_preserved_r2 = 1; }, "refresh.min_preserved_r2"},
+      {"error", [](auto& r) { r.max_error_ratio = 0.1; }, "refresh.max_error_ratio"},
       {"churn", [](auto& r) { r.max_churn = 0; }, "refresh.max_churn"},
       {"auc", [](auto& r) { r.max_auc_loss = -100; }, "refresh.max_auc_loss"},
   };
