@@ -62,7 +62,7 @@ Frame FrameOf(const LinePlot& plot) {
   Range range = means;
   range.Add(std::max(all.empty() ? range.low : all.low, means.low - span));
   range.Add(std::min(all.empty() ? range.high : all.high, means.high + span));
-  const double reach = 2 * std::max(span, 0.02 * std::abs(means.high));
+  const double reach = std::max(2 * span, 20 * std::abs(means.high));
   for (const PlotLevel& level : plot.levels) {
     const double y = frame.Scaled(level.y);
     if (y > range.low - reach && y < range.high + reach) range.Add(y);
@@ -78,15 +78,17 @@ Frame FrameOf(const LinePlot& plot) {
   return frame;
 }
 
-// 10, 100, ...; where the axis has less than two of them, 1, 2, 5, 10, ... too.
+// 10, 100, ...; where there are less than two of them, 1, 2, 5, 10, ..., or what a linear axis has.
 std::vector<double> LogTicks(double low, double high) {
+  if (high - low < 1) return RoundTicks(std::pow(10, low), std::pow(10, high), kTicksY);
   std::vector<double> ticks;
   const bool sparse = high - low < 2;
   const double every = std::max(1.0, std::ceil((high - low) / kTicksY));
   for (double power = std::floor(low); power <= high; power += every) {
     for (const double factor : {1.0, 2.0, 5.0}) {
       const double at = power + std::log10(factor);
-      if ((factor == 1 || sparse) && at >= low && at <= high) ticks.push_back(std::pow(10, at));
+      const bool shown = (factor == 1 || sparse) && at >= low && at <= high;
+      if (shown && std::isfinite(std::pow(10, at))) ticks.push_back(std::pow(10, at));
     }
   }
   return ticks;
@@ -229,6 +231,7 @@ std::string TickText(double value, double spacing, double largest) {
     suffix = "k";
   }
   if (value == 0) return "0";
+  if (largest >= 1e15 || largest < 1e-6) return fmt::format("{:.2g}", value);
   const double digits = -std::floor(std::log10(spacing / scale) + 1e-9);
   return fmt::format("{:.{}f}{}", value / scale, static_cast<int>(std::clamp(digits, 0.0, 9.0)),
                      suffix);

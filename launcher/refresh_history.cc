@@ -91,6 +91,10 @@ class Teller {
  private:
   // The attempt at `version` that a line in `state` is about: the latest, or a new one.
   CodebookRefresh& Of(uint32_t version, const std::string& state) {
+    // Lines of runs before 0.2 have the version that stays.
+    if (state == "ABORTED" && !refreshes_.empty() && refreshes_.back().fate == Fate::kBuilding) {
+      return refreshes_.back();
+    }
     const auto latest = std::ranges::find(refreshes_.rbegin(), refreshes_.rend(), version,
                                           &CodebookRefresh::version);
     const bool there = latest != refreshes_.rend();
@@ -167,6 +171,24 @@ void Reconcile(const CommitManifest& newest, RefreshHistory* history) {
   }
 }
 
+// What a rollback would go back to.
+void MarkKept(RefreshHistory* history) {
+  const auto in_use = std::ranges::find_if(
+      history->refreshes.rbegin(), history->refreshes.rend(), [](const CodebookRefresh& r) {
+        return r.fate == Fate::kProbation || r.fate == Fate::kUncommitted;
+      });
+  if (in_use == history->refreshes.rend() || in_use->version == 0) return;
+  const uint32_t before = in_use->version - 1;
+  const auto kept = std::find_if(in_use, history->refreshes.rend(), [&](const CodebookRefresh& r) {
+    return r.version == before && r.fate == Fate::kRetired;
+  });
+  if (kept != history->refreshes.rend()) {
+    kept->fate = Fate::kKept;
+  } else if (before == 0) {
+    history->first = Fate::kKept;
+  }
+}
+
 }  // namespace
 
 const char* NameOf(Fate fate) {
@@ -179,6 +201,8 @@ const char* NameOf(Fate fate) {
       return "probation";
     case Fate::kActive:
       return "active";
+    case Fate::kKept:
+      return "kept";
     case Fate::kRetired:
       return "retired";
     case Fate::kRolledBack:
@@ -197,6 +221,7 @@ RefreshHistory TellRefreshes(const std::vector<Json>& lines,
   Teller teller(&history);
   for (const Json& line : lines) teller.Tell(line);
   if (newest != nullptr) Reconcile(*newest, &history);
+  MarkKept(&history);
   return history;
 }
 

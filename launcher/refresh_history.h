@@ -44,6 +44,7 @@ struct CodebookRefresh {
     kUncommitted,  // in use, and no commit says so yet: a run that is killed now takes it back
     kProbation,    // in use; the version before can come back
     kActive,       // in use, for good
+    kKept,         // was in use before the version that is on probation, and can come back
     kRetired,      // was in use until a later version was
     kRolledBack,   // was in use, and undone
     kAborted,      // never in use; `why_not` says why

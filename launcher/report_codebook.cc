@@ -17,12 +17,12 @@ std::string StepCell(std::optional<int64_t> step) {
 }
 
 std::string VersionRows(const RefreshHistory& history) {
-  std::string html = "<tr>" + Cell("0") + Cell(NameOf(history.first)) + StepCell(0) +
-                     Cell("the run's first") + Cell("") + "</tr>\n";
+  std::string html = "<tr>" + TextCell("0") + TextCell(NameOf(history.first)) + StepCell(0) +
+                     TextCell("the run's first") + TextCell("") + "</tr>\n";
   for (const CodebookRefresh& refresh : history.refreshes) {
-    html += "<tr>" + Cell(std::to_string(refresh.version)) + Cell(NameOf(refresh.fate)) +
-            StepCell(refresh.switched) + Cell(refresh.why.empty() ? "not known" : refresh.why) +
-            Cell(refresh.why_not) + "</tr>\n";
+    html += "<tr>" + TextCell(std::to_string(refresh.version)) + TextCell(NameOf(refresh.fate)) +
+            StepCell(refresh.switched) + TextCell(refresh.why.empty() ? "not known" : refresh.why) +
+            TextCell(refresh.why_not) + "</tr>\n";
   }
   return html;
 }
@@ -32,7 +32,7 @@ std::string Compared(std::string_view name, std::optional<double> before,
                      std::optional<double> after, int digits) {
   std::string difference;
   if (before && after) difference = fmt::format("{:+.{}f}", *after - *before, digits);
-  return "<tr>" + Cell(name) + NumberCell(before, digits) + NumberCell(after, digits) +
+  return "<tr>" + TextCell(name) + NumberCell(before, digits) + NumberCell(after, digits) +
          fmt::format("<td class=\"n\">{}</td></tr>\n", difference);
 }
 
@@ -82,7 +82,7 @@ std::string LevelTable(const CodebookRefresh& refresh, const Config& config) {
                                 {"largest share %"}});
   for (size_t l = 0; l < refresh.outcome.levels.size(); ++l) {
     const RefreshLevel& level = refresh.outcome.levels[l];
-    html += "<tr>" + Cell(std::to_string(l + 1)) + NumberCell(100 * level.churn, 2) +
+    html += "<tr>" + TextCell(std::to_string(l + 1)) + NumberCell(100 * level.churn, 2) +
             NumberCell(100 * Utilisation(level, config.codebook.codes), 1) +
             NumberCell(level.perplexity, 1) + NumberCell(level.dead, 0) +
             NumberCell(100 * level.largest_share, 1) + "</tr>\n";
@@ -103,8 +103,8 @@ std::string StateTable(const CodebookRefresh& refresh) {
   for (const RefreshEvent& event : refresh.events) {
     std::optional<double> since;
     if (began && event.time) since = static_cast<double>(*event.time - *began);
-    html += "<tr>" + Cell(event.state) +
-            StepCell(event.step) + Cell(TimeText(event.time)) + NumberCell(since, 0) + NumberCell(event.stood_still_ms, 2) +
+    html += "<tr>" + TextCell(event.state) +
+            StepCell(event.step) + TextCell(TimeText(event.time)) + NumberCell(since, 0) + NumberCell(event.stood_still_ms, 2) +
             "</tr>\n";
   }
   return html + "</table></div>\n";
@@ -115,6 +115,13 @@ std::string RefreshPart(const CodebookRefresh& refresh, const SwitchWindow* wind
   std::string title = fmt::format("Version {}: {}", refresh.version, NameOf(refresh.fate));
   if (refresh.switched) title += fmt::format(", switched after step {}", *refresh.switched);
   std::string html = fmt::format("<h3>{}</h3>\n", EscapeMarkup(title));
+  if (!refresh.why.empty()) {
+    html += fmt::format("<p class=\"note\">Why it began: {}</p>\n", EscapeMarkup(refresh.why));
+  }
+  if (!refresh.why_not.empty()) {
+    html += fmt::format("<p class=\"note\">Why it was given up: {}</p>\n",
+                        EscapeMarkup(refresh.why_not));
+  }
   if (window != nullptr) {
     const bool none = window->lines_before == 0 && window->lines_after == 0;
     html += fmt::format("<p class=\"note\">{}</p>\n",

@@ -120,13 +120,13 @@ std::string ResultTable(const Json& cells, const Config& config, bool* flagged) 
       return share;
     };
     const auto predicate = config.eval.buckets.find(bucket);
-    html += "<tr>" + Cell(bucket + (few ? " *" : "")) + NumberCell(points("auc"), 2) +
+    html += "<tr>" + TextCell(bucket + (few ? " *" : "")) + NumberCell(points("auc"), 2) +
             NumberCell(points("gauc"), 2);
     for (const char* key : {"logloss", "ne", "pcoc", "ece"}) {
       html += NumberCell(NumberAt(*cell, {key}), 4);
     }
     html += NumberCell(NumberAt(*cell, {"n"}), 0) + NumberCell(NumberAt(*cell, {"positives"}), 0) +
-            Cell(predicate == config.eval.buckets.end() ? "" : predicate->second) + "</tr>\n";
+            TextCell(predicate == config.eval.buckets.end() ? "" : predicate->second) + "</tr>\n";
   }
   return html + "</table></div>\n";
 }
@@ -211,7 +211,7 @@ std::string CommitSection(const RunReport& report) {
                      {"codebook", kOfText},
                      {"size", kOfText}});
   for (const ReportedCommit& commit : report.commits) {
-    html += "<tr>" + Cell(commit.folder.filename().string());
+    html += "<tr>" + TextCell(commit.folder.filename().string());
     if (commit.manifest) {
       const CommitManifest& m = *commit.manifest;
       uint64_t bytes = 0;
@@ -220,7 +220,7 @@ std::string CommitSection(const RunReport& report) {
           fmt::format("{}{}", m.codebook.version, m.codebook.probation ? ", on probation" : "");
       html += NumberCell(static_cast<double>(m.step), 0) +
               NumberCell(static_cast<double>(m.samples), 0) +
-              NumberCell(static_cast<double>(m.shards), 0) + Cell(version) + Cell(SizeText(bytes));
+              NumberCell(static_cast<double>(m.shards), 0) + TextCell(version) + TextCell(SizeText(bytes));
     } else {
       html += fmt::format("<td colspan=\"5\" class=\"long\">{}</td>", EscapeMarkup(commit.damage));
     }
@@ -231,7 +231,7 @@ std::string CommitSection(const RunReport& report) {
 
 }  // namespace
 
-std::string Cell(std::string_view text) {
+std::string TextCell(std::string_view text) {
   const bool is_long = text.size() > 40;
   return fmt::format("<td{}>{}</td>", is_long ? " class=\"long\"" : "", EscapeMarkup(text));
 }

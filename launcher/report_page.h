@@ -17,9 +17,9 @@ std::string ReportPage(const RunReport& report);
 std::string CodebookSection(const RunReport& report);
 
 // Pieces of pages. What is text is escaped; of a missing value, and one that is not finite, a dash.
-std::string Cell(std::string_view text);
+std::string TextCell(std::string_view text);
 std::string NumberCell(std::optional<double> value, int digits);
-// Titles of columns: of text, as Cell is, or of numbers.
+// Titles of columns: of text, as TextCell is, or of numbers.
 struct Column {
   std::string_view title;
   bool text = false;

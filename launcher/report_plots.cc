@@ -10,7 +10,7 @@
 namespace savior {
 namespace {
 
-constexpr double kMiB = 1 << 20;
+constexpr double kKiB = 1 << 10, kMiB = 1 << 20;
 
 // Takes series out of a report, scaled, into plots with its axis and marks.
 class Plotter {
@@ -56,6 +56,18 @@ class Plotter {
     for (const std::string& name : Between(prefix, suffix)) {
       Add(std::string(prefix) + name + std::string(suffix), name, plot, scale);
     }
+  }
+
+  // Of all of them; 0: there are none.
+  double Most(std::string_view prefix, std::string_view suffix) const {
+    double most = 0;
+    for (const std::string& name : Between(prefix, suffix)) {
+      for (const SeriesPoint& p :
+           metrics_.series.at(std::string(prefix) + name + std::string(suffix))) {
+        most = std::max(most, p.most);
+      }
+    }
+    return most;
   }
 
  private:
@@ -127,15 +139,17 @@ PlotSection Tables(const Plotter& plotter) {
   rows.log = true;
   plotter.AddAll("tables.", ".rows", &rows);
   section.plots.push_back(std::move(rows));
-  LinePlot bytes = plotter.Plot("Bytes in RAM by table", "MiB");
+  const bool small = plotter.Most("tables.", ".hot_bytes") < kMiB;
+  LinePlot bytes = plotter.Plot("Bytes in RAM by table", small ? "KiB" : "MiB");
   bytes.log = true;
-  plotter.AddAll("tables.", ".hot_bytes", &bytes, 1 / kMiB);
+  plotter.AddAll("tables.", ".hot_bytes", &bytes, small ? 1 / kKiB : 1 / kMiB);
   section.plots.push_back(std::move(bytes));
   LinePlot memory = plotter.Plot("Memory of the lead worker's process", "MiB");
   memory.from_zero = true;
   plotter.Add("rss_bytes", "resident", &memory, 1 / kMiB);
   section.plots.push_back(std::move(memory));
   LinePlot hits = plotter.Plot("Pulled rows that were in RAM", "share");
+  hits.from_zero = true;
   plotter.Add("hot_hit_rate", "all tables", &hits);
   section.plots.push_back(std::move(hits));
   return section;

@@ -305,8 +305,8 @@ void RunRefresh::Abort(const std::string& why) {
   job_->give_up = true;
   EndJob();
   if (lead() && job_->result.ok()) figures.update(FiguresOf(job_->result->figures));
-  job_.reset();
   Event("ABORTED", std::move(figures));
+  job_.reset();
   if (!lead()) return;
   LOG(ERROR) << "the codebook stays at version " << world_.state->version << ": " << why;
   if (request_ && request_->what == RefreshRequest::What::kRefresh) {

@@ -6,7 +6,7 @@
 namespace savior {
 namespace {
 
-constexpr std::string_view kVersion = "codebook.version";
+constexpr std::string_view kVersion = "codebook.version", kSince = "codebook.since_step";
 constexpr std::string_view kProgressive = "progressive.";
 // Bounds what is held: this many lines a side at most.
 constexpr int64_t kMostSteps = 5000;
@@ -42,21 +42,28 @@ void SwitchWindows::Add(const MetricsLine& line, const std::vector<std::string>&
   for (size_t n = wanted_.size(); n < names.size(); ++n) {
     wanted_.push_back(IsFigure(names[n]));
     if (names[n] == kVersion) version_ = n;
+    if (names[n] == kSince) since_ = n;
   }
   for (Window& window : windows_) {
     // The line of a step is written before a switch after it.
     const bool after = line.step > window.step;
     if (std::abs(line.step - window.step) > steps_ || line.step == window.step - steps_) continue;
-    const auto version = std::ranges::find_if(
-        line.values, [&](const MetricsValue& v) { return version_ && v.name == *version_; });
     const uint32_t wanted = after ? window.version : window.version - 1;
-    if (version != line.values.end() && version->value != static_cast<double>(wanted)) continue;
+    if (!Says(line, version_, wanted)) continue;
+    // The same version may come again after a rollback.
+    if (after && !Says(line, since_, static_cast<double>(window.step))) continue;
     std::vector<MetricsValue>& kept = (after ? window.after : window.before)[line.step];
     kept.clear();
     for (const MetricsValue& value : line.values) {
       if (wanted_[value.name]) kept.push_back(value);
     }
   }
+}
+
+bool SwitchWindows::Says(const MetricsLine& line, std::optional<size_t> name, double wanted) {
+  if (!name) return true;
+  const auto value = std::ranges::find(line.values, *name, &MetricsValue::name);
+  return value == line.values.end() || value->value == wanted;
 }
 
 std::optional<double> SwitchWindows::MeanOf(const Side& side, size_t name,

@@ -55,12 +55,14 @@ class SwitchWindows {
     Side before, after;
   };
 
+  // Or says nothing of `name`.
+  static bool Says(const MetricsLine& line, std::optional<size_t> name, double wanted);
   static std::optional<double> MeanOf(const Side& side, size_t name, std::optional<size_t> weight);
 
   const int64_t steps_;
   std::vector<Window> windows_;
-  std::vector<bool> wanted_;      // by number of name
-  std::optional<size_t> version_;  // number of "codebook.version"
+  std::vector<bool> wanted_;               // by number of name
+  std::optional<size_t> version_, since_;  // numbers of "codebook.version", "codebook.since_step"
 };
 
 }  // namespace savior
