@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "common/markup.h"
+
 namespace savior {
 namespace {
 
@@ -14,10 +16,6 @@ constexpr double kTitleHeight = 30;
 std::string ColourOf(const std::vector<LegendEntry>& legend, char letter) {
   const auto found = std::ranges::find(legend, letter, &LegendEntry::letter);
   return found == legend.end() ? "#bbb" : found->colour;
-}
-
-std::string Text(double x, double y, const std::string& text, const std::string& more = "") {
-  return fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\"{}>{}</text>\n", x, y, more, text);
 }
 
 std::string Rect(double x, double y, double width, double height, const std::string& colour) {
@@ -56,10 +54,10 @@ std::string DrawSvg(const std::vector<StepChart>& charts, const std::vector<Lege
   double y = 0;
   for (const StepChart& t : charts) {
     y += kTitleHeight;
-    svg += Text(10, y - 8, fmt::format("{}: {:.1f} ms", t.title, t.seconds * 1e3),
+    svg += SvgText(10, y - 8, fmt::format("{}: {:.1f} ms", t.title, t.seconds * 1e3),
                 " font-weight=\"bold\"");
     for (const Lane& lane : t.lanes) {
-      svg += Text(10, y + kLaneHeight - 5, lane.name);
+      svg += SvgText(10, y + kLaneHeight - 5, lane.name);
       svg += Rect(kLeft, y, t.seconds * scale, kLaneHeight, "#f4f4f4");
       for (const Bar& bar : lane.bars) {
         const double begin = std::max(0.0, bar.begin), end = std::min(t.seconds, bar.end);
@@ -78,7 +76,7 @@ std::string DrawSvg(const std::vector<StepChart>& charts, const std::vector<Lege
       x = 10;
       y += 20;
     }
-    svg += Rect(x, y, 12, 12, entry.colour) + Text(x + 16, y + 11, entry.meaning);
+    svg += Rect(x, y, 12, 12, entry.colour) + SvgText(x + 16, y + 11, entry.meaning);
     x += width;
   }
   height = y + 24;

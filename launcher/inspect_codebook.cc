@@ -1,4 +1,5 @@
-// `savior inspect codebook`: what the codes are used for, told by the items that have them.
+// `savior inspect codebook`: the versions that the run has had, and what the codes in use are used
+// for, told by the items that have them.
 
 #include <fmt/format.h>
 
@@ -12,6 +13,7 @@
 #include "common/tensor_file.h"
 #include "launcher/inspected_commit.h"
 #include "launcher/logs.h"
+#include "launcher/refresh_history.h"
 #include "worker/model/codebook.h"
 #include "worker/tables.h"
 
@@ -82,6 +84,55 @@ void PrintVersion(const CodebookState& state, const ContentCodes& read, std::ost
   out << "\n";
 }
 
+// "0.8% 16.4%": `of` each level; "-": nobody knows.
+std::string ByLevel(const RefreshOutcome& outcome,
+                    const std::function<std::string(const RefreshLevel&)>& of) {
+  std::string text;
+  for (const RefreshLevel& level : outcome.levels) {
+    if (!text.empty()) text += ' ';
+    text += of(level);
+  }
+  return text.empty() ? "-" : text;
+}
+
+void PrintAttempt(const CodebookRefresh& refresh, int codes, std::ostream& out) {
+  const RefreshOutcome& outcome = refresh.outcome;
+  out << fmt::format(
+      "{:>7} {:>10}  {:<17} {:<15} {:<15} {:<15} {:>12}  {}{}\n", refresh.version,
+      refresh.switched ? fmt::format("{}", *refresh.switched) : "-", NameOf(refresh.fate),
+      ByLevel(outcome, [](const auto& l) { return fmt::format("{:.1f}%", 100 * l.churn); }),
+      ByLevel(outcome,
+              [codes](const auto& l) { return fmt::format("{:.1f}%", 100 * Utilisation(l, codes)); }),
+      ByLevel(outcome, [](const auto& l) { return fmt::format("{:.1f}", l.perplexity); }),
+      outcome.preserved_r2 ? fmt::format("{:.3f}", *outcome.preserved_r2) : "-",
+      refresh.why.empty() ? "not known" : refresh.why,
+      refresh.why_not.empty() ? "" : "; " + refresh.why_not);
+}
+
+// All versions of the run that the commit `folder` lies in, as far as its refresh.jsonl tells.
+absl::Status PrintVersions(const fs::path& folder, int codes, std::ostream& out) {
+  const fs::path commits = fs::absolute(folder).lexically_normal().parent_path();
+  // The history is the run's, whichever of its commits is looked at.
+  const std::vector<fs::path> all = ListCommits(commits);
+  absl::StatusOr<Commit> newest = absl::NotFoundError("");
+  if (!all.empty()) newest = OpenCommit(all.back(), /*digests=*/false);
+  SAVIOR_ASSIGN_OR_RETURN(
+      const RefreshHistory history,
+      ReadRefreshHistory(commits.parent_path(), newest.ok() ? &newest->manifest : nullptr));
+  if (history.refreshes.empty()) return absl::OkStatus();
+  out << fmt::format("\n{:>7} {:>10}  {:<17} {:<15} {:<15} {:<15} {:>12}  {}\n", "version",
+                     "since step", "state", "churn", "utilisation", "perplexity", "preserved R2",
+                     "why it began; why it ended");
+  CodebookRefresh first;
+  first.fate = history.first;
+  first.switched = 0;
+  first.why = "the run's first";
+  PrintAttempt(first, codes, out);
+  for (const CodebookRefresh& refresh : history.refreshes) PrintAttempt(refresh, codes, out);
+  out << "churn, utilisation and perplexity by level\n";
+  return absl::OkStatus();
+}
+
 // Names items for a person: by title where the training log is at hand, else by id.
 class ItemNames {
  public:
@@ -125,9 +176,11 @@ void PrintLevel(const ContentCodes& read, size_t level, size_t codes, size_t top
   std::ranges::stable_sort(order, std::greater(), [&](size_t c) { return members[c].size(); });
   const CodebookFigures::Level figures =
       MeasureLevel(read.codes, level, read.levels, static_cast<int>(codes));
-  out << fmt::format("\nlevel {}: perplexity {:.1f} of {}, {} dead, largest share {:.1f}%\n",
-                     level + 1, figures.perplexity, codes, figures.dead,
-                     100 * figures.largest_share);
+  out << fmt::format(
+      "\nlevel {}: perplexity {:.1f} of {}, utilisation {:.1f}%, {} dead, largest share {:.1f}%\n",
+      level + 1, figures.perplexity, codes,
+      100.0 * (1.0 - static_cast<double>(figures.dead) / static_cast<double>(codes)), figures.dead,
+      100 * figures.largest_share);
   for (size_t i = 0; i < std::min(top, codes); ++i) {
     const std::vector<uint64_t>& keys = members[order[i]];
     if (keys.empty()) break;
@@ -166,6 +219,8 @@ absl::Status InspectCodebook(const std::string& path, int64_t top, std::ostream&
                      inspected->commit().folder.string(), read.keys.size(), read.levels,
                      (*codebook)->codes());
   PrintVersion(state, read, out);
+  SAVIOR_RETURN_IF_ERROR(
+      PrintVersions(inspected->commit().folder, (*codebook)->codes(), out));
   for (size_t level = 0; level < read.levels; ++level) {
     PrintLevel(read, level, static_cast<size_t>((*codebook)->codes()), static_cast<size_t>(top),
                names, out);

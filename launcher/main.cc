@@ -21,6 +21,7 @@
 #include "launcher/launch_command.h"
 #include "launcher/orphan.h"
 #include "launcher/refresh_command.h"
+#include "launcher/report_command.h"
 #include "launcher/run_commands.h"
 #include "launcher/serve_command.h"
 #include "worker/data/generate.h"
@@ -183,12 +184,14 @@ int Main(int argc, char** argv) {
   ExportArguments export_bundle;
   ServeArguments serve;
   RefreshArguments refresh;
+  ReportArguments report;
   AddPrepare(app, prepare, memory_mb);
   AddTrain(app, train);
   AddLaunch(app, launch);
   AddSlurm(app, slurm);
   AddEvaluate(app, evaluate);
   AddRefresh(app, refresh);
+  AddReport(app, report);
   AddExport(app, export_bundle);
   AddServe(app, serve);
   AddInspect(app, inspect);
@@ -212,6 +215,7 @@ int Main(int argc, char** argv) {
         EvaluateRun(evaluate.run, evaluate.commit, evaluate.overrides, std::cout).status());
   }
   if (app.got_subcommand("refresh")) return Report(RefreshCodebook(refresh, std::cout));
+  if (app.got_subcommand("report")) return Report(WriteReport(report, std::cout));
   if (app.got_subcommand("export")) return Report(RunExport(export_bundle, std::cout));
   if (app.got_subcommand("serve")) {
     std::signal(SIGINT, OnSignal);

@@ -1,6 +1,7 @@
 #include "launcher/refresh_command.h"
 
 #include <fmt/format.h>
+#include <glog/logging.h>
 
 #include <chrono>
 #include <filesystem>
@@ -122,6 +123,9 @@ absl::Status RefreshCodebook(const RefreshArguments& arguments, std::ostream& ou
     }
     if (arguments.rollback) {
       SAVIOR_RETURN_IF_ERROR(RollBackCodebook(run, state.previous));
+      const absl::Status added =
+          JsonLines(run / kRefreshFile).Add(RollbackEvent(state.previous, state.since_step));
+      LOG_IF(WARNING, !added.ok()) << "a line of refresh.jsonl is lost: " << added.message();
       out << fmt::format("{}: codebook version {} is in use again, at step {}\n", run.string(),
                          state.previous, state.since_step);
       return absl::OkStatus();

@@ -1,6 +1,7 @@
 #include "launcher/run_refresh.h"
 
 #include <absl/strings/str_cat.h>
+#include <absl/time/clock.h>
 #include <fmt/format.h>
 #include <glog/logging.h>
 
@@ -100,6 +101,9 @@ void RunRefresh::AddWishes(bool committing, StepWishes* wishes) {
   const bool by_drift = world_.config->refresh.on_drift && !drifted_.empty();
   const bool by_itself = (by_step || by_drift) && !world_.state->by_hand_only;
   wishes->refresh_begin = HasCodebook() && (by_hand || by_itself);
+  if (wishes->refresh_begin) {
+    why_ = by_hand ? "by hand" : by_step ? "refresh.at_step" : "drift: " + drifted_;
+  }
 }
 
 bool RunRefresh::HasCodebook() const {
@@ -168,6 +172,7 @@ absl::Status RunRefresh::Observe(int64_t data_time) {
 }
 
 absl::StatusOr<bool> RunRefresh::Now(std::string* why) {
+  why_ = "by hand";
   SAVIOR_RETURN_IF_ERROR(Begin());
   SAVIOR_ASSIGN_OR_RETURN(const bool good, Judge());
   if (!good) {
@@ -216,7 +221,9 @@ absl::Status RunRefresh::Begin() {
     job->done = true;
   });
   Event("BUILDING",
-        {{"data_until", plan.seen.until}, {"stood_still_ms", 1e3 * SecondsSince(start)}});
+        {{"why", why_},
+         {"data_until", plan.seen.until},
+         {"stood_still_ms", 1e3 * SecondsSince(start)}});
   return absl::OkStatus();
 }
 
@@ -298,8 +305,8 @@ void RunRefresh::Abort(const std::string& why) {
   job_->give_up = true;
   EndJob();
   if (lead() && job_->result.ok()) figures.update(FiguresOf(job_->result->figures));
-  job_.reset();
   Event("ABORTED", std::move(figures));
+  job_.reset();
   if (!lead()) return;
   LOG(ERROR) << "the codebook stays at version " << world_.state->version << ": " << why;
   if (request_ && request_->what == RefreshRequest::What::kRefresh) {
@@ -370,11 +377,21 @@ Json RunRefresh::ToJson() const {
 void RunRefresh::Event(const char* state, Json figures) {
   if (!lead()) return;
   const uint32_t version = job_ ? version_ : world_.state->version;
-  Json line = {{"step", world_.trainer->step()}, {"state", state}, {"version", version}};
+  Json line = {{"step", world_.trainer->step()},
+               {"state", state},
+               {"version", version},
+               {"time", absl::ToUnixSeconds(absl::Now())}};
   line.update(figures);
   LOG(INFO) << "codebook version " << version << ": " << state << " " << figures.dump();
   const absl::Status added = world_.events->Add(line);
   LOG_IF(WARNING, !added.ok()) << "a line of refresh.jsonl is lost: " << added.message();
+}
+
+Json RollbackEvent(uint32_t version, int64_t step) {
+  return {{"step", step},
+          {"state", "ROLLED_BACK"},
+          {"version", version},
+          {"time", absl::ToUnixSeconds(absl::Now())}};
 }
 
 absl::Status RollBackCodebook(const fs::path& run, uint32_t version) {

@@ -103,7 +103,11 @@ class RunRefresh {
   std::unique_ptr<DriftMonitor> monitor_;
   int64_t day_ = -1;     // of the latest training data
   std::string drifted_;  // which bound is passed; "": none
+  std::string why_;      // the refresh that it wishes: "by hand", "drift: ..."
 };
+
+// The line of refresh.jsonl for a rollback to `version` that was done: the run goes on from `step`.
+nlohmann::ordered_json RollbackEvent(uint32_t version, int64_t step);
 
 // Makes the commit of the switch to the codebook in use the newest one, with the version before it
 // in use, and deletes those after it. Does nothing if that version is in use already. `run`: its

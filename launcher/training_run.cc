@@ -271,6 +271,7 @@ StepWishes TrainingRun::Wishes() const {
 }
 
 absl::Status TrainingRun::BeginCommit() {
+  const auto start = SteadyClock::now();
   SAVIOR_RETURN_IF_ERROR(trainer_->Settle());
   // Every worker's pushes are in when all are here, and none comes before the shards have frozen.
   SAVIOR_RETURN_IF_ERROR(SettleCommit());
@@ -282,7 +283,10 @@ absl::Status TrainingRun::BeginCommit() {
   }
   // What became of it, this too, the next SettleCommit says.
   begun_step_ = trainer_->step();
-  return place_.workers().Allgather("frozen", DeadlineIn(kPatience)).status();
+  SAVIOR_RETURN_IF_ERROR(place_.workers().Allgather("frozen", DeadlineIn(kPatience)).status());
+  ++last_commits_;
+  last_commit_pause_s_ = std::max(last_commit_pause_s_, SecondsSince(start));
+  return absl::OkStatus();
 }
 
 absl::Status TrainingRun::SettleCommit() {
@@ -393,9 +397,15 @@ absl::Status TrainingRun::FinishRollback() {
   // One that cannot be done does not keep the run from going on; a damaged commit does.
   if (!done.ok() && !absl::IsFailedPrecondition(done)) return done;
   LOG_IF(ERROR, !done.ok()) << done.message();
-  const char* const state = done.ok() ? "ROLLED_BACK" : "REFUSED";
-  const absl::Status added = folder_->refreshes().Add(
-      {{"state", state}, {"version", asked->version}, {"why", std::string(done.message())}});
+  Json event = {{"state", "REFUSED"},
+                {"version", asked->version},
+                {"time", absl::ToUnixSeconds(absl::Now())},
+                {"why", std::string(done.message())}};
+  if (done.ok()) {
+    SAVIOR_ASSIGN_OR_RETURN(const Commit back, NewestCommit(folder_->commits()));
+    event = RollbackEvent(asked->version, back.manifest.step);
+  }
+  const absl::Status added = folder_->refreshes().Add(event);
   LOG_IF(WARNING, !added.ok()) << added.message();
   return RemoveRefreshRequest(folder_->path());
 }

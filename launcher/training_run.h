@@ -23,6 +23,7 @@
 #include "launcher/step_times.h"
 #include "worker/content.h"
 #include "worker/eval/evaluation.h"
+#include "worker/eval/item_facts.h"
 #include "worker/trainer.h"
 
 namespace savior {
@@ -85,6 +86,8 @@ class TrainingRun {
   absl::Status FinishRollback();
   absl::Status AfterStep(const StepFigures& figures);
   absl::Status WriteMetrics(const StepFigures& figures);
+  // With eval.progressive: what the lead's own scores since the last line are worth, by bucket.
+  absl::StatusOr<nlohmann::ordered_json> ProgressiveFigures();
   // CPU time that the servers' processes have used so far.
   absl::StatusOr<double> ServerCpuSeconds();
   // What the steps cost every process of the run; what `processes_` and `train_cpu_s_` get.
@@ -149,6 +152,10 @@ class TrainingRun {
   double last_cpu_ = 0, last_server_cpu_ = 0;
   StepTimes last_step_times_;
   int64_t last_samples_ = 0;
+  int64_t last_commits_ = 0;        // begun
+  double last_commit_pause_s_ = 0;  // the longest that training stood still for one of them
+  int64_t last_scored_ = 0;         // rows of trainer_->scored_so_far() that were told of before
+  std::optional<ItemFacts> facts_;  // for them
   RankerLosses mean_;  // exponential means, for people
 };
 

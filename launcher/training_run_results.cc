@@ -124,6 +124,14 @@ absl::Status TrainingRun::WriteMetrics(const StepFigures& figures) {
   if (publisher_) {
     line["bundles"] = {{"published", publisher_->published()}, {"failed", publisher_->failed()}};
   }
+  if (last_commits_ > 0) {
+    line["commits"] = {{"begun", last_commits_}, {"stood_still_ms", 1e3 * last_commit_pause_s_}};
+  }
+  if (trainer_->progressive()) {
+    SAVIOR_ASSIGN_OR_RETURN(line["progressive"], ProgressiveFigures());
+  }
+  last_commits_ = 0;
+  last_commit_pause_s_ = 0;
   last_metrics_ = SteadyClock::now();
   last_cpu_ = cpu;
   last_server_cpu_ = server_cpu;
@@ -133,6 +141,24 @@ absl::Status TrainingRun::WriteMetrics(const StepFigures& figures) {
   const absl::Status added = folder_->metrics().Add(line);
   LOG_IF(WARNING, !added.ok()) << "a line of metrics is lost: " << added.message();
   return absl::OkStatus();
+}
+
+absl::StatusOr<Json> TrainingRun::ProgressiveFigures() {
+  if (!facts_) {
+    SAVIOR_ASSIGN_OR_RETURN(facts_, ScanTraining(*inputs_.log, inputs_.periods.training));
+  }
+  const Predictions& all = trainer_->scored_so_far();
+  const Predictions fresh = all.From(last_scored_);
+  last_scored_ = all.rows();
+  SAVIOR_ASSIGN_OR_RETURN(const EvalResult result,
+                          Evaluate(*inputs_.log, fresh, inputs_.buckets, *facts_));
+  Json buckets = Json::object();
+  for (const auto& [name, cell] : result.ctr) {
+    if (cell.n == 0) continue;
+    Json& figures = buckets[name] = {{"n", cell.n}, {"logloss", *cell.logloss}};
+    if (cell.auc) figures["auc"] = *cell.auc;
+  }
+  return buckets;
 }
 
 absl::StatusOr<EvalResult> TrainingRun::Finish() {

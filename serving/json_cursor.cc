@@ -266,6 +266,17 @@ bool JsonCursor::Number(JsonNumber* number) {
   return true;
 }
 
+bool JsonCursor::Literal(std::string_view* text) {
+  if (kind() != Kind::kOther) return false;
+  for (const std::string_view literal : {"true", "false", "null"}) {
+    if (!std::string_view(at_, static_cast<size_t>(end_ - at_)).starts_with(literal)) continue;
+    at_ += literal.size();
+    *text = literal;
+    return Value();
+  }
+  return Bad();
+}
+
 bool JsonCursor::AtEnd() {
   SkipSpace();
   return !bad_ && depth_ == 0 && at_ == end_;

@@ -33,7 +33,7 @@ struct JsonNumber {
 // Single-threaded. `text` outlives it.
 class JsonCursor {
  public:
-  enum class Kind : uint8_t { kObject, kList, kString, kNumber, kOther };
+  enum class Kind : uint8_t { kObject, kList, kString, kNumber, kOther };  // kOther: a literal
 
   explicit JsonCursor(std::string_view text, const JsonLimits& limits = {});
 
@@ -50,6 +50,8 @@ class JsonCursor {
   // `text` is good until the next string or key.
   bool String(std::string_view* text);
   bool Number(JsonNumber* number);
+  // true, false or null.
+  bool Literal(std::string_view* text);
 
   // In the object or list that was entered last: whether there is another member, whose value comes
   // next. False: it is closed.

@@ -121,6 +121,8 @@ class Trainer {
   // steps).
   PredictionShare TakeProgressive();
   bool progressive() const { return config_.eval.progressive; }
+  // What TakeProgressive would take, in the order of steps.
+  const Predictions& scored_so_far() const { return progressive_.predictions; }
 
   at::Device device() const { return device_; }
   DenseWeights& dense() { return ranker_.dense(); }

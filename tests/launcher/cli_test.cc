@@ -80,7 +80,7 @@ TEST_F(Cli, HelpHasExamplesForEveryCommand) {
   const Ended all = Savior({"--help"});
   EXPECT_EQ(all.code, 0);
   for (const char* command :
-       {"prepare", "train", "launch", "slurm", "evaluate", "inspect", "generate"}) {
+       {"prepare", "train", "launch", "slurm", "evaluate", "report", "inspect", "generate"}) {
     EXPECT_THAT(all.out, HasSubstr(command));
     const Ended one = Savior({command, "--help"});
     EXPECT_EQ(one.code, 0) << command;
@@ -102,6 +102,7 @@ TEST_F(Cli, AWrongCommandLineEndsWithTwo) {
                                              {"evaluate"},
                                              {"launch"},
                                              {"launch", "x.toml", "--np", "0"},
+                                             {"report"},
                                              {"inspect"},
                                              {"generate"},
                                              {"inspect", "table"},

@@ -184,6 +184,15 @@ void Predictions::Append(const Batch& batch, std::span<const float> batch_p_ctr,
   p_ctcvr.resize(items.size(), 0.0f);
 }
 
+Predictions Predictions::From(int64_t row) const {
+  CHECK(row >= 0 && row <= rows());
+  const auto tail = [row](const auto& values) {
+    return std::decay_t<decltype(values)>(values.begin() + row, values.end());
+  };
+  return {tail(users),       tail(request_ids), tail(items),        tail(timestamps), tail(clicks),
+          tail(conversions), tail(weights),     tail(prior_counts), tail(p_ctr),      tail(p_ctcvr)};
+}
+
 std::vector<std::vector<uint8_t>> BucketRows(const TrainingLog& log, const Predictions& predictions,
                                              std::span<const Bucket> buckets,
                                              const ItemFacts& facts) {

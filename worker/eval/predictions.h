@@ -41,6 +41,8 @@ struct Predictions {
   // Adds the rows of `batch` with their scores, [batch.rows()] each. `p_ctcvr` may be empty: zeros.
   void Append(const Batch& batch, std::span<const float> batch_p_ctr,
               std::span<const float> batch_p_ctcvr);
+  // A copy of the rows from `row` on, 0 <= row <= rows().
+  Predictions From(int64_t row) const;
   bool operator==(const Predictions&) const = default;
 };
 
