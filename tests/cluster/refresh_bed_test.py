@@ -21,7 +21,8 @@ from runs import Launch
 BED = Bed("svrefresh", "10.81.5")
 # Three servers and two workers.
 HOSTS = "node1:2,node2:2,node3:1"
-PROBATION = 60
+# Long enough for a person to ask for a rollback where steps take 30 ms, and to end where they take 300.
+PROBATION = 200
 CLUSTER = ("cluster.workers=2", "cluster.interface=eth0", "cluster.lease_s=30",
            "cluster.restart_after_s=0.2")
 CONFIG = """
