@@ -55,7 +55,7 @@ std::string DrawSvg(const std::vector<StepChart>& charts, const std::vector<Lege
   for (const StepChart& t : charts) {
     y += kTitleHeight;
     svg += SvgText(10, y - 8, fmt::format("{}: {:.1f} ms", t.title, t.seconds * 1e3),
-                " font-weight=\"bold\"");
+                   " font-weight=\"bold\"");
     for (const Lane& lane : t.lanes) {
       svg += SvgText(10, y + kLaneHeight - 5, lane.name);
       svg += Rect(kLeft, y, t.seconds * scale, kLaneHeight, "#f4f4f4");

@@ -67,7 +67,9 @@ absl::StatusOr<ContentCodes> ReadCodes(InspectedCommit& inspected, const Codeboo
 
 // Which codebook it is; on probation, what became of the codes of the one before.
 void PrintVersion(const CodebookState& state, const ContentCodes& read, std::ostream& out) {
-  out << fmt::format("codebook version {}, in use since step {}", state.version, state.since_step);
+  // After a rollback: since the step that it went back to.
+  out << fmt::format("codebook version {}, in use {}since step {}", state.version,
+                     state.by_hand_only ? "again " : "", state.since_step);
   if (state.previous > state.version) {
     out << fmt::format(", rolled back from version {}", state.previous);
   }
@@ -101,8 +103,9 @@ void PrintAttempt(const CodebookRefresh& refresh, int codes, std::ostream& out) 
       "{:>7} {:>10}  {:<17} {:<15} {:<15} {:<15} {:>12}  {}{}\n", refresh.version,
       refresh.switched ? fmt::format("{}", *refresh.switched) : "-", NameOf(refresh.fate),
       ByLevel(outcome, [](const auto& l) { return fmt::format("{:.1f}%", 100 * l.churn); }),
-      ByLevel(outcome,
-              [codes](const auto& l) { return fmt::format("{:.1f}%", 100 * Utilisation(l, codes)); }),
+      ByLevel(
+          outcome,
+          [codes](const auto& l) { return fmt::format("{:.1f}%", 100 * Utilisation(l, codes)); }),
       ByLevel(outcome, [](const auto& l) { return fmt::format("{:.1f}", l.perplexity); }),
       outcome.preserved_r2 ? fmt::format("{:.3f}", *outcome.preserved_r2) : "-",
       refresh.why.empty() ? "not known" : refresh.why,
@@ -219,8 +222,7 @@ absl::Status InspectCodebook(const std::string& path, int64_t top, std::ostream&
                      inspected->commit().folder.string(), read.keys.size(), read.levels,
                      (*codebook)->codes());
   PrintVersion(state, read, out);
-  SAVIOR_RETURN_IF_ERROR(
-      PrintVersions(inspected->commit().folder, (*codebook)->codes(), out));
+  SAVIOR_RETURN_IF_ERROR(PrintVersions(inspected->commit().folder, (*codebook)->codes(), out));
   for (size_t level = 0; level < read.levels; ++level) {
     PrintLevel(read, level, static_cast<size_t>((*codebook)->codes()), static_cast<size_t>(top),
                names, out);

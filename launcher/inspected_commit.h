@@ -49,7 +49,8 @@ inline Deadline InspectDeadline() { return DeadlineIn(std::chrono::minutes(30));
 
 // `savior inspect codebook`: version, use of every level's codes, and the `top` most used with
 // example titles; on probation the share of contents with other codes than in the version before;
-// of a run whose codebook was refreshed, every version that it has had (launcher/refresh_history.h).
+// of a run whose codebook was refreshed, every version that it has had
+// (launcher/refresh_history.h).
 [[nodiscard]] absl::Status InspectCodebook(const std::string& path, int64_t top, std::ostream& out);
 
 }  // namespace savior

@@ -65,8 +65,7 @@ absl::StatusOr<std::vector<nlohmann::ordered_json>> ReadJsonLines(const fs::path
   return lines;
 }
 
-JsonLines::JsonLines(fs::path path)
-    : path_(std::move(path)), bytes_(DropTornLine(path_)) {
+JsonLines::JsonLines(fs::path path) : path_(std::move(path)), bytes_(DropTornLine(path_)) {
   file_.open(path_, std::ios::app);
 }
 

@@ -101,8 +101,8 @@ std::string Line(double x0, double y0, double x1, double y1, std::string_view mo
 
 std::string Axes(const LinePlot& plot, const Frame& frame) {
   std::string svg;
-  const std::vector<double> ys = plot.log ? LogTicks(frame.y0, frame.y1)
-                                          : RoundTicks(frame.y0, frame.y1, kTicksY);
+  const std::vector<double> ys =
+      plot.log ? LogTicks(frame.y0, frame.y1) : RoundTicks(frame.y0, frame.y1, kTicksY);
   const auto spacing = [](const std::vector<double>& ticks) {
     return ticks.size() > 1 ? ticks[1] - ticks[0] : ticks.empty() ? 1 : std::abs(ticks[0]);
   };
@@ -121,7 +121,8 @@ std::string Axes(const LinePlot& plot, const Frame& frame) {
   const std::vector<double> xs = RoundTicks(frame.x0, frame.x1, kTicksX);
   for (const double x : xs) {
     if (x != std::floor(x)) continue;  // there is no half step
-    svg += Line(frame.X(x), kHeight - kBottom, frame.X(x), kHeight - kBottom + 4, " class=\"axis\"");
+    svg +=
+        Line(frame.X(x), kHeight - kBottom, frame.X(x), kHeight - kBottom + 4, " class=\"axis\"");
     svg += SvgText(frame.X(x), kHeight - kBottom + 16, TickText(x, spacing(xs), largest(xs)),
                    " text-anchor=\"middle\"");
   }
@@ -154,14 +155,16 @@ std::string Curve(const PlotLine& line, const Frame& frame, size_t colour) {
     const double y = line.dots ? p.most : p.mean;
     if (frame.log && y <= 0) continue;
     ++drawn;
-    points += line.dots ? fmt::format("<circle class=\"dot-{}\" cx=\"{:.1f}\" cy=\"{:.1f}\" "
-                                      "r=\"2.2\"/>\n",
-                                      colour, frame.X(p.step), frame.Y(y))
+    points += line.dots ? fmt::format(
+                              "<circle class=\"dot-{}\" cx=\"{:.1f}\" cy=\"{:.1f}\" "
+                              "r=\"2.2\"/>\n",
+                              colour, frame.X(p.step), frame.Y(y))
                         : fmt::format("{:.1f},{:.1f} ", frame.X(p.step), frame.Y(y));
   }
   if (line.dots || drawn == 0) return points;
   points.pop_back();
-  if (drawn > 1) return fmt::format("<polyline class=\"line-{}\" points=\"{}\"/>\n", colour, points);
+  if (drawn > 1)
+    return fmt::format("<polyline class=\"line-{}\" points=\"{}\"/>\n", colour, points);
   const size_t comma = points.find(',');  // one point has no line
   return fmt::format("<circle class=\"dot-{}\" cx=\"{}\" cy=\"{}\" r=\"2.2\"/>\n", colour,
                      points.substr(0, comma), points.substr(comma + 1));

@@ -54,10 +54,9 @@ void AddOutcome(const Json& line, RefreshOutcome* outcome) {
   if (levels == nullptr || !levels->is_array()) return;
   outcome->levels.clear();
   for (const Json& level : *levels) {
-    outcome->levels.push_back({Number(level, "perplexity").value_or(0),
-                               Number(level, "dead").value_or(0),
-                               Number(level, "largest_share").value_or(0),
-                               Number(level, "churn").value_or(0)});
+    outcome->levels.push_back(
+        {Number(level, "perplexity").value_or(0), Number(level, "dead").value_or(0),
+         Number(level, "largest_share").value_or(0), Number(level, "churn").value_or(0)});
   }
 }
 
@@ -162,9 +161,7 @@ void Reconcile(const CommitManifest& newest, RefreshHistory* history) {
     if (!WasInUse(*r)) continue;
     if (r->version > state.version) {
       const bool behind = r->switched && *r->switched < newest.step;
-      r->fate = rolled_back ? Fate::kRolledBack
-                : behind    ? Fate::kInterrupted
-                            : Fate::kUncommitted;
+      r->fate = rolled_back ? Fate::kRolledBack : behind ? Fate::kInterrupted : Fate::kUncommitted;
     } else if (r->version == state.version && !std::exchange(found, true)) {
       r->fate = fate;
     }
@@ -215,8 +212,7 @@ const char* NameOf(Fate fate) {
   return "unknown";
 }
 
-RefreshHistory TellRefreshes(const std::vector<Json>& lines,
-                             const CommitManifest* newest) {
+RefreshHistory TellRefreshes(const std::vector<Json>& lines, const CommitManifest* newest) {
   RefreshHistory history;
   Teller teller(&history);
   for (const Json& line : lines) teller.Tell(line);

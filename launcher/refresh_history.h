@@ -20,9 +20,9 @@ namespace savior {
 
 // A line of refresh.jsonl.
 struct RefreshEvent {
-  std::string state;             // BUILDING, PREPARED, ACTIVE, RETIRED, ABORTED, ROLLED_BACK
-  std::optional<int64_t> step;   // after which it was so; lines from before 0.2 may lack it
-  std::optional<int64_t> time;   // unix seconds, likewise
+  std::string state;            // BUILDING, PREPARED, ACTIVE, RETIRED, ABORTED, ROLLED_BACK
+  std::optional<int64_t> step;  // after which it was so; lines from before 0.2 may lack it
+  std::optional<int64_t> time;  // unix seconds, likewise
   std::optional<double> stood_still_ms;  // training did
 };
 
@@ -53,8 +53,8 @@ struct CodebookRefresh {
 
   uint32_t version = 0;
   Fate fate = Fate::kBuilding;
-  std::string why;      // "by hand", "drift: ...", "refresh.at_step"; "": not known
-  std::string why_not;  // of kAborted
+  std::string why;                  // "by hand", "drift: ...", "refresh.at_step"; "": not known
+  std::string why_not;              // of kAborted
   std::optional<int64_t> switched;  // the step after which it was in use
   std::vector<RefreshEvent> events;
   RefreshOutcome outcome;
@@ -75,8 +75,8 @@ RefreshHistory TellRefreshes(const std::vector<nlohmann::ordered_json>& lines,
                              const CommitManifest* newest);
 
 // The same, of a run's folder. Errors: ReadJsonLines'.
-[[nodiscard]] absl::StatusOr<RefreshHistory> ReadRefreshHistory(
-    const std::filesystem::path& run, const CommitManifest* newest);
+[[nodiscard]] absl::StatusOr<RefreshHistory> ReadRefreshHistory(const std::filesystem::path& run,
+                                                                const CommitManifest* newest);
 
 // Of `codes`, the share that some content has.
 double Utilisation(const RefreshLevel& level, int64_t codes);

@@ -73,13 +73,12 @@ std::string WindowTable(const CodebookRefresh& refresh, const SwitchWindow* wind
 
 std::string LevelTable(const CodebookRefresh& refresh, const Config& config) {
   if (refresh.outcome.levels.empty()) return "";
-  std::string html = "<div class=\"wide\"><table>\n" +
-                     HeaderRow({{"level", kOfText},
-                                {"churn %"},
-                                {"utilisation %"},
-                                {"perplexity"},
-                                {"dead codes"},
-                                {"largest share %"}});
+  std::string html = "<div class=\"wide\"><table>\n" + HeaderRow({{"level", kOfText},
+                                                                  {"churn %"},
+                                                                  {"utilisation %"},
+                                                                  {"perplexity"},
+                                                                  {"dead codes"},
+                                                                  {"largest share %"}});
   for (size_t l = 0; l < refresh.outcome.levels.size(); ++l) {
     const RefreshLevel& level = refresh.outcome.levels[l];
     html += "<tr>" + TextCell(std::to_string(l + 1)) + NumberCell(100 * level.churn, 2) +
@@ -91,21 +90,18 @@ std::string LevelTable(const CodebookRefresh& refresh, const Config& config) {
 }
 
 std::string StateTable(const CodebookRefresh& refresh) {
-  std::string html =
-      "<div class=\"wide\"><table>\n" +
-      HeaderRow({{"state", kOfText},
-                 {"after step"},
-                 {"time (UTC)", kOfText},
-                 {"seconds since it began"},
-                 {"training stood still, ms"}});
+  std::string html = "<div class=\"wide\"><table>\n" + HeaderRow({{"state", kOfText},
+                                                                  {"after step"},
+                                                                  {"time (UTC)", kOfText},
+                                                                  {"seconds since it began"},
+                                                                  {"training stood still, ms"}});
   const std::optional<int64_t> began =
       refresh.events.empty() ? std::nullopt : refresh.events[0].time;
   for (const RefreshEvent& event : refresh.events) {
     std::optional<double> since;
     if (began && event.time) since = static_cast<double>(*event.time - *began);
-    html += "<tr>" + TextCell(event.state) +
-            StepCell(event.step) + TextCell(TimeText(event.time)) + NumberCell(since, 0) + NumberCell(event.stood_still_ms, 2) +
-            "</tr>\n";
+    html += "<tr>" + TextCell(event.state) + StepCell(event.step) + TextCell(TimeText(event.time)) +
+            NumberCell(since, 0) + NumberCell(event.stood_still_ms, 2) + "</tr>\n";
   }
   return html + "</table></div>\n";
 }
@@ -124,12 +120,12 @@ std::string RefreshPart(const CodebookRefresh& refresh, const SwitchWindow* wind
   }
   if (window != nullptr) {
     const bool none = window->lines_before == 0 && window->lines_after == 0;
-    html += fmt::format("<p class=\"note\">{}</p>\n",
-                        none ? "No line of metrics.jsonl lies near it."
-                             : fmt::format("Means over {} lines of metrics.jsonl in the {} steps "
-                                           "before the switch, and {} in those after it.",
-                                           window->lines_before, report.metrics.window_steps,
-                                           window->lines_after));
+    html += fmt::format(
+        "<p class=\"note\">{}</p>\n",
+        none ? "No line of metrics.jsonl lies near it."
+             : fmt::format("Means over {} lines of metrics.jsonl in the {} steps "
+                           "before the switch, and {} in those after it.",
+                           window->lines_before, report.metrics.window_steps, window->lines_after));
   }
   return html + WindowTable(refresh, window, report.config) + LevelTable(refresh, report.config) +
          StateTable(refresh);
@@ -157,10 +153,9 @@ std::string CodebookSection(const RunReport& report) {
   if (history.refreshes.empty()) return html;
   std::string switches, others;
   for (const CodebookRefresh& refresh : history.refreshes) {
-    const auto window = std::ranges::find_if(
-        report.metrics.windows, [&](const SwitchWindow& w) {
-          return w.version == refresh.version && refresh.switched == w.step;
-        });
+    const auto window = std::ranges::find_if(report.metrics.windows, [&](const SwitchWindow& w) {
+      return w.version == refresh.version && refresh.switched == w.step;
+    });
     const bool there = window != report.metrics.windows.end();
     const bool switched = refresh.switched && refresh.fate != Fate::kInterrupted;
     (switched ? switches : others) += RefreshPart(refresh, there ? &*window : nullptr, report);

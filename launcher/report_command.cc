@@ -31,8 +31,8 @@ absl::Status WriteReport(const ReportArguments& arguments, std::ostream& out) {
   const std::string page = ReportPage(report);
   SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(file, page));
   out << fmt::format("{} ({}): {} lines of metrics, {} refreshes, {} commits\n", file.string(),
-                     SizeText(page.size()), report.metrics.lines,
-                     report.refreshes.refreshes.size(), report.commits.size());
+                     SizeText(page.size()), report.metrics.lines, report.refreshes.refreshes.size(),
+                     report.commits.size());
   return absl::OkStatus();
 }
 

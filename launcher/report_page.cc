@@ -72,8 +72,9 @@ std::string Heading(const RunReport& report) {
     std::string steps = fmt::format("{} to {} in {} lines of metrics.jsonl", metrics.first_step,
                                     metrics.last_step, metrics.lines);
     if (metrics.restarts > 0) {
-      steps += fmt::format("; went on from a commit {} time{}: of what was done twice the later counts",
-                           metrics.restarts, metrics.restarts == 1 ? "" : "s");
+      steps +=
+          fmt::format("; went on from a commit {} time{}: of what was done twice the later counts",
+                      metrics.restarts, metrics.restarts == 1 ? "" : "s");
     }
     html += Fact("steps", steps);
   }
@@ -97,20 +98,21 @@ bool IsOfNewItems(const Config& config, const std::string& bucket) {
 std::string ResultTable(const Json& cells, const Config& config, bool* flagged) {
   std::vector<std::pair<std::string, const Json*>> rows;
   for (const auto& [bucket, cell] : cells.items()) rows.emplace_back(bucket, &cell);
-  std::ranges::stable_partition(
-      rows, [&](const auto& row) { return IsOfNewItems(config, row.first); });
-  std::string html = "<div class=\"wide\"><table>\n" +
-                     HeaderRow({{"bucket", kOfText},
-                                {"AUC"},
-                                {"GAUC"},
-                                {"log loss"},
-                                {"NE"},
-                                {"PCOC"},
-                                {"ECE"},
-                                {"impressions"},
-                                {"positives"},
-                                {"which", kOfText}});
-  for (const auto& [bucket, cell] : rows) {
+  std::stable_partition(rows.begin(), rows.end(),
+                        [&](const auto& row) { return IsOfNewItems(config, row.first); });
+  std::string html = "<div class=\"wide\"><table>\n" + HeaderRow({{"bucket", kOfText},
+                                                                  {"AUC"},
+                                                                  {"GAUC"},
+                                                                  {"log loss"},
+                                                                  {"NE"},
+                                                                  {"PCOC"},
+                                                                  {"ECE"},
+                                                                  {"impressions"},
+                                                                  {"positives"},
+                                                                  {"which", kOfText}});
+  for (const auto& row : rows) {
+    const std::string& bucket = row.first;
+    const Json* const cell = row.second;
     const Json* const flag = At(*cell, {"flagged"});
     const bool few = flag != nullptr && flag->is_boolean() && flag->get<bool>();
     *flagged = *flagged || few;
@@ -135,8 +137,9 @@ std::string ResultSection(const RunReport& report) {
   std::string html = "<h2>Result</h2>\n";
   const Json* const ctr = At(report.result, {"eval", "ctr"});
   if (ctr == nullptr || !ctr->is_object()) {
-    return html + "<p class=\"note\">There is no result yet: result.json is written at the end of a "
-                  "run. Until then: savior evaluate.</p>\n";
+    return html +
+           "<p class=\"note\">There is no result yet: result.json is written at the end of a "
+           "run. Until then: savior evaluate.</p>\n";
   }
   bool flagged = false;
   html += "<h3>Clicks</h3>\n" + ResultTable(*ctr, report.config, &flagged);
@@ -180,7 +183,8 @@ std::string MarkLegend(const std::vector<PlotMark>& marks) {
 std::string PlotSections(const RunReport& report) {
   const std::vector<PlotSection> sections = PlotsOf(report);
   if (sections.empty()) {
-    return "<h2>Over the steps</h2>\n<p class=\"note\">There are no metrics yet: metrics.jsonl gets a "
+    return "<h2>Over the steps</h2>\n<p class=\"note\">There are no metrics yet: metrics.jsonl "
+           "gets a "
            "line every train.metrics_every_s seconds.</p>\n";
   }
   std::string html;
@@ -196,20 +200,20 @@ std::string PlotSections(const RunReport& report) {
     }
     html += "</div>\n";
   }
-  return html + "<p class=\"note\">Lines are means of equal ranges of steps; shaded: from the least "
-                "to the largest value of each range.</p>\n";
+  return html +
+         "<p class=\"note\">Lines are means of equal ranges of steps; shaded: from the least "
+         "to the largest value of each range.</p>\n";
 }
 
 std::string CommitSection(const RunReport& report) {
   std::string html = "<h2>Commits</h2>\n";
   if (report.commits.empty()) return html + "<p class=\"note\">There is none yet.</p>\n";
-  html += "<div class=\"wide\"><table>\n" +
-          HeaderRow({{"commit", kOfText},
-                     {"step"},
-                     {"impressions"},
-                     {"shards"},
-                     {"codebook", kOfText},
-                     {"size", kOfText}});
+  html += "<div class=\"wide\"><table>\n" + HeaderRow({{"commit", kOfText},
+                                                       {"step"},
+                                                       {"impressions"},
+                                                       {"shards"},
+                                                       {"codebook", kOfText},
+                                                       {"size", kOfText}});
   for (const ReportedCommit& commit : report.commits) {
     html += "<tr>" + TextCell(commit.folder.filename().string());
     if (commit.manifest) {
@@ -220,7 +224,8 @@ std::string CommitSection(const RunReport& report) {
           fmt::format("{}{}", m.codebook.version, m.codebook.probation ? ", on probation" : "");
       html += NumberCell(static_cast<double>(m.step), 0) +
               NumberCell(static_cast<double>(m.samples), 0) +
-              NumberCell(static_cast<double>(m.shards), 0) + TextCell(version) + TextCell(SizeText(bytes));
+              NumberCell(static_cast<double>(m.shards), 0) + TextCell(version) +
+              TextCell(SizeText(bytes));
     } else {
       html += fmt::format("<td colspan=\"5\" class=\"long\">{}</td>", EscapeMarkup(commit.damage));
     }
@@ -245,8 +250,8 @@ std::string NumberCell(std::optional<double> value, int digits) {
 std::string HeaderRow(std::initializer_list<Column> columns) {
   std::string html = "<tr>";
   for (const Column& column : columns) {
-    html += fmt::format("<th{}>{}</th>", column.text ? "" : " class=\"n\"",
-                        EscapeMarkup(column.title));
+    html +=
+        fmt::format("<th{}>{}</th>", column.text ? "" : " class=\"n\"", EscapeMarkup(column.title));
   }
   return html + "</tr>\n";
 }

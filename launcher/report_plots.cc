@@ -44,8 +44,7 @@ class Plotter {
     for (const auto& [name, points] : metrics_.series) {
       if (name.size() > prefix.size() + suffix.size() && name.starts_with(prefix) &&
           name.ends_with(suffix)) {
-        found.push_back(
-            name.substr(prefix.size(), name.size() - prefix.size() - suffix.size()));
+        found.push_back(name.substr(prefix.size(), name.size() - prefix.size() - suffix.size()));
       }
     }
     return found;
@@ -106,8 +105,8 @@ PlotSection Speed(const Plotter& plotter) {
   section.plots.push_back(std::move(samples));
   LinePlot step = plotter.Plot("Where a step's time goes (the lead worker, means)", "ms");
   step.from_zero = true;
-  for (const char* part : {"step", "compute", "assemble", "pull_wait", "push_wait",
-                           "allreduce_wait", "adam"}) {
+  for (const char* part :
+       {"step", "compute", "assemble", "pull_wait", "push_wait", "allreduce_wait", "adam"}) {
     plotter.Add(fmt::format("step_seconds.{}.mean", part),
                 std::string_view(part) == "step" ? "whole step" : part, &step, 1e3);
   }
@@ -176,7 +175,8 @@ PlotSection Drift(const Plotter& plotter, const Config::Refresh& bounds, bool on
   for (const std::string& level : plotter.Between(prefix + "perplexity.", "")) {
     int number = 0;
     if (!absl::SimpleAtoi(level, &number)) continue;
-    plotter.Add(prefix + "perplexity." + level, fmt::format("level {}", number + 1), &perplexity);
+    plotter.Add(fmt::format("{}perplexity.{}", prefix, level), fmt::format("level {}", number + 1),
+                &perplexity);
   }
   for (LinePlot* plot : {&error, &drop, &fresh, &perplexity}) {
     section.plots.push_back(std::move(*plot));

@@ -220,10 +220,9 @@ absl::Status RunRefresh::Begin() {
     job->result = RunRefreshJob(worker, job->plan, snapshot, &job->give_up);
     job->done = true;
   });
-  Event("BUILDING",
-        {{"why", why_},
-         {"data_until", plan.seen.until},
-         {"stood_still_ms", 1e3 * SecondsSince(start)}});
+  Event("BUILDING", {{"why", why_},
+                     {"data_until", plan.seen.until},
+                     {"stood_still_ms", 1e3 * SecondsSince(start)}});
   return absl::OkStatus();
 }
 

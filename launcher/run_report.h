@@ -22,7 +22,7 @@ namespace savior {
 // Of metrics.jsonl.
 struct RunMetrics {
   int64_t lines = 0, restarts = 0;
-  int64_t first_step = 0, last_step = 0;  // of those that hold; lines > 0
+  int64_t first_step = 0, last_step = 0;                   // of those that hold; lines > 0
   std::map<std::string, std::vector<SeriesPoint>> series;  // by name (MetricsFile::names)
   int64_t window_steps = 0;
   std::vector<SwitchWindow> windows;
@@ -38,10 +38,10 @@ struct ReportedCommit {
 struct RunReport {
   std::filesystem::path run;
   Config config;
-  bool running = false;                    // some process has the folder
-  nlohmann::ordered_json result;           // result.json; null: there is none yet
-  std::vector<ReportedCommit> commits;     // by step
-  const CommitManifest* newest() const;    // the newest that is whole; null: none
+  bool running = false;                  // some process has the folder
+  nlohmann::ordered_json result;         // result.json; null: there is none yet
+  std::vector<ReportedCommit> commits;   // by step
+  const CommitManifest* newest() const;  // the newest that is whole; null: none
   RunMetrics metrics;
   RefreshHistory refreshes;
 };

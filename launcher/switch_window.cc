@@ -69,7 +69,8 @@ bool SwitchWindows::Says(const MetricsLine& line, std::optional<size_t> name, do
 std::optional<double> SwitchWindows::MeanOf(const Side& side, size_t name,
                                             std::optional<size_t> weight) {
   double sum = 0, weights = 0;
-  for (const auto& [step, values] : side) {
+  for (const auto& line : side) {
+    const std::vector<MetricsValue>& values = line.second;
     const auto find = [&values](size_t n) {
       return std::ranges::find(values, n, &MetricsValue::name);
     };

@@ -156,7 +156,7 @@ class TrainingRun {
   double last_commit_pause_s_ = 0;  // the longest that training stood still for one of them
   int64_t last_scored_ = 0;         // rows of trainer_->scored_so_far() that were told of before
   std::optional<ItemFacts> facts_;  // for them
-  RankerLosses mean_;  // exponential means, for people
+  RankerLosses mean_;               // exponential means, for people
 };
 
 }  // namespace savior

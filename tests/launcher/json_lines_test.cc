@@ -18,9 +18,7 @@ using ::testing::HasSubstr;
 
 class JsonLinesTest : public ::testing::Test {
  protected:
-  void Write(const std::string& text) const {
-    std::ofstream(file_, std::ios::binary) << text;
-  }
+  void Write(const std::string& text) const { std::ofstream(file_, std::ios::binary) << text; }
   const TempFolder folder_;
   const fs::path file_ = folder_ / "lines.jsonl";
 };
@@ -65,8 +63,8 @@ TEST_F(JsonLinesTest, ATornLastLineIsTakenAwayBeforeTheNext) {
 }
 
 TEST_F(JsonLinesTest, DamageIsNamed) {
-  for (const char* damaged : {"{\"a\": 1}\n{\"b\"\n{\"c\": 3}\n", "{\"a\": 1}\n\n{}\n",
-                              "{\"a\": 1}\n[2]\n"}) {
+  for (const char* damaged :
+       {"{\"a\": 1}\n{\"b\"\n{\"c\": 3}\n", "{\"a\": 1}\n\n{}\n", "{\"a\": 1}\n[2]\n"}) {
     Write(damaged);
     const auto read = ReadJsonLines(file_);
     EXPECT_TRUE(absl::IsDataLoss(read.status())) << read.status();

@@ -61,8 +61,8 @@ std::vector<std::pair<double, double>> PointsIn(const std::string& svg, const st
 TEST(RoundTicks, AreRoundAndFew) {
   EXPECT_THAT(RoundTicks(0, 10, 6), ElementsAre(0, 2, 4, 6, 8, 10));
   EXPECT_THAT(RoundTicks(0.61, 0.69, 5),
-              ElementsAre(DoubleNear(0.62, 1e-12), DoubleNear(0.64, 1e-12),
-                          DoubleNear(0.66, 1e-12), DoubleNear(0.68, 1e-12)));
+              ElementsAre(DoubleNear(0.62, 1e-12), DoubleNear(0.64, 1e-12), DoubleNear(0.66, 1e-12),
+                          DoubleNear(0.68, 1e-12)));
   EXPECT_THAT(RoundTicks(-1, 1, 3), ElementsAre(-1, 0, 1));
   EXPECT_TRUE(RoundTicks(1, 1, 5).empty());
   EXPECT_TRUE(RoundTicks(0, std::numeric_limits<double>::infinity(), 5).empty());
@@ -107,14 +107,16 @@ TEST(DrawPlot, MarksStandAtTheirSteps) {
   for (const auto& [step, x] : marks) {
     EXPECT_EQ(x, line[static_cast<size_t>(step) - 100].first) << step;
   }
-  EXPECT_THAT(svg, AllOf(HasSubstr("mark-switch"), HasSubstr("mark-rollback"),
-                         HasSubstr("mark-abort"), HasSubstr(">back to v0<"), Not(HasSubstr("beside"))));
+  EXPECT_THAT(svg,
+              AllOf(HasSubstr("mark-switch"), HasSubstr("mark-rollback"), HasSubstr("mark-abort"),
+                    HasSubstr(">back to v0<"), Not(HasSubstr("beside"))));
 }
 
 TEST(DrawPlot, WordsOfMarksNeverOverlap) {
   LinePlot plot = PlotOf({LineOf("a", 0, std::vector<double>(101, 1.0))}, 0, 100);
   for (int step = 0; step <= 100; ++step) {
-    plot.marks.push_back({static_cast<double>(step), "switch", "version " + std::to_string(step), ""});
+    plot.marks.push_back(
+        {static_cast<double>(step), "switch", "version " + std::to_string(step), ""});
   }
   const std::string svg = DrawPlot(plot);
   EXPECT_EQ(MarksIn(svg).size(), 101u) << "lines have no words to overlap";

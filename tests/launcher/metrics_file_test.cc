@@ -50,23 +50,24 @@ class MetricsFileTest : public ::testing::Test {
 };
 
 TEST_F(MetricsFileTest, NumbersHaveTheirPathsAsNames) {
-  auto file = MetricsFile::Open(Write(
-      "{\"step\":3,\"loss\":0.5,\"tables\":{\"user\":{\"rows\":7}},\"list\":[1,{\"x\":-2e1}],"
-      "\"text\":\"a\",\"none\":null,\"yes\":true}\n"
-      "{\"step\":4,\"fresh\":1,\"loss\":0.25}\n"));
+  auto file = MetricsFile::Open(
+      Write("{\"step\":3,\"loss\":0.5,\"tables\":{\"user\":{\"rows\":7}},\"list\":[1,{\"x\":-2e1}],"
+            "\"text\":\"a\",\"none\":null,\"yes\":true}\n"
+            "{\"step\":4,\"fresh\":1,\"loss\":0.25}\n"));
   ASSERT_TRUE(file.ok()) << file.status();
   std::vector<std::map<std::string, double>> lines;
   ASSERT_TRUE(file->ForEach([&](const MetricsLine& line) {
                     auto& values = lines.emplace_back();
-                    for (const MetricsValue& v : line.values) values[file->names()[v.name]] = v.value;
+                    for (const MetricsValue& v : line.values)
+                      values[file->names()[v.name]] = v.value;
                     return absl::OkStatus();
                   })
                   .ok());
-  EXPECT_EQ(lines[0],
-            (std::map<std::string, double>{
-                {"step", 3}, {"loss", 0.5}, {"tables.user.rows", 7}, {"list.0", 1}, {"list.1.x", -20}}));
-  EXPECT_EQ(lines[1],
-            (std::map<std::string, double>{{"step", 4}, {"fresh", 1}, {"loss", 0.25}}));
+  EXPECT_EQ(
+      lines[0],
+      (std::map<std::string, double>{
+          {"step", 3}, {"loss", 0.5}, {"tables.user.rows", 7}, {"list.0", 1}, {"list.1.x", -20}}));
+  EXPECT_EQ(lines[1], (std::map<std::string, double>{{"step", 4}, {"fresh", 1}, {"loss", 0.25}}));
 }
 
 TEST_F(MetricsFileTest, OfStepsDoneTwiceTheLaterHold) {

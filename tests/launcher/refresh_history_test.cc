@@ -15,21 +15,22 @@ using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
 Json Building(int64_t step, uint32_t version, const std::string& why = "by hand") {
-  return {{"step", step}, {"state", "BUILDING"}, {"version", version}, {"time", 1000 + step},
-          {"why", why}, {"stood_still_ms", 0.5}};
+  return {{"step", step},        {"state", "BUILDING"}, {"version", version},
+          {"time", 1000 + step}, {"why", why},          {"stood_still_ms", 0.5}};
 }
 
 Json Active(int64_t step, uint32_t version) {
-  return {{"step", step},
-          {"state", "ACTIVE"},
-          {"version", version},
-          {"time", 1000 + step},
-          {"rq_mse_before", 0.5},
-          {"rq_mse", 0.25},
-          {"levels", {{{"perplexity", 6.5}, {"dead", 2}, {"largest_share", 0.5}, {"churn", 0.125}}}},
-          {"preserved_r2", 0.75},
-          {"replay_auc", {{"before", 0.7}, {"after", 0.8}}},
-          {"stood_still_ms", 3}};
+  return {
+      {"step", step},
+      {"state", "ACTIVE"},
+      {"version", version},
+      {"time", 1000 + step},
+      {"rq_mse_before", 0.5},
+      {"rq_mse", 0.25},
+      {"levels", {{{"perplexity", 6.5}, {"dead", 2}, {"largest_share", 0.5}, {"churn", 0.125}}}},
+      {"preserved_r2", 0.75},
+      {"replay_auc", {{"before", 0.7}, {"after", 0.8}}},
+      {"stood_still_ms", 3}};
 }
 
 Json Retired(int64_t step, uint32_t version) {
@@ -141,9 +142,9 @@ TEST(RefreshHistory, ARollbackToALaterVersionMakesThatOneActive) {
 
 TEST(RefreshHistory, WhatBeginsAgainWasInterrupted) {
   // Killed while it was built; then at the switch, before its commit.
-  EXPECT_THAT(FatesOf({Building(10, 1), Building(10, 1), Active(20, 1), Building(10, 1),
-                       Active(20, 1)}),
-              ElementsAre(Fate::kKept, Fate::kInterrupted, Fate::kInterrupted, Fate::kProbation));
+  EXPECT_THAT(
+      FatesOf({Building(10, 1), Building(10, 1), Active(20, 1), Building(10, 1), Active(20, 1)}),
+      ElementsAre(Fate::kKept, Fate::kInterrupted, Fate::kInterrupted, Fate::kProbation));
   // The end of a probation is said again.
   EXPECT_THAT(FatesOf({Building(10, 1), Active(20, 1), Retired(30, 1), Retired(30, 1)}),
               ElementsAre(Fate::kRetired, Fate::kActive));
@@ -168,7 +169,8 @@ TEST(RefreshHistory, TheCommitIsRightWhereLinesDiffer) {
 
 TEST(RefreshHistory, LinesOfAnotherKindAreTakenAsFarAsTheyGo) {
   const RefreshHistory history = TellRefreshes(
-      {{{"state", 5}}, {{"state", "REFUSED"}, {"why", "no codebook"}},
+      {{{"state", 5}},
+       {{"state", "REFUSED"}, {"why", "no codebook"}},
        {{"state", "ACTIVE"}, {"version", 3}, {"levels", "x"}, {"step", "y"}, {"replay_auc", 1}}},
       nullptr);
   EXPECT_THAT(history.refused, ElementsAre("no codebook"));

@@ -108,8 +108,9 @@ TEST_F(ReportOfARun, IsOneFileThatNeedsNothingElse) {
   EXPECT_EQ(WrongInMarkup(page), "");
   std::string links = page;  // the namespace of SVG is a name, no address
   links = std::regex_replace(links, std::regex("xmlns=\"http://www.w3.org/2000/svg\""), "");
-  EXPECT_THAT(links, AllOf(Not(HasSubstr("http")), Not(HasSubstr("<script")), Not(HasSubstr("src=")),
-                           Not(HasSubstr("url(")), Not(HasSubstr("@import"))));
+  EXPECT_THAT(links,
+              AllOf(Not(HasSubstr("http")), Not(HasSubstr("<script")), Not(HasSubstr("src=")),
+                    Not(HasSubstr("url(")), Not(HasSubstr("@import"))));
   EXPECT_LT(page.size(), size_t{2} << 20);
 }
 
@@ -138,9 +139,10 @@ TEST_F(ReportOfARun, MarksEverySwitchInEveryPlot) {
   EXPECT_EQ(mark("rollback", kSwitch), plots);
   EXPECT_EQ(mark("abort", kAgain), plots);
   EXPECT_EQ(mark("switch", kAgain), plots);
-  for (const char* title : {">Loss<", ">Click AUC, before a batch is learnt from<", ">Rows by table<",
-                            ">Impressions trained on<", "refresh.max_rq_mse_ratio = 1.15",
-                            ">Training stood still for commits and switches<"}) {
+  for (const char* title :
+       {">Loss<", ">Click AUC, before a batch is learnt from<", ">Rows by table<",
+        ">Impressions trained on<", "refresh.max_rq_mse_ratio = 1.15",
+        ">Training stood still for commits and switches<"}) {
     EXPECT_THAT(page, HasSubstr(title));
   }
 }
@@ -162,11 +164,11 @@ TEST_F(ReportOfARun, SaysWhatWasMeasuredAroundEachSwitch) {
                                               "progressive.new.auc", "progressive.new.logloss"}));
   const std::string page = PageOf(Run());
   const std::string around = page.substr(page.find("Around each switch"));
-  for (const char* what : {"Version 1: rolled back, switched after step 26",
-                           "Version 1: probation, switched after step 40", "preserved R2",
-                           "quantisation error", "churn %", "utilisation %", "dead codes",
-                           "ROLLED_BACK", "bucket new", "Refreshes that came to nothing",
-                           "Version 1: aborted", "refresh.min_preserved_r2"}) {
+  for (const char* what :
+       {"Version 1: rolled back, switched after step 26",
+        "Version 1: probation, switched after step 40", "preserved R2", "quantisation error",
+        "churn %", "utilisation %", "dead codes", "ROLLED_BACK", "bucket new",
+        "Refreshes that came to nothing", "Version 1: aborted", "refresh.min_preserved_r2"}) {
     EXPECT_THAT(around, HasSubstr(what));
   }
 }
@@ -287,7 +289,8 @@ TEST_F(ReportOfAFolder, TextIsEscaped) {
   Write("result.json",
         R"({"steps": 1, "eval": {"ctr": {"<b>": {"auc": null, "n": "x"}, "new": {"auc": 0.5}}}})");
   Write("metrics.jsonl",
-        "{\"step\":1,\"tables\":{\"<i>t</i>\":{\"rows\":5}},\"progressive\":{\"<u>\":{\"auc\":1}}}\n");
+        "{\"step\":1,\"tables\":{\"<i>t</"
+        "i>\":{\"rows\":5}},\"progressive\":{\"<u>\":{\"auc\":1}}}\n");
   Write("refresh.jsonl",
         "{\"step\":1,\"state\":\"BUILDING\",\"version\":1,\"why\":\"<drift> & more\"}\n"
         "{\"step\":1,\"state\":\"ABORTED\",\"version\":1,\"why\":\"<gate>\"}\n"

@@ -9,8 +9,12 @@
 namespace savior {
 namespace {
 
-const std::vector<std::string> kNames = {"step", "loss_ctr", "codebook.version",
-                                         "progressive.new.auc", "progressive.new.n", "rss_bytes",
+const std::vector<std::string> kNames = {"step",
+                                         "loss_ctr",
+                                         "codebook.version",
+                                         "progressive.new.auc",
+                                         "progressive.new.n",
+                                         "rss_bytes",
                                          "codebook.since_step"};
 
 RefreshHistory SwitchesAt(const std::vector<std::pair<int64_t, uint32_t>>& switches) {
@@ -25,7 +29,8 @@ RefreshHistory SwitchesAt(const std::vector<std::pair<int64_t, uint32_t>>& switc
 }
 
 void Add(int64_t step, double loss, double version, SwitchWindows* windows) {
-  const std::vector<MetricsValue> values = {{0, static_cast<double>(step)}, {1, loss}, {2, version}};
+  const std::vector<MetricsValue> values = {
+      {0, static_cast<double>(step)}, {1, loss}, {2, version}};
   windows->Add({step, false, values}, kNames);
 }
 

@@ -189,8 +189,9 @@ Predictions Predictions::From(int64_t row) const {
   const auto tail = [row](const auto& values) {
     return std::decay_t<decltype(values)>(values.begin() + row, values.end());
   };
-  return {tail(users),       tail(request_ids), tail(items),        tail(timestamps), tail(clicks),
-          tail(conversions), tail(weights),     tail(prior_counts), tail(p_ctr),      tail(p_ctcvr)};
+  return {tail(users),  tail(request_ids), tail(items),   tail(timestamps),
+          tail(clicks), tail(conversions), tail(weights), tail(prior_counts),
+          tail(p_ctr),  tail(p_ctcvr)};
 }
 
 std::vector<std::vector<uint8_t>> BucketRows(const TrainingLog& log, const Predictions& predictions,
