@@ -1,5 +1,5 @@
 """Codebook refreshes of a run on three machines, of real data, while it trains: one by drift, one asked
-for by hand on another machine, and back.
+for by hand on another machine, and back. Row refresh_bed of docs/reliability.md.
 
 Trains on The Complete Journey where scripts/setup.sh --data has put it; without it nothing is tested.
 """

@@ -23,7 +23,7 @@ using ::testing::HasSubstr;
 class MetricsFileTest : public ::testing::Test {
  protected:
   fs::path Write(const std::string& text) const {
-    const fs::path path = folder_ / "metrics.jsonl";
+    fs::path path = folder_ / "metrics.jsonl";
     std::ofstream(path, std::ios::binary) << text;
     return path;
   }

@@ -118,6 +118,8 @@ TEST_F(Refresh, GoesItsWay) {
   EXPECT_EQ(active.at("sha256").get<std::string>().size(), 64u);
   EXPECT_GT(active.at("preserved_r2").get<double>(), 0.0);
   EXPECT_TRUE(active.contains("replay_auc"));
+  EXPECT_EQ(Events(Once())[0].at("why"), "refresh.at_step");
+  EXPECT_GE(active.at("time").get<int64_t>(), Events(Once())[0].at("time").get<int64_t>());
   // It did change something, and only from its step on.
   EXPECT_FALSE(LearnedBy(Once()) == LearnedBy(Never()));
 }
@@ -175,6 +177,7 @@ TEST_F(Refresh, AGateThatIsNotPassedLeavesNoTrace) {
     RunToTheEnd(config);
     ASSERT_THAT(States(config), ::testing::Contains("ABORTED"));
     EXPECT_THAT(Events(config)[1].at("why").get<std::string>(), HasSubstr(gate.why));
+    EXPECT_EQ(Events(config)[1].at("version"), 1) << "the one that was not to be";
     Config never = Named(std::string("no-gate-") + gate.name);
     never.train.max_steps = kSwitch + 3;
     RunToTheEnd(never);
@@ -226,6 +229,7 @@ TEST_F(Refresh, ByHandWhileItTrains) {
   };
   EXPECT_EQ(TrainQuietly(config, options).status().code(), absl::StatusCode::kCancelled);
   EXPECT_THAT(States(config), ElementsAre("BUILDING", "PREPARED", "ACTIVE", "RETIRED"));
+  EXPECT_EQ(Events(config)[0].at("why"), "by hand");
   EXPECT_EQ(StateOf(config).version, 1u);
   EXPECT_FALSE(*ReadRefreshRequest(config.run.dir)) << "answered";
 }
@@ -266,6 +270,8 @@ TEST_F(Refresh, RollbackByHandEndsTheRunToGoOnFromTheSwitch) {
   EXPECT_EQ(StateOf(config).version, 0u);
   EXPECT_FALSE(*ReadRefreshRequest(config.run.dir));
   EXPECT_EQ(InUse(config), InUse(Never()));
+  EXPECT_EQ(Events(config).back().at("state"), "ROLLED_BACK");
+  EXPECT_EQ(Events(config).back().at("step"), kSwitch);
 }
 
 TEST_F(Refresh, RollbackWhileItTrains) {
@@ -302,6 +308,8 @@ TEST_F(Refresh, ByDrift) {
   config.refresh.switch_after_steps = 3;
   RunToTheEnd(config);
   EXPECT_THAT(States(config), ::testing::Contains("ACTIVE"));
+  EXPECT_THAT(Events(config)[0].at("why").get<std::string>(),
+              ::testing::StartsWith("drift: quantisation error"));
   config = Named("no-drift");
   config.refresh.on_drift = true;
   config.refresh.max_rq_mse_ratio = 100;

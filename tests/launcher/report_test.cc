@@ -85,7 +85,7 @@ class ReportOfARun : public ::testing::Test {
     const fs::path file = *folder_ / "page.html";
     const absl::Status written = WriteReport({run.string(), file.string()}, out);
     EXPECT_TRUE(written.ok()) << written;
-    const std::string page = ReadFile(file).value_or("");
+    std::string page = ReadFile(file).value_or("");
     EXPECT_EQ(WrongInMarkup(page), "");
     return page;
   }
