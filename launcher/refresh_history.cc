@@ -90,7 +90,7 @@ class Teller {
  private:
   // The attempt at `version` that a line in `state` is about: the latest, or a new one.
   CodebookRefresh& Of(uint32_t version, const std::string& state) {
-    // Lines of runs before 0.2 have the version that stays.
+    // An abort is of the refresh that is under way: old lines name the version that stays.
     if (state == "ABORTED" && !refreshes_.empty() && refreshes_.back().fate == Fate::kBuilding) {
       return refreshes_.back();
     }

@@ -21,7 +21,7 @@ namespace savior {
 // A line of refresh.jsonl.
 struct RefreshEvent {
   std::string state;            // BUILDING, PREPARED, ACTIVE, RETIRED, ABORTED, ROLLED_BACK
-  std::optional<int64_t> step;  // after which it was so; lines from before 0.2 may lack it
+  std::optional<int64_t> step;  // after which it was so; old lines may lack it
   std::optional<int64_t> time;  // unix seconds, likewise
   std::optional<double> stood_still_ms;  // training did
 };
