@@ -252,10 +252,10 @@ class Job {
     const Config::Refresh& r = config_.refresh;
     const BuildFigures& build = figures.build;
     if (build.rq_mse > r.max_error_ratio * build.rq_mse_before) {
-      return refuse(absl::StrFormat(
-          "the new codebook's error, %g, is %.3f times the old one's, above "
-          "refresh.max_error_ratio = %g",
-          build.rq_mse, build.rq_mse / build.rq_mse_before, r.max_error_ratio));
+      return refuse(
+          absl::StrFormat("the new codebook's error, %g, is %.3f times the old one's, above "
+                          "refresh.max_error_ratio = %g",
+                          build.rq_mse, build.rq_mse / build.rq_mse_before, r.max_error_ratio));
     }
     // A catalogue smaller than its codebook always has dead ones.
     if (dead / codes > r.max_dead_share && dead > dead_before) {
