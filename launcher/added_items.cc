@@ -120,6 +120,7 @@ class GrowingCodes {
 
 std::vector<std::string> NamesOf(const std::vector<CategoricalFeature>& features) {
   std::vector<std::string> names;
+  names.reserve(features.size());
   for (const CategoricalFeature& feature : features) names.push_back(feature.name);
   return names;
 }
