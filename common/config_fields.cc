@@ -44,7 +44,9 @@ void DataFields(Config& c, std::vector<ConfigField>& f) {
   f.push_back(Text("data.train_from", &c.data.train_from,
                    "First day to train on, YYYY-MM-DD, UTC. Earlier behaviours still appear in "
                    "histories and counts"));
-  f.push_back(Text("data.train_until", &c.data.train_until, "Day after the last day to train on"));
+  f.push_back(Text("data.train_until", &c.data.train_until,
+                   "Day after the last day to train on; a run may go on "
+                   "with a later one (docs/datasets.md)"));
   f.push_back(Text("data.eval_from", &c.data.eval_from,
                    "First day to evaluate on; not before data.train_until"));
   f.push_back(Text("data.eval_until", &c.data.eval_until, "Day after the last day to evaluate on"));

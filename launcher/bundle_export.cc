@@ -9,8 +9,10 @@
 
 #include "common/at_once.h"
 #include "common/files.h"
+#include "launcher/added_items.h"
 #include "launcher/bundle_tables.h"
 #include "launcher/golden_requests.h"
+#include "launcher/grown_log.h"
 #include "launcher/inspected_commit.h"
 #include "launcher/run_inputs.h"
 #include "serving/bundle_model.h"
@@ -99,8 +101,13 @@ std::string MetricsOf(const Commit& commit) {
 // One export at work.
 class Exporter {
  public:
-  Exporter(const ExportOptions& options, InspectedCommit* commit, const RunInputs& inputs)
-      : options_(options), commit_(*commit), inputs_(inputs) {}
+  Exporter(const ExportOptions& options, InspectedCommit* commit, const RunInputs& inputs,
+           const AddedItems& added, uint64_t new_contents)
+      : options_(options),
+        commit_(*commit),
+        inputs_(inputs),
+        added_(added),
+        new_contents_(new_contents) {}
 
   absl::StatusOr<Bundle> Run() {
     BundleManifest manifest;
@@ -108,6 +115,7 @@ class Exporter {
     manifest.precision = options_.precision;
     manifest.commit = fs::absolute(commit_.commit().folder).lexically_normal().string();
     manifest.metrics = MetricsOf(commit_.commit());
+    manifest.new_contents = new_contents_;
     if (options_.since) SAVIOR_RETURN_IF_ERROR(OpenBase(&manifest));
     return WriteBundle(
         options_.out, std::move(manifest),
@@ -136,7 +144,7 @@ class Exporter {
 
   absl::Status Fill(const fs::path& part, BundleManifest* manifest) {
     const fs::path& from = commit_.commit().folder;
-    const LogSchema& schema = inputs_.log->schema();
+    const LogSchema& schema = added_.schema();
     const Config& config = commit_.config();
     SAVIOR_RETURN_IF_ERROR(WriteFile(part / kResolvedFile, ToToml(config)));
     SAVIOR_RETURN_IF_ERROR(WriteFile(part / kBundleSchema, SchemaText(schema)));
@@ -149,8 +157,9 @@ class Exporter {
     SAVIOR_ASSIGN_OR_RETURN(const Graph graph, RankerGraph(config, SizesOf(schema), dense));
     SAVIOR_RETURN_IF_ERROR(WriteGraphs(
         part, graph, {{"step", std::to_string(manifest->step)}, {"arm", config.model.arm}}));
-    BundleTables tables(&commit_, inputs_.log.get(), manifest->precision, base_ ? &*base_ : nullptr,
-                        part, options_.threads > 0 ? options_.threads : Cores());
+    BundleTables tables(&commit_, inputs_.log.get(), &added_, manifest->precision,
+                        base_ ? &*base_ : nullptr, part,
+                        options_.threads > 0 ? options_.threads : Cores());
     SAVIOR_ASSIGN_OR_RETURN(manifest->tables, tables.Write());
     if (options_.hps) SAVIOR_RETURN_IF_ERROR(WriteHps(part, config));
     if (options_.triton) SAVIOR_RETURN_IF_ERROR(WriteTriton(part, graph));
@@ -162,6 +171,8 @@ class Exporter {
   const ExportOptions& options_;
   InspectedCommit& commit_;
   const RunInputs& inputs_;
+  const AddedItems& added_;
+  const uint64_t new_contents_;
   std::optional<BundleChain> base_;
 };
 
@@ -172,13 +183,19 @@ absl::StatusOr<Bundle> ExportBundle(const ExportOptions& options) {
   SAVIOR_ASSIGN_OR_RETURN(const Commit found, FindCommit(options.from, /*digests=*/true));
   SAVIOR_ASSIGN_OR_RETURN(const auto commit, InspectedCommit::Open(found.folder));
   SAVIOR_ASSIGN_OR_RETURN(const RunInputs inputs, RunInputs::Open(commit->config()));
-  if (inputs.log->fingerprint() != found.manifest.log_fingerprint) {
-    return absl::FailedPreconditionError(fmt::format(
-        "{}: trained on the data with fingerprint {}; data.raw = {} has {}", found.folder.string(),
-        found.manifest.log_fingerprint, commit->config().data.raw, inputs.log->fingerprint()));
+  // Items that are known by now are served, whether the commit knows them or not.
+  SAVIOR_ASSIGN_OR_RETURN(int64_t new_contents,
+                          CatchUp(found, commit->config(), *inputs.log, commit->store()));
+  SAVIOR_ASSIGN_OR_RETURN(const AddedItems added,
+                          AddedItems::Of(found.folder.parent_path().parent_path(), *inputs.log));
+  if (!added.items().empty()) {
+    SAVIOR_ASSIGN_OR_RETURN(const Content content, ContentOf(found, inputs.periods.training.until));
+    SAVIOR_ASSIGN_OR_RETURN(const int64_t more,
+                            added.PutContents(found, commit->config(), content, commit->store()));
+    new_contents += more;
   }
   UseThreads(commit->config());
-  return Exporter(options, commit.get(), inputs).Run();
+  return Exporter(options, commit.get(), inputs, added, static_cast<uint64_t>(new_contents)).Run();
 }
 
 }  // namespace savior

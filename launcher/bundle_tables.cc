@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <fstream>
+#include <optional>
 #include <utility>
 
 #include "serving/bundle_model.h"
@@ -57,10 +58,12 @@ absl::Status WriteHpsTable(const fs::path& folder, const TableChain& table,
 
 }  // namespace
 
-BundleTables::BundleTables(InspectedCommit* commit, const TrainingLog* log, Precision precision,
-                           const BundleChain* base, fs::path folder, size_t threads)
+BundleTables::BundleTables(InspectedCommit* commit, const TrainingLog* log, const AddedItems* added,
+                           Precision precision, const BundleChain* base, fs::path folder,
+                           size_t threads)
     : commit_(*commit),
       log_(*log),
+      added_(*added),
       precision_(precision),
       base_(base),
       folder_(std::move(folder)),
@@ -144,7 +147,22 @@ absl::Status BundleTables::WriteItems() {
   const std::vector<int32_t> counts = PriorCounts(log_);
   const std::vector<uint64_t> content_keys = ContentKeys(log_);
   std::vector<std::byte> record;
+  // By ascending id, as the log's own.
+  auto added = added_.items().begin();
+  const auto add_until = [&](std::optional<int64_t> id) -> absl::Status {
+    for (; added != added_.items().end() && (!id || added->id < *id); ++added) {
+      record.clear();
+      Append(added->listed_at, &record);
+      Append(added->content_key, &record);
+      Append(int32_t{0}, &record);  // nobody has had anything to do with it
+      Append(std::span<const int32_t>(added->features), &record);
+      Append(std::span<const float>(added->numerics), &record);
+      SAVIOR_RETURN_IF_ERROR(writer->Add(static_cast<uint64_t>(added->id), record));
+    }
+    return absl::OkStatus();
+  };
   for (size_t i = 0; i < counts.size(); ++i) {
+    SAVIOR_RETURN_IF_ERROR(add_until(log_.item_ids()[i]));
     const int32_t content = log_.item_contents()[i];
     record.clear();
     Append(log_.listed_at()[i], &record);
@@ -158,6 +176,7 @@ absl::Status BundleTables::WriteItems() {
     }
     SAVIOR_RETURN_IF_ERROR(writer->Add(static_cast<uint64_t>(log_.item_ids()[i]), record));
   }
+  SAVIOR_RETURN_IF_ERROR(add_until(std::nullopt));
   return Finish(kItemsTable, writer.get());
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/status.h"
+#include "launcher/added_items.h"
 #include "launcher/inspected_commit.h"
 #include "serving/bundle.h"
 #include "worker/data/training_log.h"
@@ -18,8 +19,10 @@ class BundleTables {
  public:
   // `base`: null for full tables, else what these are the difference from. All outlive it.
   // `threads` read rows; which files come out does not depend on how many.
-  BundleTables(InspectedCommit* commit, const TrainingLog* log, Precision precision,
-               const BundleChain* base, std::filesystem::path folder, size_t threads);
+  // The catalogue is the log's, and what was added to it.
+  BundleTables(InspectedCommit* commit, const TrainingLog* log, const AddedItems* added,
+               Precision precision, const BundleChain* base, std::filesystem::path folder,
+               size_t threads);
 
   // All tables that the arm uses, and the catalogue; for a full bundle z~, too. Their counts.
   [[nodiscard]] absl::StatusOr<std::vector<BundleManifest::Table>> Write();
@@ -34,6 +37,7 @@ class BundleTables {
 
   InspectedCommit& commit_;
   const TrainingLog& log_;
+  const AddedItems& added_;
   const Precision precision_;
   const BundleChain* const base_;
   const std::filesystem::path folder_;

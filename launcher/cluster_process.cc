@@ -234,7 +234,8 @@ absl::StatusOr<RunStart> ClusterProcess::Agree(std::optional<RunStart> mine) {
                 {"since", mine->codebook.since_step},
                 {"previous", mine->codebook.previous},
                 {"probation", mine->codebook.probation},
-                {"by_hand_only", mine->codebook.by_hand_only}}
+                {"by_hand_only", mine->codebook.by_hand_only},
+                {"cuts", mine->cuts}}
                .dump();
   }
   SAVIOR_ASSIGN_OR_RETURN(const std::vector<std::string> all, Share(said, DeadlineIn(kPatience)));
@@ -247,7 +248,8 @@ absl::StatusOr<RunStart> ClusterProcess::Agree(std::optional<RunStart> mine) {
                                  .since_step = json.at("since"),
                                  .previous = json.at("previous"),
                                  .probation = json.at("probation"),
-                                 .by_hand_only = json.at("by_hand_only")}};
+                                 .by_hand_only = json.at("by_hand_only")},
+                    .cuts = json.at("cuts").get<std::vector<int64_t>>()};
   } catch (const Json::exception& e) {
     return absl::DataLossError(
         absl::StrCat("what the lead worker says does not decode: ", e.what()));

@@ -142,9 +142,13 @@ absl::StatusOr<CodebookState> CodebookFromJson(const Json& j, int64_t step) {
 }
 
 std::string Print(const CommitManifest& m) {
-  Json j = {{"format", kFormat},    {"step", m.step},
-            {"samples", m.samples}, {"log_fingerprint", m.log_fingerprint},
-            {"shards", m.shards},   {"codebook", CodebookToJson(m.codebook)}};
+  Json j = {{"format", kFormat},
+            {"step", m.step},
+            {"samples", m.samples},
+            {"log_fingerprint", m.log_fingerprint},
+            {"trained_until", m.trained_until},
+            {"shards", m.shards},
+            {"codebook", CodebookToJson(m.codebook)}};
   j["tables"] = Json::array();
   for (const TableSpec& table : m.tables) j["tables"].push_back(TableToJson(table));
   return SealManifest(std::move(j), m.files);
@@ -165,6 +169,12 @@ absl::StatusOr<CommitManifest> ParseManifest(const fs::path& path, const std::st
     m.step = j.at("step").get<int64_t>();
     m.samples = j.at("samples").get<int64_t>();
     m.log_fingerprint = j.at("log_fingerprint").get<std::string>();
+    if (const auto ends = j.find("trained_until"); ends != j.end()) {
+      m.trained_until = ends->get<std::vector<int64_t>>();
+      if (!std::ranges::is_sorted(m.trained_until, std::less_equal())) {
+        return damaged("trained_until does not ascend");
+      }
+    }
     m.shards = j.at("shards").get<uint32_t>();
     for (const Json& table : j.at("tables")) m.tables.push_back(TableFromJson(table));
     if (const auto c = j.find("codebook"); c != j.end()) {

@@ -7,6 +7,8 @@
 //     dense.safetensors      dense weights and Adam moments
 //     encoder.safetensors, codebook.safetensors    where the arm has them
 //     codebook-previous.safetensors                while the former codebook may come back
+//     log.proof              what the training log must still be when it has grown
+//                            (worker/data/log_proof.h)
 //     shard-<k>/             a RocksDB checkpoint of all tables
 //
 // Files of different commits may be one file under several names (hard links): what a commit has in
@@ -38,6 +40,7 @@ inline constexpr const char* kDenseFile = "dense.safetensors";
 inline constexpr const char* kEncoderFile = "encoder.safetensors";
 inline constexpr const char* kCodebookFile = "codebook.safetensors";
 inline constexpr const char* kPreviousCodebookFile = "codebook-previous.safetensors";
+inline constexpr const char* kLogProofFile = "log.proof";
 
 // Which codebook version steps and scores use (worker/tables.h: where its codes and alignment rows
 // lie). A commit on probation holds the version before, too, complete: which one is in use is all
@@ -63,7 +66,11 @@ const char* CodebookFileOf(const CodebookState& state);
 struct CommitManifest {
   int64_t step = 0;             // steps done: the next one to do
   int64_t samples = 0;          // impressions trained on so far
-  std::string log_fingerprint;  // of the training log; resuming on another one is refused
+  std::string log_fingerprint;  // of the training log; another one must have grown from it
+  // Ends of the training period, unix seconds, ascending: data.train_until of every start since
+  // which it has grown, and now. What a batch is follows from them. Commits from before logs could
+  // grow have none: theirs is data.train_until.
+  std::vector<int64_t> trained_until;
   uint32_t shards = 0;
   std::vector<TableSpec> tables;
   CodebookState codebook;

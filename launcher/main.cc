@@ -13,6 +13,7 @@
 #include "common/config.h"
 #include "common/failpoint.h"
 #include "common/process.h"
+#include "launcher/added_items.h"
 #include "launcher/cluster_run.h"
 #include "launcher/exit_code.h"
 #include "launcher/export_command.h"
@@ -144,6 +145,20 @@ void AddPrepare(CLI::App& app, PrepareOptions& options, int64_t& memory_mb) {
       ->check(CLI::Range(16, 1 << 20));
 }
 
+void AddAddItems(CLI::App& app, AddItemsArguments& arguments) {
+  CLI::App* add = app.add_subcommand(
+      "add-items", "Items that no training data has yet: rankable in the next bundle");
+  add->footer(
+      "Example:\n"
+      "  savior add-items runs/mine new_items    new_items/items.parquet and item_vectors.parquet, "
+      "as raw\n"
+      "What becomes of them: docs/serving.md");
+  add->add_option("run", arguments.run, "Run folder; its job may go on meanwhile")->required();
+  add->add_option("items", arguments.items,
+                  "Folder with items and item_vectors, columns as the run's (docs/datasets.md)")
+      ->required();
+}
+
 absl::Status RunPrepare(const PrepareOptions& options) {
   SAVIOR_ASSIGN_OR_RETURN(const PrepareSummary s, Prepare(options));
   std::cout << fmt::format(
@@ -185,6 +200,7 @@ int Main(int argc, char** argv) {
   ServeArguments serve;
   RefreshArguments refresh;
   ReportArguments report;
+  AddItemsArguments add_items;
   AddPrepare(app, prepare, memory_mb);
   AddTrain(app, train);
   AddLaunch(app, launch);
@@ -192,6 +208,7 @@ int Main(int argc, char** argv) {
   AddEvaluate(app, evaluate);
   AddRefresh(app, refresh);
   AddReport(app, report);
+  AddAddItems(app, add_items);
   AddExport(app, export_bundle);
   AddServe(app, serve);
   AddInspect(app, inspect);
@@ -216,6 +233,7 @@ int Main(int argc, char** argv) {
   }
   if (app.got_subcommand("refresh")) return Report(RefreshCodebook(refresh, std::cout));
   if (app.got_subcommand("report")) return Report(WriteReport(report, std::cout));
+  if (app.got_subcommand("add-items")) return Report(AddItems(add_items, std::cout));
   if (app.got_subcommand("export")) return Report(RunExport(export_bundle, std::cout));
   if (app.got_subcommand("serve")) {
     std::signal(SIGINT, OnSignal);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "launcher/commit.h"
+#include "launcher/grown_log.h"
 #include "launcher/logs.h"
 #include "launcher/run_inputs.h"
 #include "launcher/run_place.h"
@@ -48,6 +49,12 @@ absl::StatusOr<EvalResult> EvaluateRun(const std::string& run, const std::string
   // Working files of its own: evaluation may run beside the training that wrote the commit.
   SAVIOR_ASSIGN_OR_RETURN(const auto live, TemporaryFolder::Make("evaluate"));
   SAVIOR_ASSIGN_OR_RETURN(const auto store, OpenLocalStore(config, live->path(), from.folder));
+  // Any data may be scored; of other data than the commit's, contents are what it knows under these
+  // ids.
+  const absl::Status caught_up = CatchUp(from, config, *inputs.log, store->store()).status();
+  if (!caught_up.ok() && !absl::IsFailedPrecondition(caught_up)) return caught_up;
+  LOG_IF(WARNING, !caught_up.ok())
+      << "items that the commit does not know have no content: " << caught_up.message();
   SAVIOR_ASSIGN_OR_RETURN(
       const auto trainer,
       Trainer::Create(config, inputs.log.get(), &store->store(), inputs.periods.training));

@@ -21,6 +21,11 @@ constexpr std::chrono::minutes kAnswerTimeout{1};
 // Between two looks at what the shards write.
 constexpr std::chrono::milliseconds kPause{20};
 
+absl::Status WriteOne(const fs::path& path, const CommitFile& file) {
+  if (const auto* tensors = std::get_if<TensorFile>(&file)) return WriteTensorFile(path, *tensors);
+  return WriteFile(path, std::get<std::string>(file));
+}
+
 }  // namespace
 
 class RunCommits::Shards final : public CommitShards {
@@ -46,14 +51,14 @@ class RunCommits::Shards final : public CommitShards {
 class RunCommits::Files final : public CommitFiles {
  public:
   Files(fs::path commits, RunStore* store, DigestCache* digests,
-        std::vector<std::pair<std::string, TensorFile>> constant)
+        std::vector<std::pair<std::string, CommitFile>> constant)
       : commits_(std::move(commits)), store_(*store), digests_(*digests) {
     for (auto& [name, file] : constant) Change(std::move(name), std::move(file));
   }
 
   void Set(CommitContents contents) { contents_ = std::move(contents); }
   // No file: it is gone.
-  void Change(std::string name, std::optional<TensorFile> file) {
+  void Change(std::string name, std::optional<CommitFile> file) {
     std::erase_if(constant_, [&](const Constant& other) { return other.name == name; });
     if (file) constant_.push_back({std::move(name), *std::move(file)});
   }
@@ -74,7 +79,7 @@ class RunCommits::Files final : public CommitFiles {
         SAVIOR_FAILPOINT("commit.before_link");
         fs::create_hard_link(newest_ / name, part / name, not_linked);
       }
-      if (not_linked) SAVIOR_RETURN_IF_ERROR(WriteTensorFile(part / name, file));
+      if (not_linked) SAVIOR_RETURN_IF_ERROR(WriteOne(part / name, file));
     }
     SAVIOR_RETURN_IF_ERROR(WriteFile(part / kResolvedFile, contents_.resolved));
     SAVIOR_FAILPOINT("commit.after_own_files");
@@ -112,7 +117,7 @@ class RunCommits::Files final : public CommitFiles {
  private:
   struct Constant {
     std::string name;
-    TensorFile file;
+    CommitFile file;
     bool in_newest = false;  // newest_ has it, as it is here
   };
 
@@ -126,7 +131,7 @@ class RunCommits::Files final : public CommitFiles {
 };
 
 RunCommits::RunCommits(fs::path folder, RunStore* store, DigestCache* digests,
-                       std::vector<std::pair<std::string, TensorFile>> constant)
+                       std::vector<std::pair<std::string, CommitFile>> constant)
     : shards_(std::make_unique<Shards>(folder, store)),
       files_(std::make_unique<Files>(folder, store, digests, std::move(constant))),
       flow_(shards_.get(), files_.get(), {}) {}
@@ -149,7 +154,7 @@ void RunCommits::Start(std::function<void()> work) {
   });
 }
 
-void RunCommits::SetConstant(std::string name, TensorFile file) {
+void RunCommits::SetConstant(std::string name, CommitFile file) {
   changes_.emplace_back(std::move(name), std::move(file));
 }
 

@@ -9,6 +9,7 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "common/digest_cache.h"
@@ -18,6 +19,9 @@
 #include "launcher/run_store.h"
 
 namespace savior {
+
+// A file of a commit: tensors, or bytes as they are.
+using CommitFile = std::variant<TensorFile, std::string>;
 
 // The lead's part of a commit: a state to go on from, copied.
 struct CommitContents {
@@ -38,7 +42,7 @@ class RunCommits final {
   // `folder` gets the commits of `store`; both outlive the object, as `digests`, which knows files
   // of earlier commits. constant: files that are the same in every commit, until SetConstant.
   RunCommits(std::filesystem::path folder, RunStore* store, DigestCache* digests,
-             std::vector<std::pair<std::string, TensorFile>> constant);
+             std::vector<std::pair<std::string, CommitFile>> constant);
   // Gives a commit under way up: its folder stays unfinished.
   ~RunCommits();
   RunCommits(const RunCommits&) = delete;
@@ -46,7 +50,7 @@ class RunCommits final {
 
   // The constant file `name` is another one, or a new one, or is gone: in the commits that begin
   // from now on. One under way is not touched. Does not block.
-  void SetConstant(std::string name, TensorFile file);
+  void SetConstant(std::string name, CommitFile file);
   void DropConstant(const std::string& name);
 
   // Begins a commit: from the return on pushes may come, whatever it returns; they must not before.
@@ -72,7 +76,7 @@ class RunCommits final {
   const std::unique_ptr<Files> files_;
   CommitFlow flow_;
   // What SetConstant and DropConstant (no file) said since the last Begin: files_ is the thread's.
-  std::vector<std::pair<std::string, std::optional<TensorFile>>> changes_;
+  std::vector<std::pair<std::string, std::optional<CommitFile>>> changes_;
   bool under_way_ = false;
   std::atomic<bool> ended_ = true;  // what thread_ does
   std::atomic<bool> give_up_ = false;

@@ -43,6 +43,7 @@ bool MayDiffer(const std::string& difference) {
                                    "data.cache ",
                                    "data.prepare",
                                    "data.eval_",
+                                   "data.train_until ",  // launcher/grown_log.h has its rules
                                    "train.max_steps ",
                                    "train.epochs ",
                                    "train.metrics_every_s "};
@@ -86,13 +87,17 @@ absl::StatusOr<std::unique_ptr<RunFolder>> RunFolder::Open(const Config& config,
   SAVIOR_RETURN_IF_ERROR(RemoveAll(path / "live"));  // an earlier attempt's
   // Before the first commit, which is durable only in a folder that is.
   SAVIOR_RETURN_IF_ERROR(MakeWritableFolder(path / kCommits));
-  SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(resolved, ToToml(config)));
+  if (!holds_run) SAVIOR_RETURN_IF_ERROR(WriteFileAtomically(resolved, ToToml(config)));
   std::unique_ptr<RunFolder> folder(new RunFolder(path, std::move(lock), holds_run));
   if (!folder->metrics_.writable()) {
     return absl::FailedPreconditionError(
         fmt::format("{}: cannot write metrics.jsonl", path.string()));
   }
   return folder;
+}
+
+absl::Status RunFolder::SetConfiguration(const Config& config) {
+  return WriteFileAtomically(path_ / kResolvedFile, ToToml(config));
 }
 
 }  // namespace savior

@@ -22,7 +22,8 @@ class RunFolder {
  public:
   // kFailedPrecondition: another process has it; or it holds a run and `resume` is false; or
   // `resume` is true and the configuration differs from that run's in a key that changes the
-  // outcome (all such keys are named).
+  // outcome (all such keys are named). A run that is resumed keeps its resolved.toml until
+  // SetConfiguration.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<RunFolder>> Open(const Config& config,
                                                                        bool resume);
 
@@ -31,6 +32,9 @@ class RunFolder {
   std::filesystem::path predictions() const { return path_ / "predictions.parquet"; }
   std::filesystem::path result() const { return path_ / "result.json"; }
   bool resumed() const { return resumed_; }  // it held a run already
+
+  // The run goes on with `config`. Not before all that could refuse it has been asked.
+  [[nodiscard]] absl::Status SetConfiguration(const Config& config);
 
   JsonLines& metrics() { return metrics_; }
   JsonLines& refreshes() { return refreshes_; }

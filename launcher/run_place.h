@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "common/config.h"
 #include "common/status.h"
@@ -26,7 +27,8 @@ struct RunStart {
   std::filesystem::path restore_from = {};  // a commit's folder; empty: from the beginning
   int64_t step = 0;
   int64_t samples = 0;
-  CodebookState codebook = {};  // shards serve its version until they are told to switch
+  CodebookState codebook = {};     // shards serve its version until they are told to switch
+  std::vector<int64_t> cuts = {};  // of the training period (worker/data/batch.h)
 };
 
 class RunPlace {

@@ -82,7 +82,7 @@ absl::StatusOr<RunStart> TrainingRun::OpenFolder() {
   SAVIOR_ASSIGN_OR_RETURN(folder_, RunFolder::Open(config_, options_.resume));
   LOG(INFO) << "run " << folder_->path().string() << ", arm " << config_.model.arm << ", seed "
             << config_.seed;
-  if (!folder_->resumed()) return RunStart{};
+  if (!folder_->resumed()) return StartAfresh();
   SAVIOR_RETURN_IF_ERROR(FinishRollback());
   const absl::StatusOr<Commit> commit = NewestCommit(folder_->commits());
   if (!commit.ok()) {
@@ -90,22 +90,33 @@ absl::StatusOr<RunStart> TrainingRun::OpenFolder() {
     // decide on.
     if (!absl::IsNotFound(commit.status())) return commit.status();
     LOG(WARNING) << "the run was stopped before its first commit: starting from the beginning";
-    return RunStart{};
+    SAVIOR_RETURN_IF_ERROR(folder_->SetConfiguration(config_));
+    return StartAfresh();
   }
-  const CommitManifest& manifest = commit->manifest;
+  return GoOn(*commit);
+}
+
+absl::StatusOr<RunStart> TrainingRun::StartAfresh() {
+  trained_until_ = {inputs_.periods.training.until};
+  SAVIOR_ASSIGN_OR_RETURN(log_.proof, ProveLog(*inputs_.log, inputs_.periods.training));
+  return RunStart{};
+}
+
+absl::StatusOr<RunStart> TrainingRun::GoOn(const Commit& commit) {
+  const CommitManifest& manifest = commit.manifest;
   // Every byte has just been read: what the next commits link of these files is not read again.
   for (const SealedFile& file : manifest.files) {
-    digests_.Add(commit->folder / file.path, file.xxh3);
+    digests_.Add(commit.folder / file.path, file.xxh3);
   }
-  LOG(INFO) << "going on from " << commit->folder.string() << ", step " << manifest.step;
-  if (manifest.log_fingerprint != inputs_.log->fingerprint()) {
-    return absl::FailedPreconditionError(
-        fmt::format("{} was trained on a training log with fingerprint {}, data.raw now gives {}: "
-                    "use the same data or another run.dir",
-                    commit->folder.string(), manifest.log_fingerprint, inputs_.log->fingerprint()));
-  }
+  LOG(INFO) << "going on from " << commit.folder.string() << ", step " << manifest.step;
+  const Period training = inputs_.periods.training;
+  SAVIOR_ASSIGN_OR_RETURN(trained_until_, TrainedUntil(commit, config_, training));
+  SAVIOR_ASSIGN_OR_RETURN(log_, CompareLogs(commit, config_, *inputs_.log, training));
+  SAVIOR_RETURN_IF_ERROR(folder_->SetConfiguration(config_));
+  restored_ = commit;
   codebook_ = manifest.codebook;
-  return RunStart{commit->folder, manifest.step, manifest.samples, manifest.codebook};
+  return RunStart{commit.folder, manifest.step, manifest.samples, manifest.codebook,
+                  SegmentsOf(training, trained_until_).cuts};
 }
 
 absl::Status TrainingRun::OpenTables() {
@@ -118,21 +129,17 @@ absl::Status TrainingRun::OpenTables() {
   // Only here: what the run's folder keeps is the configuration as it was given.
   Config agreed = config_;
   agreed.cluster.device = place_.device();
-  SAVIOR_ASSIGN_OR_RETURN(trainer_, Trainer::Create(agreed, inputs_.log.get(), &store_->store(),
-                                                    inputs_.periods.training, &place_.allreduce(),
-                                                    place_.local_worker()));
+  Segments training(inputs_.periods.training);
+  training.cuts = start_.cuts;
+  SAVIOR_ASSIGN_OR_RETURN(trainer_,
+                          Trainer::Create(agreed, inputs_.log.get(), &store_->store(), training,
+                                          &place_.allreduce(), place_.local_worker()));
   if (afresh) {
     if (lead()) {
       SAVIOR_RETURN_IF_ERROR(PublishContent(*inputs_.log, content_, config_, store_->store()));
     }
   } else {
-    if (lead()) SAVIOR_RETURN_IF_ERROR(LoadContent(start_.restore_from));
-    codebook_ = start_.codebook;
-    SAVIOR_RETURN_IF_ERROR(LoadDense(start_.restore_from, trainer_.get()));
-    SAVIOR_RETURN_IF_ERROR(trainer_->Seek(start_.step));
-    SAVIOR_RETURN_IF_ERROR(trainer_->UseCodebook(codebook_.version));
-    samples_ = start_.samples;
-    committed_step_ = start_.step;
+    SAVIOR_RETURN_IF_ERROR(Restore());
   }
   if (lead()) SAVIOR_RETURN_IF_ERROR(OpenCommits());
   SAVIOR_RETURN_IF_ERROR(OpenRefresh());
@@ -140,22 +147,25 @@ absl::Status TrainingRun::OpenTables() {
   return CheckSame("initial dense weights", absl::StrCat(absl::Hex(trainer_->Digest())));
 }
 
-absl::Status TrainingRun::LoadContent(const fs::path& commit) {
-  if (fs::exists(commit / kEncoderFile)) {
-    SAVIOR_ASSIGN_OR_RETURN(const TensorFile file, ReadTensorFile(commit / kEncoderFile));
-    SAVIOR_ASSIGN_OR_RETURN(content_.encoder, LoadEncoder(file));
-  }
-  const fs::path codebook = commit / CodebookFileOf(codebook_);
-  if (fs::exists(codebook)) {
-    SAVIOR_ASSIGN_OR_RETURN(const TensorFile file, ReadTensorFile(codebook));
-    SAVIOR_ASSIGN_OR_RETURN(const Period learnt, LearningPeriod(config_, inputs_.periods.training));
-    SAVIOR_RETURN_IF_ERROR(LoadCodebookInto(file, learnt.until, &content_));
-  }
-  return absl::OkStatus();
+absl::Status TrainingRun::Restore() {
+  codebook_ = start_.codebook;
+  SAVIOR_RETURN_IF_ERROR(LoadDense(start_.restore_from, trainer_.get()));
+  SAVIOR_RETURN_IF_ERROR(trainer_->Seek(start_.step));
+  SAVIOR_RETURN_IF_ERROR(trainer_->UseCodebook(codebook_.version));
+  samples_ = start_.samples;
+  committed_step_ = start_.step;
+  if (!lead()) return absl::OkStatus();
+  const Period first = {inputs_.periods.training.from, trained_until_.front()};
+  SAVIOR_ASSIGN_OR_RETURN(const Period learnt, LearningPeriod(config_, first));
+  SAVIOR_ASSIGN_OR_RETURN(content_, ContentOf(*restored_, learnt.until));
+  // Items that the commit does not know can be ranked in the next step.
+  return AddContents(*restored_, config_, *inputs_.log, content_, log_.new_contents,
+                     KeysOf(*inputs_.log, log_.new_contents), store_->store());
 }
 
 absl::Status TrainingRun::OpenCommits() {
-  std::vector<std::pair<std::string, TensorFile>> constant;
+  std::vector<std::pair<std::string, CommitFile>> constant;
+  constant.emplace_back(kLogProofFile, EncodeProof(std::exchange(log_.proof, {})));
   if (content_.encoder) constant.emplace_back(kEncoderFile, content_.encoder->Save());
   if (content_.codebook) constant.emplace_back(kCodebookFile, SaveCodebook(content_));
   if (codebook_.probation) {
@@ -332,6 +342,7 @@ CommitContents TrainingRun::ContentsOfCommit() {
   contents.manifest.step = trainer_->step();
   contents.manifest.samples = samples_;
   contents.manifest.log_fingerprint = inputs_.log->fingerprint();
+  contents.manifest.trained_until = trained_until_;
   contents.manifest.shards = store_->shards();
   contents.manifest.tables = store_->store().tables();
   contents.manifest.codebook = codebook_;

@@ -14,6 +14,7 @@
 #include "common/config.h"
 #include "common/digest_cache.h"
 #include "common/status.h"
+#include "launcher/grown_log.h"
 #include "launcher/publisher.h"
 #include "launcher/run_commits.h"
 #include "launcher/run_folder.h"
@@ -72,8 +73,11 @@ class TrainingRun {
   absl::Status Open();
   // The lead's: takes the run's folder, and says from what the run starts.
   absl::StatusOr<RunStart> OpenFolder();
+  // From `commit`, the newest one.
+  absl::StatusOr<RunStart> GoOn(const Commit& commit);
+  absl::StatusOr<RunStart> StartAfresh();
   absl::Status OpenTables();
-  absl::Status LoadContent(const std::filesystem::path& commit);
+  absl::Status Restore();
   absl::Status OpenCommits();
   // Whether all workers have the same of something; `what` names it.
   absl::Status CheckSame(const std::string& what, const std::string& mine);
@@ -121,6 +125,11 @@ class TrainingRun {
   std::unique_ptr<RunFolder> folder_;  // the lead's
   RunInputs inputs_;
   RunStart start_;
+  // The lead's: the commit that start_ names, the log compared with its log, and the ends of the
+  // training period so far.
+  std::optional<Commit> restored_;
+  GrownLog log_;
+  std::vector<int64_t> trained_until_;
   std::unique_ptr<RunStore> store_;
   DigestCache digests_;                  // of files of commits
   std::unique_ptr<RunCommits> commits_;  // the lead's

@@ -36,6 +36,7 @@ Json ToJson(const BundleManifest& m) {
             {"commit", m.commit},
             {"codebook_version", m.codebook_version},
             {"encoder_version", m.encoder_version},
+            {"new_contents", m.new_contents},
             {"metrics", nullptr}};
   if (!m.metrics.empty()) j["metrics"] = Json::parse(m.metrics, nullptr, false);
   if (m.base) j["base"] = {{"step", m.base->step}, {"digest", m.base->digest}};
@@ -67,6 +68,8 @@ absl::StatusOr<BundleManifest> FromJson(const fs::path& path, const Json& j) {
     m.commit = j.at("commit").get<std::string>();
     m.codebook_version = j.at("codebook_version").get<std::string>();
     m.encoder_version = j.at("encoder_version").get<std::string>();
+    // Bundles from before catalogues could grow have none.
+    if (const auto n = j.find("new_contents"); n != j.end()) m.new_contents = n->get<uint64_t>();
     if (!j.at("metrics").is_null()) m.metrics = j.at("metrics").dump();
     for (const Json& t : j.at("tables")) {
       m.tables.push_back({t.at("name").get<std::string>(), t.at("rows").get<uint64_t>(),

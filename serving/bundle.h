@@ -55,6 +55,8 @@ struct BundleManifest {
   std::string codebook_version = {};  // digest of the codebook's file; "": none
   std::string encoder_version = {};   // likewise
   std::string metrics = {};           // JSON: what the run's result says; "": not of this step
+  // Contents in `content` that the commit did not know: of items that came later.
+  uint64_t new_contents = 0;
   struct Table {
     std::string name;
     uint64_t rows = 0;   // in this bundle's file

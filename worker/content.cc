@@ -180,51 +180,66 @@ absl::StatusOr<Content> TrainContent(const TrainingLog& log, const Config& confi
   return content;
 }
 
-std::vector<float> ContentRows(const TrainingLog& log, const Content& content,
+std::vector<float> ContentRows(const TrainingLog& log, std::span<const int32_t> contents,
+                               const Content& content, const Codebook* other, uint32_t version,
                                const Config& config) {
   const auto dim = static_cast<size_t>(config.encoder.dim);
   const auto levels = static_cast<size_t>(config.codebook.levels);
   const size_t width = ContentRowDim(static_cast<uint32_t>(dim), static_cast<uint32_t>(levels));
-  const auto n = static_cast<size_t>(log.num_contents());
+  const size_t n = contents.size();
   std::vector<float> rows(n * width);
   if (!content.encoder) return rows;
-  const std::vector<float> z = EncodeAll(log, *content.encoder);
+  const std::vector<float> z = EncodeContents(log, contents, *content.encoder);
   for (size_t c = 0; c < n; ++c) std::copy_n(z.data() + c * dim, dim, rows.data() + c * width);
   if (!content.codebook) return rows;
 
-  const std::vector<int32_t> codes = content.codebook->Quantise(z);
   std::vector<size_t> source(n);
   std::iota(source.begin(), source.end(), size_t{0});
   if (ArmOf(config.model.arm).shuffled_codes) {
     Random random(static_cast<uint64_t>(config.seed), kShuffleStream);
     for (size_t c = n; c > 1; --c) std::swap(source[c - 1], source[random.Below(c)]);
   }
-  for (size_t c = 0; c < n; ++c) {
-    for (uint32_t slot = 0; slot < kCodebookSlots; ++slot) {
-      const size_t at =
-          c * width + CodesOffset(static_cast<uint32_t>(dim), static_cast<uint32_t>(levels), slot);
+  const std::vector<int32_t> codes = content.codebook->Quantise(z);
+  const std::vector<int32_t> others = other == nullptr ? codes : other->Quantise(z);
+  for (const auto& [of, in] : {std::pair(version, &codes), std::pair(version + 1, &others)}) {
+    const size_t from = CodesOffset(static_cast<uint32_t>(dim), static_cast<uint32_t>(levels), of);
+    for (size_t c = 0; c < n; ++c) {
       for (size_t l = 0; l < levels; ++l) {
-        rows[at + l] = static_cast<float>(codes[source[c] * levels + l]);
+        rows[c * width + from + l] = static_cast<float>((*in)[source[c] * levels + l]);
       }
     }
   }
   return rows;
 }
 
-absl::Status PublishContent(const TrainingLog& log, const Content& content, const Config& config,
-                            EmbeddingStore& store) {
-  if (!content.encoder) return absl::OkStatus();
-  const std::vector<float> rows = ContentRows(log, content, config);
-  const std::vector<uint64_t> keys = ContentKeys(log);
+absl::Status PutContents(const TrainingLog& log, std::span<const int32_t> contents,
+                         std::span<const uint64_t> keys, const Content& content,
+                         const Codebook* other, uint32_t version, const Config& config,
+                         EmbeddingStore& store) {
+  if (!content.encoder || contents.empty()) return absl::OkStatus();
+  const std::vector<float> rows = ContentRows(log, contents, content, other, version, config);
   const size_t width = store.tables()[kContentTable].dim;
+  if (rows.size() != contents.size() * width) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("table content: rows of ", width,
+                     " floats have the codes of version 0 only: nothing can "
+                     "be added to a commit from before a codebook had versions"));
+  }
   const auto timeout = Milliseconds(config.ps.timeout_s);
   for (size_t begin = 0; begin < keys.size(); begin += kContentsPerPut) {
     const size_t count = std::min(kContentsPerPut, keys.size() - begin);
-    const TablePut put = {kContentTable, std::span(keys).subspan(begin, count),
+    const TablePut put = {kContentTable, keys.subspan(begin, count),
                           std::span(rows).subspan(begin * width, count * width)};
     SAVIOR_RETURN_IF_ERROR(store.Put({&put, 1}, DeadlineIn(timeout)));
   }
   return absl::OkStatus();
+}
+
+absl::Status PublishContent(const TrainingLog& log, const Content& content, const Config& config,
+                            EmbeddingStore& store) {
+  std::vector<int32_t> all(static_cast<size_t>(log.num_contents()));
+  std::iota(all.begin(), all.end(), 0);
+  return PutContents(log, all, ContentKeys(log), content, nullptr, 0, config, store);
 }
 
 }  // namespace savior

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "common/clock.h"
@@ -41,14 +42,23 @@ TensorFile SaveCodebook(const Content& content);
 [[nodiscard]] absl::StatusOr<Content> TrainContent(const TrainingLog& log, const Config& config,
                                                    Period training);
 
-// The rows of the content table when a run starts, [num_contents, ContentRowDim]: z, then the codes
-// of version 0, and in the other slot the same ones, so that no slot ever holds what are no codes.
-// For arm shuffled_sid the codes are permuted over the contents (seeded): same histogram, no
-// meaning.
-std::vector<float> ContentRows(const TrainingLog& log, const Content& content,
+// The rows of the content table of `contents` of `log`, [contents, ContentRowDim]: z, then codes:
+// in the slot of `version` those of content.codebook, in the other one those of `other`, the
+// version before, as long as it may come back; null: the same ones, so that no slot ever holds what
+// are no codes. For arm shuffled_sid the codes are permuted over the contents (seeded): same
+// histogram, no meaning.
+std::vector<float> ContentRows(const TrainingLog& log, std::span<const int32_t> contents,
+                               const Content& content, const Codebook* other, uint32_t version,
                                const Config& config);
 
-// Writes them into `store`.
+// Writes them into `store` under `keys` [contents]; nothing where the arm has no content. Errors:
+// the store's; kFailedPrecondition: its rows are from before a codebook had versions.
+[[nodiscard]] absl::Status PutContents(const TrainingLog& log, std::span<const int32_t> contents,
+                                       std::span<const uint64_t> keys, const Content& content,
+                                       const Codebook* other, uint32_t version,
+                                       const Config& config, EmbeddingStore& store);
+
+// Those of all contents, when a run starts.
 [[nodiscard]] absl::Status PublishContent(const TrainingLog& log, const Content& content,
                                           const Config& config, EmbeddingStore& store);
 

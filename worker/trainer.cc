@@ -21,10 +21,11 @@ int64_t PullsAhead(int64_t staleness) {
   return staleness < 0 ? kAsynchronousPullsAhead : std::min(staleness, kMostPullsAhead);
 }
 
-BatchOptions TrainingBatches(const Config& config, Period training, int64_t epoch,
+BatchOptions TrainingBatches(const Config& config, const Segments& training, int64_t epoch,
                              const Allreduce& workers) {
   BatchOptions options;
-  options.period = training;
+  options.period = training.whole;
+  options.cuts = training.cuts;
   options.requests_per_batch = config.train.requests_per_batch;
   options.max_history = config.data.max_history;
   options.shuffle_window = config.train.shuffle_window;
@@ -64,7 +65,7 @@ absl::Status Guarded(const F& compute) {
 }  // namespace
 
 Trainer::Trainer(const Config& config, const TrainingLog* log, EmbeddingStore* store,
-                 Period training, Allreduce* allreduce, at::Device device)
+                 const Segments& training, Allreduce* allreduce, at::Device device)
     : config_(config),
       log_(log),
       store_(store),
@@ -91,7 +92,8 @@ Trainer::~Trainer() {
 
 absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const Config& config,
                                                          const TrainingLog* log,
-                                                         EmbeddingStore* store, Period training,
+                                                         EmbeddingStore* store,
+                                                         const Segments& training,
                                                          Allreduce* allreduce, int64_t local_rank) {
   SAVIOR_ASSIGN_OR_RETURN(const at::Device device, PickDevice(config.cluster.device, local_rank));
   std::unique_ptr<Trainer> trainer;
@@ -158,9 +160,9 @@ absl::StatusOr<StepInputs> Trainer::Load(int64_t step) {
 }
 
 absl::StatusOr<int64_t> Trainer::DataTime() {
-  if (step_ == 0) return training_.from;
+  if (step_ == 0) return training_.whole.from;
   SAVIOR_ASSIGN_OR_RETURN(const Batch batch, ReadBatch(step_ - 1));
-  return batch.timestamps.empty() ? training_.from : std::ranges::max(batch.timestamps);
+  return batch.timestamps.empty() ? training_.whole.from : std::ranges::max(batch.timestamps);
 }
 
 // Starts the pulls of steps up to `until`, as far as they are assembled.

@@ -71,11 +71,12 @@ struct StepFigures {
 class Trainer {
  public:
   // `log`, `store` and `allreduce` must outlive the trainer; the allreduce's ranks are the workers
-  // (null: this is the only one). `training` may be empty of requests: zero steps. Computes where
+  // (null: this is the only one). `training` may be empty of requests: zero steps; with cuts,
+  // config.train.epochs should be 1, or else an epoch grows with the log. Computes where
   // cluster.device says (worker/device.h); `local_rank` is the worker's number on its machine.
   // kInvalidArgument: there is no such device; kResourceExhausted: its memory is full.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<Trainer>> Create(
-      const Config& config, const TrainingLog* log, EmbeddingStore* store, Period training,
+      const Config& config, const TrainingLog* log, EmbeddingStore* store, const Segments& training,
       Allreduce* allreduce = nullptr, int64_t local_rank = 0);
   // Waits for what is under way, up to its deadlines.
   ~Trainer();
@@ -136,8 +137,8 @@ class Trainer {
     std::optional<Ticket> pull;
   };
 
-  Trainer(const Config& config, const TrainingLog* log, EmbeddingStore* store, Period training,
-          Allreduce* allreduce, at::Device device);
+  Trainer(const Config& config, const TrainingLog* log, EmbeddingStore* store,
+          const Segments& training, Allreduce* allreduce, at::Device device);
   absl::StatusOr<Batch> ReadBatch(int64_t step);
   absl::StatusOr<StepInputs> Load(int64_t step);
   absl::Status LookAhead(StepSeconds* seconds);
@@ -157,7 +158,7 @@ class Trainer {
   const Config config_;
   const TrainingLog* const log_;
   EmbeddingStore* const store_;
-  const Period training_;
+  const Segments training_;
   SoloAllreduce solo_;
   Allreduce* const allreduce_;
   const int64_t pulls_ahead_;  // steps beyond the one that computes whose pulls may be under way

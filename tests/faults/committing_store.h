@@ -59,7 +59,7 @@ class CommittingStore {
     constant.tensors["w"] = {.shape = {3}, .data = {1, 2, 3}};
     commits_ = std::make_unique<RunCommits>(
         folder_->commits(), store_.get(), &digests_,
-        std::vector<std::pair<std::string, TensorFile>>{{kEncoderFile, constant}});
+        std::vector<std::pair<std::string, CommitFile>>{{kEncoderFile, constant}});
   }
 
   static Config ConfigOf(const std::filesystem::path& folder) {

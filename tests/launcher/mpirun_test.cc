@@ -18,6 +18,7 @@
 #include "launcher/commit.h"
 #include "tests/common/temp_folder.h"
 #include "tests/faults/figure.h"
+#include "tests/launcher/growing_world.h"
 #include "tests/launcher/process.h"
 #include "tests/launcher/small_run.h"
 
@@ -319,6 +320,39 @@ TEST_F(Mpirun, StopsInOrderAndGoesOn) {
   Finishes(3, config, {"--resume"});
   EXPECT_TRUE(fs::exists(memory / "server-0" / "shard-2"));
   ExpectSame(undisturbed, config);
+}
+
+TEST_F(Mpirun, GoesOnOverALogThatHasGrown) {
+  const fs::path folder = folder_->path() / "growing";
+  const testing::RawData world = WholeWorld();
+  const auto stage = [&](const std::string& name, int until) {
+    Config config = WorldRun(folder, name, until);
+    config.ps.ram_budget_mb = 64;
+    config.cluster.lease_s = 20;
+    config.ps.shards = 2;
+    return config;
+  };
+  WriteWorld(KnownBy(world, 5), folder);
+  RunToTheEnd(stage("alone", 4));
+  Finishes(2, stage("one-worker", 4));
+  Finishes(3, stage("two-workers", 4));
+  WriteWorld(KnownBy(world, 7), folder);
+  RunToTheEnd(stage("alone", 6), /*resume=*/true);
+  Finishes(2, stage("one-worker", 6), {"--resume"});
+  Finishes(3, stage("two-workers", 6), {"--resume"});
+  ExpectSame(stage("alone", 6), stage("one-worker", 6));
+  const Learned one = LearnedBy(stage("alone", 6)), two = LearnedBy(stage("two-workers", 6));
+  EXPECT_EQ(one.step, two.step);
+  EXPECT_TRUE(one.tables.at("content") == two.tables.at("content"));
+  EXPECT_EQ(one.tables.at("item").size(), two.tables.at("item").size());
+
+  // What is refused is said by the lead, and ends all.
+  testing::RawData other = KnownBy(world, 8);
+  other.impressions[0].hour += 1;
+  WriteWorld(other, folder);
+  const Ended ended = Run(Job(3, stage("two-workers", 7), {"--resume"}));
+  EXPECT_NE(ended.code, 0);
+  EXPECT_THAT(ended.err, HasSubstr("2023-11-15: 'num_hour' has other values"));
 }
 
 TEST_F(Mpirun, AKilledProcessEndsAll) {

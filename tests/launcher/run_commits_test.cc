@@ -39,6 +39,14 @@ class ConstantFiles : public testing::Test {
   CommittingStore store_{folder_.path(), folder_ / "live", 7};
 };
 
+TEST_F(ConstantFiles, MayBeBytes) {
+  const std::string bytes("\0\n bytes", 8);
+  store_.run_commits().SetConstant(kLogProofFile, bytes);
+  const fs::path first = Commit(), second = Commit();
+  EXPECT_EQ(*ReadFile(second / kLogProofFile), bytes);
+  EXPECT_TRUE(fs::equivalent(first / kLogProofFile, second / kLogProofFile));
+}
+
 TEST_F(ConstantFiles, AreLinksOfTheFormerCommitsUntilTheyChange) {
   RunCommits& commits = store_.run_commits();
   commits.SetConstant(kCodebookFile, One(1));

@@ -18,7 +18,13 @@ constexpr int64_t kSecondsPerDay = 86'400;
 
 absl::Status CheckOptions(const BatchOptions& options) {
   const auto refuse = [](const char* what) { return absl::InvalidArgumentError(what); };
-  if (options.period.from > options.period.until) return refuse("period ends before it begins");
+  const Period& whole = options.period;
+  if (whole.from > whole.until) return refuse("period ends before it begins");
+  int64_t after = whole.from;
+  for (const int64_t cut : options.cuts) {
+    if (cut <= after || cut >= whole.until) return refuse("cuts must ascend, inside the period");
+    after = cut;
+  }
   if (options.requests_per_batch <= 0) return refuse("requests_per_batch must be positive");
   if (options.max_history < 0) return refuse("max_history must not be negative");
   if (options.shuffle_window < 0) return refuse("shuffle_window must not be negative");
@@ -37,6 +43,7 @@ struct DaySlice {
   int64_t first = 0;
 };
 
+// Of a period without cuts.
 class LogBatchReader final : public BatchReader {
  public:
   LogBatchReader(const TrainingLog* log, const BatchOptions& options)
@@ -48,6 +55,8 @@ class LogBatchReader final : public BatchReader {
   int64_t num_requests() const override { return requests_; }
   int64_t num_rows() const override { return rows_; }
   absl::StatusOr<Batch> Read(int64_t index) override;
+  // Lets go of the days that are mapped.
+  void Forget() { days_.clear(); }
 
  private:
   absl::StatusOr<const DayLog*> Day(size_t day);
@@ -236,11 +245,59 @@ void LogBatchReader::AppendRows(const DayLog& day, size_t request, Batch* batch)
   for (size_t f = 0; f < batch->numerics.size(); ++f) copy(day.numerics[f], &batch->numerics[f]);
 }
 
+// Segment after segment.
+class SegmentReader final : public BatchReader {
+ public:
+  static absl::StatusOr<std::unique_ptr<BatchReader>> Open(const TrainingLog* log,
+                                                           const BatchOptions& options) {
+    std::unique_ptr<SegmentReader> reader(new SegmentReader);
+    BatchOptions segment = options;
+    segment.cuts.clear();
+    std::vector<int64_t> ends = options.cuts;
+    ends.push_back(options.period.until);
+    for (const int64_t end : ends) {
+      segment.period.until = end;
+      auto of = std::make_unique<LogBatchReader>(log, segment);
+      SAVIOR_RETURN_IF_ERROR(of->Open());
+      reader->first_batch_.push_back(reader->batches_);
+      reader->batches_ += of->num_batches();
+      reader->requests_ += of->num_requests();
+      reader->rows_ += of->num_rows();
+      reader->segments_.push_back(std::move(of));
+      segment.period.from = end;
+      // So that windows of the same number are not shuffled alike.
+      segment.seed = MixTwo(options.seed, static_cast<uint64_t>(end));
+    }
+    return reader;
+  }
+
+  int64_t num_batches() const override { return batches_; }
+  int64_t num_requests() const override { return requests_; }
+  int64_t num_rows() const override { return rows_; }
+  absl::StatusOr<Batch> Read(int64_t index) override {
+    // Of segments without batches, which begin where the next one does, the last is found.
+    const auto after = std::ranges::upper_bound(first_batch_, std::max<int64_t>(index, 0));
+    const auto at = static_cast<size_t>(after - first_batch_.begin()) - 1;
+    if (at != at_) segments_[at_]->Forget();
+    at_ = at;
+    return segments_[at]->Read(index - first_batch_[at]);
+  }
+
+ private:
+  SegmentReader() = default;
+
+  std::vector<std::unique_ptr<LogBatchReader>> segments_;
+  std::vector<int64_t> first_batch_;  // [segments]
+  int64_t batches_ = 0, requests_ = 0, rows_ = 0;
+  size_t at_ = 0;  // read last
+};
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<BatchReader>> BatchReader::Create(const TrainingLog* log,
                                                                  const BatchOptions& options) {
   SAVIOR_RETURN_IF_ERROR(CheckOptions(options));
+  if (!options.cuts.empty()) return SegmentReader::Open(log, options);
   auto reader = std::make_unique<LogBatchReader>(log, options);
   SAVIOR_RETURN_IF_ERROR(reader->Open());
   return reader;

@@ -21,17 +21,30 @@ struct Period {
   bool operator==(const Period&) const = default;
 };
 
+// What a run trains on: a period, cut where training stopped while its log grew. What is on one
+// side of a cut is read as if there were nothing on the other: no batch and no shuffle window
+// crosses it, so what comes behind changes no batch before. Cuts ascend, strictly inside the
+// period.
+struct Segments {
+  Segments() = default;
+  Segments(Period period) : whole(period) {}  // NOLINT(google-explicit-constructor): one segment
+  Period whole;
+  std::vector<int64_t> cuts = {};  // unix seconds
+  bool operator==(const Segments&) const = default;
+};
+
 struct BatchOptions {
   Period period;                    // requests with from <= timestamp < until
   int64_t requests_per_batch = 64;  // > 0; the last batch may be smaller
   int64_t max_history = 50;         // the most recent behaviours before the request; >= 0
   int64_t shuffle_window =
       0;  // requests are shuffled inside windows of this many, in time order; 0: time order
-  uint64_t seed = 0;
+  uint64_t seed = 0;  // of the first segment; later ones have seeds of their own
   // Of the R requests of a batch this reader reads those from worker * R / workers to (worker + 1)
   // * R / workers, rounded down: perhaps none. The batches themselves do not depend on either.
   int64_t worker = 0;  // 0 <= worker < workers
   int64_t workers = 1;
+  std::vector<int64_t> cuts = {};  // of the period: see Segments
 };
 
 // Plain arrays; no LibTorch. R requests, N rows, T history positions: of the worker's slice.

@@ -1,12 +1,14 @@
 #include "worker/data/prepare.h"
 
 #include <absl/strings/str_cat.h>
+#include <arrow/type.h>
 
 #include <array>
 #include <system_error>
 #include <utility>
 
 #include "common/files.h"
+#include "worker/data/parquet_parts.h"
 #include "worker/data/prepare_steps.h"
 #include "worker/data/staging.h"
 
@@ -18,9 +20,10 @@ namespace fs = std::filesystem;
 constexpr std::array<const char*, 4> kTables = {"impressions", "behaviours", "items",
                                                 "item_vectors"};
 
-absl::Status Build(const fs::path& raw, PrepareWork* work) {
-  SAVIOR_ASSIGN_OR_RETURN(const RawTable impressions, RawTable::Open(raw, "impressions"));
-  SAVIOR_ASSIGN_OR_RETURN(const RawTable behaviours, RawTable::Open(raw, "behaviours"));
+// `traffic`: folder of impressions and behaviours.
+absl::Status Build(const fs::path& raw, const fs::path& traffic, PrepareWork* work) {
+  SAVIOR_ASSIGN_OR_RETURN(const RawTable impressions, RawTable::Open(traffic, "impressions"));
+  SAVIOR_ASSIGN_OR_RETURN(const RawTable behaviours, RawTable::Open(traffic, "behaviours"));
   SAVIOR_ASSIGN_OR_RETURN(const RawTable items, RawTable::Open(raw, "items"));
   SAVIOR_ASSIGN_OR_RETURN(const RawTable vectors, RawTable::Open(raw, "item_vectors"));
   ImpressionSorter impression_sorter(&impressions, work);
@@ -43,6 +46,27 @@ absl::Status Build(const fs::path& raw, PrepareWork* work) {
   return impression_sorter.WriteDays(*timelines, &behaviour_sorter);
 }
 
+// Tables of no rows, so that a catalogue alone goes the way of all data.
+absl::Status WriteNoTraffic(const fs::path& folder) {
+  const auto field = [](const char* name, const std::shared_ptr<arrow::DataType>& type) {
+    return arrow::field(name, type, /*nullable=*/false);
+  };
+  const arrow::FieldVector ids = {field("user_id", arrow::int64()),
+                                  field("item_id", arrow::int64()),
+                                  field("timestamp", arrow::int64())};
+  arrow::FieldVector impressions = ids, behaviours = ids;
+  impressions.push_back(field("request_id", arrow::int64()));
+  impressions.push_back(field("click", arrow::int8()));
+  behaviours.push_back(field("kind", arrow::utf8()));
+  for (const auto& [table, fields] :
+       {std::pair("impressions", impressions), std::pair("behaviours", behaviours)}) {
+    SAVIOR_RETURN_IF_ERROR(MakeWritableFolder(folder / table));
+    ParquetParts parts(folder / table, arrow::schema(fields), /*rows_per_part=*/1);
+    SAVIOR_RETURN_IF_ERROR(parts.Close());
+  }
+  return absl::OkStatus();
+}
+
 PrepareSummary Summarise(const LogManifest& manifest) {
   PrepareSummary summary{.impressions = manifest.impressions,
                          .requests = manifest.requests,
@@ -59,6 +83,26 @@ PrepareSummary Summarise(const LogManifest& manifest) {
   return summary;
 }
 
+absl::StatusOr<PrepareSummary> PrepareFrom(const PrepareOptions& options, bool catalogue_only) {
+  if (options.memory_bytes <= 0) return absl::InvalidArgumentError("memory_bytes must be positive");
+  SAVIOR_ASSIGN_OR_RETURN(const auto staging, Staging::Begin(options.out, kManifestName));
+  PrepareWork work;
+  work.folder = staging->work();
+  work.scratch = work.folder / "scratch";
+  work.memory_bytes = options.memory_bytes;
+  SAVIOR_RETURN_IF_ERROR(MakeWritableFolder(work.scratch));
+  fs::path traffic = options.raw;
+  if (catalogue_only) {
+    traffic = work.scratch / "no-traffic";
+    SAVIOR_RETURN_IF_ERROR(WriteNoTraffic(traffic));
+  }
+  SAVIOR_RETURN_IF_ERROR(Build(options.raw, traffic, &work));
+  SAVIOR_RETURN_IF_ERROR(RemoveAll(work.scratch));
+  SAVIOR_RETURN_IF_ERROR(WriteLogManifest(work.folder, &work.manifest));
+  SAVIOR_RETURN_IF_ERROR(staging->Publish());
+  return Summarise(work.manifest);
+}
+
 }  // namespace
 
 const char* TimeProblem(int64_t timestamp) {
@@ -69,18 +113,11 @@ const char* TimeProblem(int64_t timestamp) {
 }
 
 absl::StatusOr<PrepareSummary> Prepare(const PrepareOptions& options) {
-  if (options.memory_bytes <= 0) return absl::InvalidArgumentError("memory_bytes must be positive");
-  SAVIOR_ASSIGN_OR_RETURN(const auto staging, Staging::Begin(options.out, kManifestName));
-  PrepareWork work;
-  work.folder = staging->work();
-  work.scratch = work.folder / "scratch";
-  work.memory_bytes = options.memory_bytes;
-  SAVIOR_RETURN_IF_ERROR(MakeWritableFolder(work.scratch));
-  SAVIOR_RETURN_IF_ERROR(Build(options.raw, &work));
-  SAVIOR_RETURN_IF_ERROR(RemoveAll(work.scratch));
-  SAVIOR_RETURN_IF_ERROR(WriteLogManifest(work.folder, &work.manifest));
-  SAVIOR_RETURN_IF_ERROR(staging->Publish());
-  return Summarise(work.manifest);
+  return PrepareFrom(options, /*catalogue_only=*/false);
+}
+
+absl::StatusOr<PrepareSummary> PrepareCatalogue(const PrepareOptions& options) {
+  return PrepareFrom(options, /*catalogue_only=*/true);
 }
 
 absl::StatusOr<std::string> RawFingerprint(const fs::path& raw) {

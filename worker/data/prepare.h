@@ -30,6 +30,10 @@ struct PrepareSummary {
 // kResourceExhausted: disk full (nothing is left that could be taken for whole).
 [[nodiscard]] absl::StatusOr<PrepareSummary> Prepare(const PrepareOptions& options);
 
+// The same of a catalogue alone: raw has items and item_vectors; the log has no requests, no
+// behaviours and no users.
+[[nodiscard]] absl::StatusOr<PrepareSummary> PrepareCatalogue(const PrepareOptions& options);
+
 // Digest of the raw data as Prepare would read it (names, sizes, modification times of the files
 // and the prepare format version): the key of the cache of prepared logs. kNotFound names a missing
 // file.

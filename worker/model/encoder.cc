@@ -92,17 +92,23 @@ std::vector<float> EncoderInputs(const TrainingLog& log, std::span<const int32_t
   return x;
 }
 
-std::vector<float> EncodeAll(const TrainingLog& log, const Encoder& encoder) {
-  constexpr int64_t kRows = 1024;  // bounds the memory for inputs
+std::vector<float> EncodeContents(const TrainingLog& log, std::span<const int32_t> contents,
+                                  const Encoder& encoder) {
+  constexpr size_t kRows = 1024;  // bounds the memory for inputs
   std::vector<float> z;
-  z.reserve(static_cast<size_t>(log.num_contents()) * static_cast<size_t>(encoder.dim()));
-  for (int64_t begin = 0; begin < log.num_contents(); begin += kRows) {
-    std::vector<int32_t> contents(static_cast<size_t>(std::min(kRows, log.num_contents() - begin)));
-    std::iota(contents.begin(), contents.end(), static_cast<int32_t>(begin));
-    const std::vector<float> part = encoder.Encode(EncoderInputs(log, contents));
+  z.reserve(contents.size() * static_cast<size_t>(encoder.dim()));
+  for (size_t begin = 0; begin < contents.size(); begin += kRows) {
+    const auto some = contents.subspan(begin, std::min(kRows, contents.size() - begin));
+    const std::vector<float> part = encoder.Encode(EncoderInputs(log, some));
     z.insert(z.end(), part.begin(), part.end());
   }
   return z;
+}
+
+std::vector<float> EncodeAll(const TrainingLog& log, const Encoder& encoder) {
+  std::vector<int32_t> contents(static_cast<size_t>(log.num_contents()));
+  std::iota(contents.begin(), contents.end(), 0);
+  return EncodeContents(log, contents, encoder);
 }
 
 absl::StatusOr<std::unique_ptr<Encoder>> LoadEncoder(const TensorFile& file) {

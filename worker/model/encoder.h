@@ -55,8 +55,11 @@ class Encoder {
 // Encoder inputs x [n, sum of the modalities' dims] of `contents` (content numbers).
 std::vector<float> EncoderInputs(const TrainingLog& log, std::span<const int32_t> contents);
 
-// z of every content: [num_contents, encoder.dim()]. The log has the modalities that the encoder
-// was trained on.
+// z of `contents` (content numbers) and of every content, [n, encoder.dim()]: row by row, so that a
+// content's bits do not depend on which others are asked for. The log has the modalities that the
+// encoder was trained on.
+std::vector<float> EncodeContents(const TrainingLog& log, std::span<const int32_t> contents,
+                                  const Encoder& encoder);
 std::vector<float> EncodeAll(const TrainingLog& log, const Encoder& encoder);
 
 // PCA is fitted on the contents of items listed before `pca_until` (unix seconds), so that no later

@@ -247,6 +247,102 @@ TEST(BatchReader, SlicesOfAllWorkersAreTheBatch) {
   }
 }
 
+// What a reader reads, batch after batch.
+std::vector<Batch> AllBatches(BatchReader* reader) {
+  std::vector<Batch> batches;
+  for (int64_t b = 0; b < reader->num_batches(); ++b) batches.push_back(ReadBatch(reader, b));
+  return batches;
+}
+
+TEST(BatchReader, WhatComesBehindACutChangesNothingBeforeIt) {
+  const Folder folder;
+  const auto log = PrepareAndOpen(testing::RandomRaw(29, 90, 9), folder);
+  ASSERT_NE(log, nullptr);
+  BatchOptions options = {.period = {kStart, kStart + 9 * kDay},
+                          .requests_per_batch = 7,
+                          .shuffle_window = 16,
+                          .seed = 3};
+  // Also in the middle of a day, and with nothing in between.
+  const std::vector<int64_t> cuts = {kStart + 3 * kDay, kStart + 5 * kDay + 30'000,
+                                     kStart + 5 * kDay + 30'001, kStart + 8 * kDay};
+  std::set<int64_t> requests;
+  for (size_t n = 0; n <= cuts.size(); ++n) {
+    SCOPED_TRACE(n);
+    options.cuts.assign(cuts.begin(), cuts.begin() + static_cast<std::ptrdiff_t>(n));
+    options.period.until = n < cuts.size() ? cuts[n] : kStart + 9 * kDay;
+    const auto shorter = MakeReader(*log, options);
+    BatchOptions longer = options;
+    longer.cuts.push_back(options.period.until);
+    longer.period.until = kStart + 20 * kDay;
+    const auto whole = MakeReader(*log, longer);
+    ASSERT_GE(whole->num_batches(), shorter->num_batches());
+    for (int64_t b = 0; b < shorter->num_batches(); ++b) {
+      EXPECT_TRUE(ReadBatch(shorter.get(), b) == ReadBatch(whole.get(), b)) << b;
+    }
+  }
+  const auto reader = MakeReader(*log, options);
+  const std::vector<Batch> forward = AllBatches(reader.get());
+  int64_t rows = 0, last = 0;
+  for (const Batch& batch : forward) {
+    const auto segment = [&](int64_t time) {
+      return std::ranges::upper_bound(cuts, time) - cuts.begin();
+    };
+    for (const int64_t time : batch.timestamps) {
+      EXPECT_EQ(segment(time), segment(batch.timestamps[0])) << "a batch crosses a cut";
+      EXPECT_GE(segment(time), last);
+      last = segment(time);
+    }
+    requests.insert(batch.request_ids.begin(), batch.request_ids.end());
+    rows += batch.rows();
+  }
+  EXPECT_EQ(static_cast<int64_t>(requests.size()), reader->num_requests());
+  EXPECT_EQ(rows, reader->num_rows());
+  EXPECT_EQ(reader->num_requests(), 90);
+  // A batch is a function of its number.
+  for (size_t b = forward.size(); b-- > 0;) {
+    EXPECT_TRUE(ReadBatch(reader.get(), static_cast<int64_t>(b)) == forward[b]) << b;
+  }
+  for (const int64_t outside : {int64_t{-1}, reader->num_batches()}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(reader->Read(outside).status()));
+  }
+}
+
+TEST(BatchReader, SegmentsAreNotShuffledAlike) {
+  const Folder folder;
+  testing::RawData raw;
+  raw.items.push_back({.id = 1, .listed = kStart, .title = "", .brand = "", .price = {}});
+  for (int64_t r = 0; r < 64; ++r) {  // two days with the same seconds
+    raw.impressions.push_back({.request = r,
+                               .user = 1,
+                               .item = 1,
+                               .time = kStart + r / 32 * kDay + r % 32,
+                               .channel = ""});
+  }
+  const auto log = PrepareAndOpen(raw, folder);
+  ASSERT_NE(log, nullptr);
+  const auto reader = MakeReader(*log, {.period = {kStart, kStart + 2 * kDay},
+                                        .requests_per_batch = 32,
+                                        .shuffle_window = 32,
+                                        .seed = 3,
+                                        .cuts = {kStart + kDay}});
+  std::vector<int64_t> first = ReadBatch(reader.get(), 0).request_ids;
+  const std::vector<int64_t> second = ReadBatch(reader.get(), 1).request_ids;
+  for (int64_t& id : first) id += 32;
+  EXPECT_THAT(second, ::testing::UnorderedElementsAreArray(first));
+  EXPECT_NE(first, second);
+}
+
+TEST(BatchReader, CutsOutsideOfThePeriodOrOutOfOrderAreRefused) {
+  const Folder folder;
+  const auto log = PrepareAndOpen(testing::TinyRaw(), folder);
+  ASSERT_NE(log, nullptr);
+  for (const std::vector<int64_t>& cuts :
+       {std::vector<int64_t>{10}, {20}, {9}, {15, 15}, {16, 15}}) {
+    const auto reader = BatchReader::Create(log.get(), {.period = {10, 20}, .cuts = cuts});
+    EXPECT_TRUE(absl::IsInvalidArgument(reader.status())) << reader.status();
+  }
+}
+
 TEST(BatchReader, EmptyPeriodHasNoBatches) {
   const Folder folder;
   const auto log = PrepareAndOpen(testing::TinyRaw(), folder);
