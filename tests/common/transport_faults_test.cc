@@ -35,7 +35,8 @@ std::string Greeting(const std::string& mechanism) {
   return greeting;
 }
 std::string Ready() {
-  const std::string body("\x05READY\x0bSocket-Type\0\0\0\x06DEALER", 28);
+  using std::string_literals::operator""s;
+  const std::string body = "\x05READY\x0bSocket-Type\0\0\0\x06"s + "DEALER";
   return std::string("\x04", 1) + static_cast<char>(body.size()) + body;
 }
 // The head of a frame whose length takes eight bytes; flags: 1 more, 4 command.
