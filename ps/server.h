@@ -21,7 +21,7 @@ namespace savior {
 struct ServerOptions {
   // Of every shard: tcp://address:port, to which the shard's number is added, unless port is 0:
   // each takes a free one then; or ipc://path, to which "-<shard>" is added.
-  std::string endpoint;
+  std::string endpoint = {};
   // With keys (CURVE) the context's allow-list says who may connect.
   SocketSecurity security = {};
   // Requests of another incarnation of the run, or another codebook version, are refused.

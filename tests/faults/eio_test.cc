@@ -99,7 +99,7 @@ TEST(EioFsync, EndsARunWithTheFileNamed) {
 TEST(EioRead, StopsTheShardAndNamesTheFile) {
   const TempFolder folder("/dev/shm");
   FaultyDisk disk;
-  const std::vector<TableSpec> tables = {AlignTable("t", 16, Optimizer(OptimizerKind::kSgd, 1))};
+  const std::vector<TableSpec> tables = {AlignSpec("t", 16, Optimizer(OptimizerKind::kSgd, 1))};
   const auto store = *LocalStore::Open(
       {.tables = tables, .shards = 1, .ram_budget_bytes = 150'000, .folder = folder / "live"});
   for (uint64_t begin = 0; begin < 20'000; begin += 1000) {
@@ -156,7 +156,7 @@ TEST(Acknowledgement, OfACheckpointNeverComesBeforeItIsWritten) {
                                            "checkpoint.after_links"};
   const SlicesAsFiles all(1);
   const TempFolder folder("/dev/shm");
-  const std::vector<TableSpec> tables = {AlignTable("t", 16, Optimizer(OptimizerKind::kSgd, 1))};
+  const std::vector<TableSpec> tables = {AlignSpec("t", 16, Optimizer(OptimizerKind::kSgd, 1))};
   const auto store = *LocalStore::Open(
       {.tables = tables, .shards = 2, .ram_budget_bytes = 1'000'000, .folder = folder / "live"});
   const std::vector<float> grads(1000 * 16, -1.0f);

@@ -38,7 +38,7 @@ TEST(RunStore, InThisProcessASwitchIsDoneAndTheBackgroundIsTheSame) {
 }
 
 TEST(RunStore, OverTheNetworkBothStoresSwitch) {
-  ServedStore served({.tables = {AlignTable("t", 4)}, .shards = 2, .steps = StepRules{}});
+  ServedStore served({.tables = {AlignSpec("t", 4)}, .shards = 2, .steps = StepRules{}});
   const auto connect = [&] {
     auto store = RemoteRunStore::Connect(&served.context(), served.ClientOptions(), {"a", "b"});
     EXPECT_TRUE(store.ok()) << store.status();

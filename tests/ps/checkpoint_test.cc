@@ -147,7 +147,7 @@ Config Tables(uint64_t ram_bytes) {
   rules.eviction = {.idle_steps = 40, .capacity_rows = 2000, .max_share_per_minute = 0.2f};
   TableSpec half = IdTable("half", 8);
   half.dtype = StoreDtype::kFloat16;
-  return {.tables = {AlignTable("align", 4, Optimizer(OptimizerKind::kAdam)), rules, half,
+  return {.tables = {AlignSpec("align", 4, Optimizer(OptimizerKind::kAdam)), rules, half,
                      FrozenTable("frozen", 8)},
           .ram_bytes = ram_bytes};
 }
@@ -212,7 +212,7 @@ TEST(Checkpoint, HoldsThemWhereNothingMayBeHeldBack) {
 
 // Enough rows for table files of their own, which do not go through RocksDB's memory.
 TEST(Checkpoint, HoldsThemWhereSlicesAreFiles) {
-  Config config{.tables = {AlignTable("a", 4, Optimizer(OptimizerKind::kAdagrad)), IdTable("b", 4)},
+  Config config{.tables = {AlignSpec("a", 4, Optimizer(OptimizerKind::kAdagrad)), IdTable("b", 4)},
                 .ram_bytes = uint64_t{16} << 20};
   for (const std::optional<uint64_t> held : {std::optional<uint64_t>(), {uint64_t{200'000}}}) {
     config.held_bytes = held;
@@ -302,7 +302,7 @@ TEST(Checkpoint, ADiskThatFillsUpDuringTheSlicesLosesNothing) {
     SmallDisk disk(128);
     SAVIOR_NEEDS(disk);
     const Config config{
-        .tables = {AlignTable("a", 64, Optimizer(OptimizerKind::kAdagrad)), IdTable("b", 4)},
+        .tables = {AlignSpec("a", 64, Optimizer(OptimizerKind::kAdagrad)), IdTable("b", 4)},
         .ram_bytes = ram_bytes};
     const TempFolder folder;
     const auto shard = Open(config, disk / "db");

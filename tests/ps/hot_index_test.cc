@@ -207,7 +207,7 @@ TEST(HotTier, PicksAsManyVictimsAsThereAreWhateverTheIndexDoes) {
   for (uint64_t seed = 0; seed < 40; ++seed) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);
     Random random(seed);
-    HotTier tier(RowLayout(AlignTable("t", 4, Optimizer(OptimizerKind::kSgd))), kMuch, kMuch);
+    HotTier tier(RowLayout(AlignSpec("t", 4, Optimizer(OptimizerKind::kSgd))), kMuch, kMuch);
     std::set<uint64_t> all;
     std::set<uint64_t> fixed;  // held or being written
     uint64_t next = 0;

@@ -31,8 +31,8 @@ class ReadErrorTest : public testing::Test {
  protected:
   // One shard with kRows rows of "t", nearly none of them in RAM; "other" is small and all in RAM.
   void Make(const EvictionSpec& eviction = {}) {
-    std::vector<TableSpec> tables = {AlignTable("t", kDim, Optimizer(OptimizerKind::kSgd, 1)),
-                                     AlignTable("other", kDim, Optimizer(OptimizerKind::kSgd, 1))};
+    std::vector<TableSpec> tables = {AlignSpec("t", kDim, Optimizer(OptimizerKind::kSgd, 1)),
+                                     AlignSpec("other", kDim, Optimizer(OptimizerKind::kSgd, 1))};
     tables[0].eviction = eviction;
     store_ = *LocalStore::Open({.tables = tables,
                                 .shards = 1,

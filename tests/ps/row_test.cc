@@ -161,7 +161,7 @@ TEST(InitialRow, HasTheScaleAskedFor) {
 }
 
 TEST(InitialRow, IsZeroUnlessLearnedIds) {
-  for (const TableSpec& spec : {AlignTable("a", 8), FrozenTable("f", 8)}) {
+  for (const TableSpec& spec : {AlignSpec("a", 8), FrozenTable("f", 8)}) {
     std::vector<float> weights(8, 1.0f);
     InitialRow(spec, 1).Write(5, weights.data());
     EXPECT_EQ(weights, std::vector<float>(8, 0.0f));

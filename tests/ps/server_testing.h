@@ -55,7 +55,7 @@ class ServerTest : public testing::Test {
  protected:
   ServerTest() {
     auto store =
-        LocalStore::Open({.tables = {AlignTable("learned", 4, Optimizer(OptimizerKind::kSgd, 1)),
+        LocalStore::Open({.tables = {AlignSpec("learned", 4, Optimizer(OptimizerKind::kSgd, 1)),
                                      FrozenTable("content", 4, StoreDtype::kFloat16)},
                           .shards = kShards,
                           .ram_budget_bytes = 16 << 20,

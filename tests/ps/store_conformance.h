@@ -77,7 +77,7 @@ TEST_P(StoreConformance, MissingRowsReadAsInitialValuesAndAreNotCreated) {
 }
 
 TEST_P(StoreConformance, PushAppliesOneStepToEachRow) {
-  Make({AlignTable("a", 4, Optimizer(OptimizerKind::kSgd, 0.5f))});
+  Make({AlignSpec("a", 4, Optimizer(OptimizerKind::kSgd, 0.5f))});
   const std::vector<uint64_t> keys = {7, 3};
   ASSERT_TRUE(PushRows(*store_, 0, 0, keys, std::vector<float>{1, 2, 3, 4, -8, 0, 0, 8}).ok());
   ASSERT_TRUE(PushRows(*store_, 1, 0, std::vector<uint64_t>{3}, std::vector<float>(4, 2)).ok());
@@ -167,8 +167,8 @@ TEST_P(StoreConformance, TheNarrowestAndTheWidestRowsWork) {
 }
 
 TEST_P(StoreConformance, SeveralTablesGoInOneCall) {
-  Make({AlignTable("a", 4, Optimizer(OptimizerKind::kSgd, 1)),
-        AlignTable("b", 8, Optimizer(OptimizerKind::kSgd, 1))});
+  Make({AlignSpec("a", 4, Optimizer(OptimizerKind::kSgd, 1)),
+        AlignSpec("b", 8, Optimizer(OptimizerKind::kSgd, 1))});
   const std::vector<uint64_t> keys = Keys(0, 10);
   const std::vector<float> ones(80, 1.0f);
   const std::span<const float> all(ones);
@@ -246,7 +246,7 @@ TEST_P(StoreConformance, HintsChangeNoValue) {
 }
 
 TEST_P(StoreConformance, ManyCallersAtOnceLoseNoUpdate) {
-  Make({AlignTable("t", 4, Optimizer(OptimizerKind::kSgd, 1))});
+  Make({AlignSpec("t", 4, Optimizer(OptimizerKind::kSgd, 1))});
   constexpr int kCallers = 4;
   constexpr int kPushes = 50;
   const std::vector<uint64_t> keys = Keys(0, 64);

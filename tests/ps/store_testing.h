@@ -24,8 +24,8 @@ inline TableSpec IdTable(const std::string& name, uint32_t dim,
   return {.name = name, .dim = dim, .kind = TableKind::kId, .optimizer = optimizer};
 }
 
-inline TableSpec AlignTable(const std::string& name, uint32_t dim,
-                            const OptimizerSpec& optimizer = {}) {
+inline TableSpec AlignSpec(const std::string& name, uint32_t dim,
+                           const OptimizerSpec& optimizer = {}) {
   return {.name = name, .dim = dim, .kind = TableKind::kAlign, .optimizer = optimizer};
 }
 
@@ -50,7 +50,7 @@ inline std::vector<TableSpec> AllTables() {
           IdTable("rowwise", 16, Optimizer(OptimizerKind::kRowwiseAdagrad)),
           IdTable("adam", 12, Optimizer(OptimizerKind::kAdam)),
           IdTable("ftrl", 4, Optimizer(OptimizerKind::kFtrl)),
-          AlignTable("align", 8, Optimizer(OptimizerKind::kAdagrad)),
+          AlignSpec("align", 8, Optimizer(OptimizerKind::kAdagrad)),
           FrozenTable("content", 20),
           FrozenTable("content_half", 24, StoreDtype::kFloat16)};
 }

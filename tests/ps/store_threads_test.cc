@@ -27,8 +27,8 @@ constexpr uint32_t kPushers = 2;
 constexpr uint64_t kKeys = 12'000;
 
 std::vector<TableSpec> Tables() {
-  return {AlignTable("narrow_counter", 4, Optimizer(OptimizerKind::kSgd, 1)),
-          AlignTable("wide_counter", 64, Optimizer(OptimizerKind::kSgd, 1)),
+  return {AlignSpec("narrow_counter", 4, Optimizer(OptimizerKind::kSgd, 1)),
+          AlignSpec("wide_counter", 64, Optimizer(OptimizerKind::kSgd, 1)),
           IdTable("adagrad", 8, Optimizer(OptimizerKind::kAdagrad)),
           IdTable("rowwise", 16, Optimizer(OptimizerKind::kRowwiseAdagrad)),
           IdTable("adam", 4, Optimizer(OptimizerKind::kAdam))};

@@ -55,7 +55,7 @@ class TableTest : public testing::Test {
   std::unique_ptr<Table> table_;
 };
 
-const TableSpec kSpec = AlignTable("t", 4, Optimizer(OptimizerKind::kSgd, 1));
+const TableSpec kSpec = AlignSpec("t", 4, Optimizer(OptimizerKind::kSgd, 1));
 
 TEST_F(TableTest, EvictedRowsComeBackAsTheyWere) {
   Make(kSpec, 0);  // 16 rows in RAM

@@ -103,7 +103,7 @@ TEST_P(WholeRows, WrittenAndPushedGoOnAsTheRowsTheyWereReadFrom) {
 }
 
 TEST_P(WholeRows, AreCreatedWhereThereAreNone) {
-  Make({AlignTable("a", 8, Optimizer(OptimizerKind::kAdam)),
+  Make({AlignSpec("a", 8, Optimizer(OptimizerKind::kAdam)),
         IdTable("r", 4, Optimizer(OptimizerKind::kRowwiseAdagrad))});
   const std::vector<uint64_t> from = Keys(0, 300), to = Keys(1000, 1300);
   for (uint32_t t = 0; t < 2; ++t) {
@@ -124,7 +124,7 @@ TEST_P(WholeRows, AreCreatedWhereThereAreNone) {
 }
 
 TEST_P(WholeRows, OfSixteenBitTablesAreRoundedAsPushedOnesAre) {
-  TableSpec half = AlignTable("half", 4), brain = AlignTable("brain", 4);
+  TableSpec half = AlignSpec("half", 4), brain = AlignSpec("brain", 4);
   half.dtype = StoreDtype::kFloat16;
   brain.dtype = StoreDtype::kBfloat16;
   Make({half, brain});
@@ -159,7 +159,7 @@ TEST_P(WholeRows, OfSixteenBitTablesAreRoundedAsPushedOnesAre) {
 }
 
 TEST_P(WholeRows, OfSeveralTablesGoInOneCall) {
-  Make({AlignTable("a", 4, Optimizer(OptimizerKind::kAdam)), AlignTable("b", 8)});
+  Make({AlignSpec("a", 4, Optimizer(OptimizerKind::kAdam)), AlignSpec("b", 8)});
   const std::vector<uint64_t> keys = Keys(0, 50), others = Keys(50, 60);
   Random random(1);
   const std::vector<float> a = RandomFloats(50 * 12, &random), b = RandomFloats(10 * 16, &random),
@@ -185,7 +185,7 @@ TEST_P(WholeRows, OfSeveralTablesGoInOneCall) {
 
 // The refused rows are never the first ones of a call: all is looked at before anything is applied.
 TEST_P(WholeRows, BadOnesAreRefusedByNameAndChangeNothing) {
-  Make({AlignTable("learned", 4, Optimizer(OptimizerKind::kAdam)), FrozenTable("content", 4)});
+  Make({AlignSpec("learned", 4, Optimizer(OptimizerKind::kAdam)), FrozenTable("content", 4)});
   const std::vector<uint64_t> keys = {1, 2}, twice = {3, 3};
   const Pulled good{std::vector<float>(24, 0.5f), {1, 1}};
   const auto refused = [](const absl::Status& status, const std::string& name) {

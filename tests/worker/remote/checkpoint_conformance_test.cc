@@ -130,7 +130,7 @@ TEST_P(CheckpointConformance, OneThatNobodyBeganIsRefused) {
 INSTANTIATE_TEST_SUITE_P(Stores, CheckpointConformance,
                          testing::Values(Kind{"local_1", 1, false}, Kind{"local_3", 3, false},
                                          Kind{"remote_1", 1, true}, Kind{"remote_3", 3, true}),
-                         [](const auto& info) { return info.param.name; });
+                         [](const auto& kind) { return kind.param.name; });
 
 }  // namespace
 }  // namespace savior

@@ -90,7 +90,7 @@ class StammeringProxy {
 };
 
 TEST(MalformedReplies, TenThousandOfThemGiveTypedErrorsAndNoWrongRow) {
-  ServedStore served({.tables = {AlignTable("t", 4, Optimizer(OptimizerKind::kSgd, 1))}});
+  ServedStore served({.tables = {AlignSpec("t", 4, Optimizer(OptimizerKind::kSgd, 1))}});
   const std::vector<uint64_t> keys = Keys(0, 20);
   const auto direct = served.Connect();
   ASSERT_TRUE(PushRows(*direct, 0, 0, keys, std::vector<float>(80, -1)).ok());

@@ -20,7 +20,7 @@ using std::chrono::milliseconds;
 using ::testing::HasSubstr;
 
 ServedOptions OneTable(uint32_t shards = 1, Network network = Network::kTcp) {
-  return {.tables = {AlignTable("t", 4, Optimizer(OptimizerKind::kSgd, 1))},
+  return {.tables = {AlignSpec("t", 4, Optimizer(OptimizerKind::kSgd, 1))},
           .shards = shards,
           .network = network};
 }
@@ -122,7 +122,7 @@ TEST(RemoteStore, OtherIncarnationsAndCodebookVersionsAreRefused) {
 TEST(RemoteStore, OtherTablesThanTheServersAreRefused) {
   ServedStore served(OneTable());
   RemoteStoreOptions options = served.ClientOptions();
-  options.tables = {AlignTable("t", 8), AlignTable("u", 4)};
+  options.tables = {AlignSpec("t", 8), AlignSpec("u", 4)};
   const auto store = served.Connect(options);
   EXPECT_TRUE(absl::IsInvalidArgument(PushRows(*store, 0, 0, Keys(0, 1), std::vector<float>(8))));
   EXPECT_TRUE(absl::IsInvalidArgument(PushRows(*store, 0, 1, Keys(0, 1), std::vector<float>(4))));
@@ -256,7 +256,7 @@ TEST(RemoteStore, SixteenBitValuesAreRoundedOnTheWireOnly) {
 TEST(RemoteStore, BytesAreCountedAndHalfPrecisionHalvesThoseOfValues) {
   constexpr uint64_t kRows = 1000, kDim = 64;
   const auto moved = [](ValueDtype dtype) {
-    ServedStore served({.tables = {AlignTable("t", kDim, Optimizer(OptimizerKind::kSgd, 1))}});
+    ServedStore served({.tables = {AlignSpec("t", kDim, Optimizer(OptimizerKind::kSgd, 1))}});
     RemoteStoreOptions options = served.ClientOptions();
     options.wire_dtype = dtype;
     const auto store = served.Connect(options);
@@ -307,7 +307,7 @@ TEST(RemoteStore, ThousandsOfTablePartsInOneCallWork) {
 
 TEST(RemoteStore, APushOfMoreMessagesThanItsHeadersCanCountIsRefused) {
   constexpr uint32_t kDim = 512;
-  ServedStore served({.tables = {AlignTable("t", kDim, Optimizer(OptimizerKind::kSgd, 1))}});
+  ServedStore served({.tables = {AlignSpec("t", kDim, Optimizer(OptimizerKind::kSgd, 1))}});
   RemoteStoreOptions options = served.ClientOptions();
   options.message_bytes = 4096;  // a message takes one row
   const auto store = served.Connect(options);

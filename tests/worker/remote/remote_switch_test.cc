@@ -23,7 +23,7 @@ constexpr uint32_t kOld = ServedStore::kCodebookVersion;
 constexpr uint32_t kNew = kOld + 1;
 
 ServedOptions OneTable(uint32_t shards) {
-  return {.tables = {AlignTable("t", 4, Optimizer(OptimizerKind::kSgd, 1))}, .shards = shards};
+  return {.tables = {AlignSpec("t", 4, Optimizer(OptimizerKind::kSgd, 1))}, .shards = shards};
 }
 
 // Pushes 1 to every weight of `keys`.
@@ -205,7 +205,7 @@ TEST(RemoteSwitch, OfTwoWorkersAtAStepGoesUnnoticedByTheRows) {
 
 // 16-bit pulls and pushes, but whole rows as they are.
 TEST(RemoteSwitch, WholeRowsAreFloat32OnAnyWire) {
-  ServedStore served({.tables = {AlignTable("t", 4, Optimizer(OptimizerKind::kAdam, 0.1f))}});
+  ServedStore served({.tables = {AlignSpec("t", 4, Optimizer(OptimizerKind::kAdam, 0.1f))}});
   const std::vector<uint64_t> keys = Keys(0, 30);
   Random random(1);
   ASSERT_TRUE(PushRows(served.local(), 0, 0, keys, RandomFloats(120, &random)).ok());

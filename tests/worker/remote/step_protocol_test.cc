@@ -21,7 +21,7 @@ constexpr uint32_t kDim = 8;
 
 std::vector<TableSpec> Tables() {
   return {IdTable("id", kDim, Optimizer(OptimizerKind::kAdam, 0.1f)),
-          AlignTable("align", kDim, Optimizer(OptimizerKind::kAdagrad, 0.1f))};
+          AlignSpec("align", kDim, Optimizer(OptimizerKind::kAdagrad, 0.1f))};
 }
 
 // What worker `worker` pushes at `step`: keys that overlap with the others', in its own order.
