@@ -47,8 +47,9 @@ absl::StatusOr<std::unique_ptr<TrainingLog>> OpenCatalogue(const fs::path& folde
   for (const auto& [name, entry] : manifest.files) {
     SAVIOR_ASSIGN_OR_RETURN(const std::string digest, DigestFile(folder / name));
     if (digest == entry.digest) continue;
-    return absl::DataLossError(fmt::format("{}: has digest {}, was written with {}",
-                                           (folder / name).string(), digest, entry.digest));
+    return absl::DataLossError(
+        fmt::format("{}: has digest {}, was written with {}. Delete {}, and add its items again",
+                    (folder / name).string(), digest, entry.digest, folder.string()));
   }
   return TrainingLog::Open(folder);
 }
@@ -170,7 +171,9 @@ std::optional<Mismatch> CompareSchemas(const LogSchema& log, const TrainingLog& 
     if (mine.dim != its.dim) {
       return Mismatch{
           true, mine.name,
-          fmt::format("has vectors of length {}, the run's items of {}", mine.dim, its.dim)};
+          mine.dim == 0
+              ? "has no vector, and its type does not say of which length: use a fixed_size_list"
+              : fmt::format("has vectors of length {}, the run's items of {}", mine.dim, its.dim)};
     }
   }
   return std::nullopt;
@@ -220,8 +223,8 @@ absl::StatusOr<Counts> Examine(const TrainingLog& catalogue, const fs::path& raw
             : SameVectors(*added->catalogue, added->content, catalogue, content);
     if (same) continue;
     return RefuseItem(items, id,
-                      fmt::format("{} is known already, with another vector: what was learnt about "
-                                  "it is of that one. Give it a new id",
+                      fmt::format("{} is known already, with another vector or without one: what "
+                                  "was learnt about it is of what it was. Give it a new id",
                                   id));
   }
   return counts;
@@ -336,8 +339,8 @@ absl::Status AddItems(const AddItemsArguments& arguments, std::ostream& out) {
   if (error) return SystemError(error.value(), "renaming to " + target.string());
   SAVIOR_RETURN_IF_ERROR(SyncFolder(items));
   out << fmt::format(
-      "{}: {} items added, {} were known already. They are in the bundles to come: savior export "
-      "{} --out ..., or what a running job publishes\n",
+      "{}: {} items added, {} were known already. They are in the bundles to come: of the next "
+      "commit, or of this one in another folder (savior export {} --out ...)\n",
       target.string(), counts->added, counts->known, run.string());
   return absl::OkStatus();
 }

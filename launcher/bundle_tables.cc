@@ -147,22 +147,29 @@ absl::Status BundleTables::WriteItems() {
   const std::vector<int32_t> counts = PriorCounts(log_);
   const std::vector<uint64_t> content_keys = ContentKeys(log_);
   std::vector<std::byte> record;
-  // By ascending id, as the log's own.
-  auto added = added_.items().begin();
-  const auto add_until = [&](std::optional<int64_t> id) -> absl::Status {
-    for (; added != added_.items().end() && (!id || added->id < *id); ++added) {
+  // Keys are unsigned: ids below 0, which come first in both, are the last ones.
+  const auto key_of = [](const AddedItem* item) { return static_cast<uint64_t>(item->id); };
+  std::vector<const AddedItem*> more;
+  for (const AddedItem& item : added_.items()) more.push_back(&item);
+  std::ranges::sort(more, {}, key_of);
+  auto added = more.begin();
+  const auto add_until = [&](std::optional<uint64_t> key) -> absl::Status {
+    for (; added != more.end() && (!key || key_of(*added) < *key); ++added) {
       record.clear();
-      Append(added->listed_at, &record);
-      Append(added->content_key, &record);
+      Append((*added)->listed_at, &record);
+      Append((*added)->content_key, &record);
       Append(int32_t{0}, &record);  // nobody has had anything to do with it
-      Append(std::span<const int32_t>(added->features), &record);
-      Append(std::span<const float>(added->numerics), &record);
-      SAVIOR_RETURN_IF_ERROR(writer->Add(static_cast<uint64_t>(added->id), record));
+      Append(std::span<const int32_t>((*added)->features), &record);
+      Append(std::span<const float>((*added)->numerics), &record);
+      SAVIOR_RETURN_IF_ERROR(writer->Add(key_of(*added), record));
     }
     return absl::OkStatus();
   };
-  for (size_t i = 0; i < counts.size(); ++i) {
-    SAVIOR_RETURN_IF_ERROR(add_until(log_.item_ids()[i]));
+  const auto ids = log_.item_ids();
+  const auto below_zero = static_cast<size_t>(std::ranges::lower_bound(ids, 0) - ids.begin());
+  for (size_t n = 0; n < counts.size(); ++n) {
+    const size_t i = (below_zero + n) % counts.size();
+    SAVIOR_RETURN_IF_ERROR(add_until(static_cast<uint64_t>(ids[i])));
     const int32_t content = log_.item_contents()[i];
     record.clear();
     Append(log_.listed_at()[i], &record);
@@ -174,7 +181,7 @@ absl::Status BundleTables::WriteItems() {
     for (size_t f = 0; f < schema.item_numerics.size(); ++f) {
       Append(log_.item_numeric(f)[i], &record);
     }
-    SAVIOR_RETURN_IF_ERROR(writer->Add(static_cast<uint64_t>(log_.item_ids()[i]), record));
+    SAVIOR_RETURN_IF_ERROR(writer->Add(static_cast<uint64_t>(ids[i]), record));
   }
   SAVIOR_RETURN_IF_ERROR(add_until(std::nullopt));
   return Finish(kItemsTable, writer.get());

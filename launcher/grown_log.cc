@@ -10,6 +10,7 @@
 
 #include "common/files.h"
 #include "common/tensor_file.h"
+#include "worker/arm.h"
 #include "worker/step_inputs.h"
 
 namespace savior {
@@ -119,6 +120,13 @@ absl::StatusOr<Content> ContentOf(const Commit& commit, int64_t learnt_until) {
 absl::Status AddContents(const Commit& commit, const Config& config, const TrainingLog& log,
                          const Content& content, std::span<const int32_t> contents,
                          std::span<const uint64_t> keys, EmbeddingStore& store) {
+  // Permuted among themselves, few of them would have their own codes after all.
+  if (ArmOf(config.model.arm).shuffled_codes && !contents.empty()) {
+    return absl::FailedPreconditionError(
+        fmt::format("model.arm = {}: this control permutes the codes of the items that it began "
+                    "with: none can be added to it. Train another run over all of them",
+                    config.model.arm));
+  }
   std::unique_ptr<Codebook> previous;
   if (commit.manifest.codebook.probation) {
     SAVIOR_ASSIGN_OR_RETURN(const TensorFile file,

@@ -42,7 +42,7 @@ Segments SegmentsOf(Period training, std::vector<int64_t> ends);
 
 // Puts the rows of `contents` of `log`, which the commit does not have, into its content table
 // `store` under `keys` [contents], codes of the version before included while that may come back.
-// Again is the same.
+// Again is the same. kFailedPrecondition: the arm is shuffled_sid.
 [[nodiscard]] absl::Status AddContents(const Commit& commit, const Config& config,
                                        const TrainingLog& log, const Content& content,
                                        std::span<const int32_t> contents,

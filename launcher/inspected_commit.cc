@@ -15,10 +15,15 @@ constexpr uint64_t kRamBytes = uint64_t{64} << 20;
 
 }  // namespace
 
-absl::StatusOr<Commit> FindCommit(const fs::path& path, bool digests) {
+absl::StatusOr<Commit> FindCommit(const fs::path& given, bool digests) {
   std::error_code error;
-  if (!fs::is_directory(path, error)) {
-    return absl::NotFoundError(fmt::format("{}: no such folder", path.string()));
+  if (!fs::is_directory(given, error)) {
+    return absl::NotFoundError(fmt::format("{}: no such folder", given.string()));
+  }
+  // What lies above a commit is looked at, too: "." and "commit-1/" have nothing above them.
+  const fs::path path = fs::canonical(given, error);
+  if (error) {
+    return absl::UnavailableError(fmt::format("{}: {}", given.string(), error.message()));
   }
   if (fs::is_directory(path / "commits", error)) return NewestCommit(path / "commits");
   absl::StatusOr<Commit> commit = OpenCommit(path, digests);

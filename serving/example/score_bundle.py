@@ -25,7 +25,8 @@ def rows(table, keys, column="row"):
     return np.where((t["key"][at] == keys)[:, None], t[column][at], 0).astype(t[column].dtype)
 
 
-def score(now, history, shown, user):
+def score(request):
+    now, history, shown = (request[k] for k in ("timestamp", "history", "candidates"))
     ids, past = [c["item"] for c in shown], [h["item"] for h in history]
     content, past_content = rows("items", ids, "content"), rows("items", past, "content")
     codes = [rows("items", ids, "features")[:, i] for i in range(len(of_items))]
@@ -39,7 +40,7 @@ def score(now, history, shown, user):
     own += [[c["numerics"][name] for c in shown] for name in schema["context_numerics"]]
     x = np.stack([np.asarray(column, np.float64) for column in own], 1)
     inputs = {
-        "user": lambda: rows("user", [user]), "item": lambda: rows("item", ids),
+        "user": lambda: rows("user", [request["user"]]), "item": lambda: rows("item", ids),
         "history_item": lambda: rows("item", past),
         "content": lambda: rows("content", content, "z"),
         "aligned": lambda: rows("aligned", content), "features": lambda: flat(keys[:len(of_items)]),
@@ -47,10 +48,11 @@ def score(now, history, shown, user):
         "history_aligned": lambda: rows("aligned", past_content),
         "context": lambda: flat(keys[len(of_items):]),
         "numerics": lambda: (np.copysign(np.log1p(np.abs(x)), x) / 4).astype(np.float32)}
-    return session.run(["p_ctr"], {i.name: inputs[i.name]() for i in session.get_inputs()})[0]
+    wanted = {i.name: inputs[i.name]() for i in session.get_inputs()}
+    return session.run(["p_ctr", "p_cvr", "p_ctcvr"], wanted)
 
 
-for golden in json.loads((bundle / "golden.json").read_text())["requests"]:
-    r = golden["request"]
-    here = score(r["timestamp"], r["history"], r["candidates"], r["user"])
-    print(json.dumps({"here": here.tolist(), "live": golden["p_ctr"]}))
+if __name__ == "__main__":
+    for golden in json.loads((bundle / "golden.json").read_text())["requests"]:
+        p_ctr = score(golden["request"])[0].tolist()
+        print(json.dumps({"here": p_ctr, "live": golden["p_ctr"]}))

@@ -263,8 +263,9 @@ TEST_F(CodebookVersion, IsShownWithWhatBecameOfTheCodesBeforeIt) {
   RollBack(CommitsOf("shown"));
   const std::string back =
       Look({.what = "codebook", .path = CommitFolder(CommitsOf("shown"), kStop + 1).string()});
-  EXPECT_THAT(back, AllOf(HasSubstr("version 0, in use again since step 31, rolled back from version 1"),
-                          Not(HasSubstr("probation"))));
+  EXPECT_THAT(back,
+              AllOf(HasSubstr("version 0, in use again since step 31, rolled back from version 1"),
+                    Not(HasSubstr("probation"))));
   EXPECT_EQ(back.substr(back.find("\nlevel 1")), first.substr(first.find("\nlevel 1")));
 }
 

@@ -170,7 +170,8 @@ TEST_F(GrownLogTest, NewItemsHaveTheirCodesBeforeTheFirstStep) {
   EXPECT_GT(of_new_items, 10);
   // They were ranked in that very step: each has an ID row that was learnt in it.
   int64_t learnt = 0;
-  for (const auto& [key, row] : LearnedBy(config).tables.at("item")) {
+  const Learned learned = LearnedBy(config);
+  for (const auto& [key, row] : learned.tables.at("item")) {
     const auto item =
         std::ranges::find(world_->items, static_cast<int64_t>(key), &testing::RawItem::id);
     ASSERT_NE(item, world_->items.end());

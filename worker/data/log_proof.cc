@@ -142,6 +142,10 @@ class DayProver {
   std::vector<History> histories_;  // [users]
 };
 
+// The likeliest reason, and nothing else says so.
+constexpr const char* kLate =
+    " (if they came late: data.train_until was behind the last day that was complete)";
+
 absl::Status Differs(const std::string& what) { return absl::FailedPreconditionError(what); }
 
 absl::Status CheckDays(const LogProof& former, const LogProof& now) {
@@ -153,8 +157,8 @@ absl::Status CheckDays(const LogProof& former, const LogProof& now) {
           absl::StrFormat("%s: its %d requests are gone", DateOf(was.start), was.requests));
     }
     if (day->requests != was.requests) {
-      return Differs(absl::StrFormat("%s: has %d requests now, had %d", DateOf(was.start),
-                                     day->requests, was.requests));
+      return Differs(absl::StrFormat("%s: has %d requests now, had %d%s", DateOf(was.start),
+                                     day->requests, was.requests, kLate));
     }
     for (size_t c = 0; c < former.columns.size(); ++c) {
       if (day->digests[c] == was.digests[c]) continue;
@@ -164,8 +168,8 @@ absl::Status CheckDays(const LogProof& former, const LogProof& now) {
     ++day;
   }
   if (day != now.days.end() && day->start < former.trained.until) {
-    return Differs(
-        absl::StrFormat("%s: has %d requests now, had none", DateOf(day->start), day->requests));
+    return Differs(absl::StrFormat("%s: has %d requests now, had none%s", DateOf(day->start),
+                                   day->requests, kLate));
   }
   return absl::OkStatus();
 }

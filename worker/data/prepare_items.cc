@@ -91,6 +91,10 @@ absl::Status AppendSlice(const RawTable& table, const RawSlice& slice, RawItems*
     }
   }
   const std::vector<int64_t>& ids = slice.columns[0].ints;
+  if (const auto none = std::ranges::find(ids, -1); none != ids.end()) {
+    return table.Refuse(slice.first_row + (none - ids.begin()), "item_id",
+                        "is -1, which stands for no item");
+  }
   items->ids.insert(items->ids.end(), ids.begin(), ids.end());
   items->listed_at.insert(items->listed_at.end(), listed.begin(), listed.end());
   size_t column = 2;

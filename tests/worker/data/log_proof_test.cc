@@ -179,10 +179,10 @@ TEST_F(LogProofTest, ItemsThatAreGoneOrHaveOtherVectorsAreNamed) {
   ExpectRefused(Changed([](RawData* r) { r->vectors.erase(r->vectors.begin() + 4); }),
                 "item " + std::to_string(id) + " has no vector any more");
   ExpectRefused(Changed([&](RawData* r) {
-                  r->items.push_back(Item(-1));
-                  r->vectors.push_back({.id = -1, .text = r->vectors[4].text});
+                  r->items.push_back(Item(-2));
+                  r->vectors.push_back({.id = -2, .text = r->vectors[4].text});
                 }),
-                "item -1, whose vector is new, has a smaller id than item ");
+                "item -2, whose vector is new, has a smaller id than item ");
   // With a larger id it is welcome; so is a vector for an item that had none.
   EXPECT_TRUE(Changed([&](RawData* r) {
                 r->items.push_back(Item(2'000'000));
