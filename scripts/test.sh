@@ -27,6 +27,6 @@ step build "Building the program, tests and benches" "20 minutes the first time,
 if [[ $SUITE == slow ]]; then
   say "Running the slow test suite (an hour at most; as root, or the cluster's tests are skipped)"
 else
-  say "Running the default test suite (usually 12 minutes)"
+  say "Running the default test suite (usually 15 minutes)"
 fi
 exec ctest --preset "$SUITE" -j 2 "$@"

@@ -60,6 +60,7 @@ probation_steps = {probation}
 # tested elsewhere.
 min_preserved_r2 = -100
 max_churn = 1
+max_error_ratio = 100
 max_dead_share = 1
 max_auc_loss = 100
 cpu_share = 1
