@@ -393,7 +393,8 @@ Json RollbackEvent(uint32_t version, int64_t step) {
           {"time", absl::ToUnixSeconds(absl::Now())}};
 }
 
-absl::Status RollBackCodebook(const fs::path& run, uint32_t version) {
+absl::Status RollBackCodebook(const fs::path& run, uint32_t version,
+                              absl::FunctionRef<absl::Status(const Commit&)> fits) {
   const fs::path commits = run / "commits";
   SAVIOR_ASSIGN_OR_RETURN(const Commit newest, NewestCommit(commits));
   const CodebookState& state = newest.manifest.codebook;
@@ -411,6 +412,7 @@ absl::Status RollBackCodebook(const fs::path& run, uint32_t version) {
         fmt::format("{}: not the commit of the switch to codebook version {}", at.folder.string(),
                     state.version));
   }
+  SAVIOR_RETURN_IF_ERROR(fits(at));
   std::vector<fs::path> newer = ListCommits(commits);
   std::erase_if(newer, [&](const fs::path& folder) { return folder <= at.folder; });
   // From the newest down: at any instant the newest commit is in this probation, so that whoever

@@ -4,6 +4,8 @@
 // for two moments, at T0, when the lead copies a few rows, and at the switch.
 #pragma once
 
+#include <absl/functional/function_ref.h>
+
 #include <atomic>
 #include <filesystem>
 #include <memory>
@@ -111,8 +113,13 @@ nlohmann::ordered_json RollbackEvent(uint32_t version, int64_t step);
 
 // Makes the commit of the switch to the codebook in use the newest one, with the version before it
 // in use, and deletes those after it. Does nothing if that version is in use already. `run`: its
-// folder, which nobody else writes into. kFailedPrecondition: no switch can be undone; kNotFound,
-// kDataLoss: its commit is not there or damaged.
-[[nodiscard]] absl::Status RollBackCodebook(const std::filesystem::path& run, uint32_t version);
+// folder, which nobody else writes into. `fits` says whether the run can go on from that commit,
+// and is asked before anything is deleted. kFailedPrecondition: no switch can be undone; kNotFound,
+// kDataLoss: its commit is not there or damaged; or what `fits` says.
+[[nodiscard]] absl::Status RollBackCodebook(
+    const std::filesystem::path& run, uint32_t version,
+    absl::FunctionRef<absl::Status(const Commit&)> fits = [](const Commit&) {
+      return absl::OkStatus();
+    });
 
 }  // namespace savior

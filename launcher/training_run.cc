@@ -400,23 +400,17 @@ absl::Status TrainingRun::RollBack() {
       from.previous, from.since_step, (fs::path(config_.run.dir) / kResolvedFile).string()));
 }
 
-absl::Status TrainingRun::FitsSwitch() {
-  SAVIOR_ASSIGN_OR_RETURN(const Commit newest, NewestCommit(folder_->commits()));
-  const CodebookState& state = newest.manifest.codebook;
-  if (!state.probation) return absl::OkStatus();  // which RollBackCodebook refuses, or has done
-  SAVIOR_ASSIGN_OR_RETURN(const Commit at,
-                          OpenCommit(CommitFolder(folder_->commits(), state.since_step), false));
-  const Period training = inputs_.periods.training;
-  SAVIOR_RETURN_IF_ERROR(TrainedUntil(at, config_, training).status());
-  return CompareLogs(at, config_, *inputs_.log, training).status();
-}
-
 absl::Status TrainingRun::FinishRollback() {
   SAVIOR_ASSIGN_OR_RETURN(const std::optional<RefreshRequest> asked,
                           ReadRefreshRequest(folder_->path()));
   if (!asked || asked->what != RefreshRequest::What::kRollback) return absl::OkStatus();
-  absl::Status done = FitsSwitch();
-  if (done.ok()) done = RollBackCodebook(folder_->path(), asked->version);
+  // Over the data as it is now.
+  const auto fits = [this](const Commit& at) -> absl::Status {
+    const Period training = inputs_.periods.training;
+    SAVIOR_RETURN_IF_ERROR(TrainedUntil(at, config_, training).status());
+    return CompareLogs(at, config_, *inputs_.log, training).status();
+  };
+  absl::Status done = RollBackCodebook(folder_->path(), asked->version, fits);
   // One that cannot be done does not keep the run from going on; a damaged commit does.
   if (!done.ok() && !absl::IsFailedPrecondition(done)) return done;
   LOG_IF(ERROR, !done.ok()) << done.message();

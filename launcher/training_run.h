@@ -86,9 +86,6 @@ class TrainingRun {
   absl::StatusOr<EvalResult> RefreshNow();
   // After a step in which a worker wished it.
   absl::Status RollBack();
-  // Whether the run could go on from the commit of its last switch over the data as it is now:
-  // asked before the commits behind that are deleted.
-  absl::Status FitsSwitch();
   // Deletes what a rollback that was asked for has to delete, before a commit is chosen.
   absl::Status FinishRollback();
   absl::Status AfterStep(const StepFigures& figures);

@@ -126,11 +126,8 @@ class KillEachFailpoint : public ::testing::Test {
     config.refresh.switch_after_steps = 1;
     config.refresh.cpu_share = 1;
     config.refresh.distil_steps = 3;
-    // Tiny worlds would not pass.
-    config.refresh.min_preserved_r2 = -100;
-    config.refresh.max_churn = config.refresh.max_dead_share = 1;
-    config.refresh.max_error_ratio = 100;
-    config.refresh.max_auc_loss = 100;
+    OpenGates(&config);
+    config.refresh.min_preserved_r2 = -100;  // three steps of distillation
     return config;
   }
 

@@ -33,10 +33,7 @@ class Refresh : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
     folder_ = new TempFolder;
-    GenerateOptions world = SmallWorld();
-    world.arrivals = 0.6;
-    world.drift = 0.8;
-    MakeRaw(folder_->path(), world);
+    MakeRaw(folder_->path(), DriftingWorld());
     RunToTheEnd(Never());
     RunToTheEnd(Once());
   }
@@ -47,12 +44,7 @@ class Refresh : public ::testing::Test {
     config.codebook.learn_until = "2023-11-20";
     config.commit.every_steps = 8;
     config.commit.keep = 2;
-    // Tiny worlds: what is gated is tested elsewhere.
-    config.refresh.min_preserved_r2 = -10;
-    config.refresh.max_churn = 1;
-    config.refresh.max_dead_share = 1;
-    config.refresh.max_error_ratio = 100;
-    config.refresh.max_auc_loss = 100;
+    OpenGates(&config);
     config.refresh.cpu_share = 1;
     config.refresh.probation_steps = 10'000;
     return config;
@@ -213,6 +205,18 @@ TEST_F(Refresh, WhatCannotBeRolledBackIsRefused) {
   EXPECT_THAT(States(retired), ElementsAre("BUILDING", "ACTIVE", "RETIRED"));
   EXPECT_FALSE(StateOf(retired).probation);
   EXPECT_EQ(RollBackCodebook(retired.run.dir, 0).code(), absl::StatusCode::kFailedPrecondition);
+  // Nor to where the run could not go on from: nothing is deleted for it.
+  const fs::path commits = fs::path(Once().run.dir) / "commits";
+  const std::vector<fs::path> before = ListCommits(commits);
+  int64_t asked_of = -1;
+  const absl::Status refused = RollBackCodebook(Once().run.dir, 0, [&](const Commit& at) {
+    asked_of = at.manifest.step;
+    return absl::FailedPreconditionError("other data");
+  });
+  EXPECT_EQ(refused.message(), "other data");
+  EXPECT_EQ(asked_of, kSwitch);
+  EXPECT_EQ(ListCommits(commits), before);
+  EXPECT_EQ(StateOf(Once()).version, 1u);
 }
 
 TEST_F(Refresh, ByHandWhileItTrains) {

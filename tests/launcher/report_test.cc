@@ -37,10 +37,7 @@ class ReportOfARun : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
     folder_ = new TempFolder;
-    GenerateOptions world = SmallWorld();
-    world.arrivals = 0.6;
-    world.drift = 0.8;
-    MakeRaw(folder_->path(), world);
+    MakeRaw(folder_->path(), DriftingWorld());
     Config config = Small("run");
     config.refresh.at_step = kSwitch - 6;
     config.train.max_steps = kSwitch + 8;
@@ -67,11 +64,7 @@ class ReportOfARun : public ::testing::Test {
     config.train.metrics_every_s = 1e-9;
     config.commit.every_steps = 8;
     config.eval.progressive = true;
-    // Tiny worlds: what is gated is tested elsewhere.
-    config.refresh.min_preserved_r2 = -10;
-    config.refresh.max_churn = 1;
-    config.refresh.max_dead_share = 1;
-    config.refresh.max_auc_loss = 100;
+    OpenGates(&config);
     config.refresh.cpu_share = 1;
     config.refresh.switch_after_steps = 6;
     config.refresh.probation_steps = 10'000;

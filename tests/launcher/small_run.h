@@ -35,6 +35,23 @@ inline GenerateOptions SmallWorld() {
   return options;
 }
 
+// The same with items that come and drift: something for a refresh of the codebook.
+inline GenerateOptions DriftingWorld() {
+  GenerateOptions options = SmallWorld();
+  options.arrivals = 0.6;
+  options.drift = 0.8;
+  return options;
+}
+
+// Lets refreshes through that tiny worlds would fail: what is gated is tested elsewhere.
+inline void OpenGates(Config* config) {
+  config->refresh.min_preserved_r2 = -10;
+  config->refresh.max_churn = 1;
+  config->refresh.max_dead_share = 1;
+  config->refresh.max_error_ratio = 100;
+  config->refresh.max_auc_loss = 100;
+}
+
 // Writes the data to <folder>/raw.
 inline void MakeRaw(const std::filesystem::path& folder, GenerateOptions options = SmallWorld()) {
   options.out = folder / "raw";

@@ -3,12 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <atomic>
 #include <memory>
-#include <thread>
 #include <vector>
 
 #include "tests/common/temp_folder.h"
+#include "tests/ps/busy_shard.h"
 #include "tests/ps/store_conformance.h"
 #include "tests/ps/whole_rows_conformance.h"
 
@@ -109,28 +108,6 @@ TEST_F(LocalStoreTest, AStoppedStoreIsUnavailable) {
   EXPECT_TRUE(absl::IsUnavailable(store->Stats(Soon()).status()));
   EXPECT_TRUE(absl::IsUnavailable(store->Checkpoint(folder_ / "c", Soon())));
 }
-
-// Keeps a shard busy until it goes out of scope.
-class BusyShard {
- public:
-  explicit BusyShard(LocalStore* store) {
-    store->host().thread(0).Post([this](Shard&) {
-      busy_ = true;
-      while (!go_) std::this_thread::yield();
-      ended_ = true;
-    });
-    while (!busy_) std::this_thread::yield();
-  }
-  ~BusyShard() {
-    go_ = true;
-    while (!ended_) std::this_thread::yield();
-  }
-
- private:
-  std::atomic<bool> busy_{false};
-  std::atomic<bool> go_{false};
-  std::atomic<bool> ended_{false};
-};
 
 TEST_F(LocalStoreTest, ATimedOutCallNeverTouchesItsSpansAgain) {
   const auto store = *LocalStore::Open(Options(1));

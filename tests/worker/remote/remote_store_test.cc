@@ -9,7 +9,7 @@
 
 #include "common/half.h"
 #include "tests/faults/figure.h"
-#include "tests/worker/remote/busy_shard.h"
+#include "tests/ps/busy_shard.h"
 #include "tests/worker/remote/lossy_proxy.h"
 #include "tests/worker/remote/served_store.h"
 

@@ -9,7 +9,7 @@
 #include <thread>
 #include <vector>
 
-#include "tests/worker/remote/busy_shard.h"
+#include "tests/ps/busy_shard.h"
 #include "tests/worker/remote/lossy_proxy.h"
 #include "tests/worker/remote/served_store.h"
 
