@@ -62,8 +62,37 @@ absl::Status WriteTriton(const fs::path& folder, const Graph& graph) {
   return WriteFile(model / "config.pbtxt", text);
 }
 
-// The schema, and for readers without our hash the key of every value in the feature table.
-std::string SchemaText(const LogSchema& schema) {
+// For readers without our code: which column of which table holds the rows of each input of the
+// graph (ranker_graph.h; but for numerics, which are no rows), and what their keys are of.
+nlohmann::json InputsToJson(const Graph& graph) {
+  struct Source {
+    const char* table;
+    const char* column;
+  };
+  static const std::map<std::string, Source> kSources = {
+      {"user", {"user", "row"}},           {"item", {"item", "row"}},
+      {"aligned", {kAlignedTable, "row"}}, {"content", {"content", kZColumn}},
+      {"features", {"feature", "row"}},    {"context", {"feature", "row"}},
+      {"codes", {"align", "row"}}};
+  nlohmann::json inputs = nlohmann::json::array();
+  for (const size_t input : graph.inputs()) {
+    const auto& [name, rows, width] = graph.value(input);
+    const std::string side = rows == Rows::kHistory ? "history_" : "";
+    const auto source = kSources.find(name.substr(side.size()));
+    if (source == kSources.end()) continue;
+    const bool aligned = source->first == "aligned";
+    inputs.push_back({{"name", name},
+                      {"table", source->second.table},
+                      {"column", source->second.column},
+                      {"keys", aligned ? side + "content" : name},
+                      {"width", width}});
+  }
+  return inputs;
+}
+
+// The schema, with the graph's inputs, and for readers without our hash the key of every value in
+// the feature table.
+std::string SchemaText(const LogSchema& schema, const Graph& graph) {
   nlohmann::json j = SchemaToJson(schema);
   for (const char* kind : {"item_features", "context_features"}) {
     for (nlohmann::json& feature : j[kind]) {
@@ -73,6 +102,7 @@ std::string SchemaText(const LogSchema& schema) {
       }
     }
   }
+  j["inputs"] = InputsToJson(graph);
   return j.dump(1) + "\n";
 }
 
@@ -147,7 +177,6 @@ class Exporter {
     const LogSchema& schema = added_.schema();
     const Config& config = commit_.config();
     SAVIOR_RETURN_IF_ERROR(WriteFile(part / kResolvedFile, ToToml(config)));
-    SAVIOR_RETURN_IF_ERROR(WriteFile(part / kBundleSchema, SchemaText(schema)));
     SAVIOR_RETURN_IF_ERROR(
         CopyVersioned(from / kEncoderFile, part / kEncoderFile, &manifest->encoder_version));
     SAVIOR_RETURN_IF_ERROR(CopyVersioned(from / CodebookFileOf(commit_.commit().manifest.codebook),
@@ -155,6 +184,7 @@ class Exporter {
     SAVIOR_ASSIGN_OR_RETURN(const TensorFile dense, ReadTensorFile(from / kDenseFile));
     SAVIOR_RETURN_IF_ERROR(WriteRanker(part, dense));
     SAVIOR_ASSIGN_OR_RETURN(const Graph graph, RankerGraph(config, SizesOf(schema), dense));
+    SAVIOR_RETURN_IF_ERROR(WriteFile(part / kBundleSchema, SchemaText(schema, graph)));
     SAVIOR_RETURN_IF_ERROR(WriteGraphs(
         part, graph, {{"step", std::to_string(manifest->step)}, {"arm", config.model.arm}}));
     BundleTables tables(&commit_, inputs_.log.get(), &added_, manifest->precision,

@@ -5,14 +5,16 @@
 //     READY                        the manifest's digest; written last
 //     manifest.json                names every other file with size and digest (sealed_folder.h)
 //     resolved.toml                the configuration
-//     schema.json                  features, their values and those's keys, numerics, modalities
+//     schema.json                  features, their values and those's keys, numerics, modalities;
+//                                  which table and column each input of the graph is of
 //     ranker.safetensors           dense weights;  ranker.onnx, ranker.pt: the same as graphs
 //     encoder.safetensors, codebook.safetensors    where the arm has them
 //     tables/<table>.safetensors   rows by key (table_file.h): user, item, feature, align,
 //                                  content_vector, content (z, codes), items (the catalogue)
-//     tables/aligned.safetensors   z~ by content key; of full bundles only: it follows from the
-//     rest golden.json                  requests with the live model's scores hps/, triton/ on
-//     demand
+//     tables/aligned.safetensors   z~ by content key; of full bundles only, as it follows from
+//                                  the rest
+//     golden.json                  requests with the live model's scores
+//     hps/, triton/                on demand
 //
 // A delta has of the tables what differs from its base, and everything else in full. Its manifest
 // names the base and carries a sequence number: 0 for a full bundle, then 1, 2, ...

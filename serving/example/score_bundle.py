@@ -1,9 +1,9 @@
-"""Scores the golden requests of a bundle with onnxruntime and numpy, without any code of savior's.
+"""Scores a bundle's golden requests with onnxruntime and numpy, without any code of savior's.
 
-    python score_bundle.py DIR/<step>        a full bundle, float32 (docs/serving.md)
+    python score_bundle.py DIR/<step>        a full bundle, float32, of any arm but sid
 
-Prints a line per request: p_ctr of its candidates here, and the live model's. A row that is not in
-the bundle (a new user or item) reads as zeros here; training gives it small random numbers instead.
+Prints p_ctr per request, here and the live model's. A row that is not there (a new user or item)
+reads as zeros here; training gives it small random numbers instead. See docs/serving.md.
 """
 import json
 import sys
@@ -13,46 +13,38 @@ import onnxruntime
 from safetensors.numpy import load_file
 
 bundle = Path(sys.argv[1])
-schema = json.loads((bundle / "schema.json").read_text())
+schema, golden = (json.loads((bundle / f"{n}.json").read_text()) for n in ("schema", "golden"))
 tables = {p.stem: load_file(p) for p in (bundle / "tables").glob("*.safetensors")}
-session = onnxruntime.InferenceSession(str(bundle / "ranker.onnx"))
-of_items, of_context = schema["item_features"], schema["context_features"]
+keys_of = [np.array(f["keys"], np.uint64) for f in schema["item_features"]]
+session = onnxruntime.InferenceSession(bundle / "ranker.onnx")
 
 
-def rows(table, keys, column="row"):
-    t, keys = tables[table], np.asarray(keys, np.uint64).ravel()
+def rows(table, keys, column):
+    t, keys = tables[table], np.asarray(keys, np.uint64)
     at = np.searchsorted(t["key"], keys).clip(max=len(t["key"]) - 1)
-    return np.where((t["key"][at] == keys)[:, None], t[column][at], 0).astype(t[column].dtype)
+    return np.where((t["key"][at] == keys)[..., None], t[column][at] if column in t else [[]], 0)
 
 
 def score(request):
-    now, history, shown = (request[k] for k in ("timestamp", "history", "candidates"))
-    ids, past = [c["item"] for c in shown], [h["item"] for h in history]
-    content, past_content = rows("items", ids, "content"), rows("items", past, "content")
-    codes = [rows("items", ids, "features")[:, i] for i in range(len(of_items))]
-    codes += [[f["vocabulary"].index(c["features"][f["name"]]) for c in shown] for f in of_context]
-    keys = [np.asarray(f["keys"], np.uint64)[c] for f, c in zip(of_items + of_context, codes)]
-    flat = lambda k: rows("feature", np.stack(k, 1)).reshape(len(ids), -1)
-    own = [(now - rows("items", ids, "listed_at")[:, 0]) / 86400, [c["prior_count"] for c in shown],
-           [len(history)] * len(ids),
-           [(now - history[-1]["timestamp"]) / 3600 if history else 0] * len(ids)]
-    own += rows("items", ids, "numerics").T.tolist() if schema["item_numerics"] else []
-    own += [[c["numerics"][name] for c in shown] for name in schema["context_numerics"]]
-    x = np.stack([np.asarray(column, np.float64) for column in own], 1)
-    inputs = {
-        "user": lambda: rows("user", [request["user"]]), "item": lambda: rows("item", ids),
-        "history_item": lambda: rows("item", past),
-        "content": lambda: rows("content", content, "z"),
-        "aligned": lambda: rows("aligned", content), "features": lambda: flat(keys[:len(of_items)]),
-        "history_content": lambda: rows("content", past_content, "z"),
-        "history_aligned": lambda: rows("aligned", past_content),
-        "context": lambda: flat(keys[len(of_items):]),
-        "numerics": lambda: (np.copysign(np.log1p(np.abs(x)), x) / 4).astype(np.float32)}
-    wanted = {i.name: inputs[i.name]() for i in session.get_inputs()}
-    return session.run(["p_ctr", "p_cvr", "p_ctcvr"], wanted)
+    now, past, shown = (request[name] for name in ("timestamp", "history", "candidates"))
+    keys = {"user": [request["user"]], "context": [
+        [f["keys"][f["vocabulary"].index(c["features"][f["name"]])]
+         for f in schema["context_features"]] for c in shown]}
+    for of, items in ("history_", past), ("", shown):
+        ids = keys[of + "item"] = [i["item"] for i in items]
+        keys[of + "content"] = rows("items", ids, "content")[:, 0]
+        keys[of + "features"] = np.array([
+            k[values] for k, values in zip(keys_of, rows("items", ids, "features").T)]).T
+    hours = (now - past[-1]["timestamp"]) / 3600 if past else 0
+    x = np.column_stack([(now - rows("items", ids, "listed_at")) / 86400, [
+        [c["prior_count"], len(past), hours] for c in shown], rows("items", ids, "numerics"), [
+        [c["numerics"][name] for name in schema["context_numerics"]] for c in shown]])
+    inputs = {i["name"]: rows(i["table"], keys[i["keys"]], i["column"]).reshape(-1, i["width"])
+              for i in schema["inputs"]}
+    inputs["numerics"] = np.copysign(np.log1p(np.abs(x)), x) / 4
+    return session.run(None, {name: v.astype(np.float32) for name, v in inputs.items()})
 
 
 if __name__ == "__main__":
-    for golden in json.loads((bundle / "golden.json").read_text())["requests"]:
-        p_ctr = score(golden["request"])[0].tolist()
-        print(json.dumps({"here": p_ctr, "live": golden["p_ctr"]}))
+    for one in golden["requests"]:
+        print(json.dumps({"here": score(one["request"])[0].tolist(), "live": one["p_ctr"]}))

@@ -59,9 +59,9 @@ class ServedBundle(unittest.TestCase):
     def setUpClass(cls):
         cls.temporary = tempfile.TemporaryDirectory()
         cls.folder = Path(cls.temporary.name)
-        config = runs.make_world(cls.folder)
+        cls.config = runs.make_world(cls.folder)
         cls.run_folder = cls.folder / "run"
-        savior("train", config, f"run.dir={cls.run_folder}", "train.epochs=2")
+        savior("train", cls.config, f"run.dir={cls.run_folder}", "train.epochs=2")
         cls.bundles = cls.folder / "bundles"
         cls.said = savior("export", cls.run_folder, "--out", cls.bundles, "--hps", "--triton",
                           "--golden", 500)
@@ -86,21 +86,34 @@ class ServedBundle(unittest.TestCase):
         for word in ("savior", "float32", "aligned", "golden"):
             self.assertIn(word, listing)
 
-    def test_the_example_scores_it_without_our_code(self):
-        done = subprocess.run([sys.executable, EXAMPLE, self.bundle], capture_output=True, text=True)
+    def check_the_example(self, bundle, enough):
+        """At least `enough` of the requests have all their rows in the tables."""
+        done = subprocess.run([sys.executable, EXAMPLE, bundle], capture_output=True, text=True)
         self.assertEqual(done.returncode, 0, done.stderr)
         scored = [json.loads(line) for line in done.stdout.splitlines()]
-        self.assertEqual([s["live"] for s in scored], [g["p_ctr"] for g in self.golden])
-        keys = {table: set(load_file(self.bundle / f"tables/{table}.safetensors")["key"].tolist())
+        requests = json.loads((bundle / "golden.json").read_text())["requests"]
+        self.assertEqual([s["live"] for s in scored], [g["p_ctr"] for g in requests])
+        keys = {table: set(load_file(bundle / f"tables/{table}.safetensors")["key"].tolist())
                 for table in ("user", "item")}
         complete = 0
-        for golden, s in zip(self.golden, scored, strict=True):
+        for golden, s in zip(requests, scored, strict=True):
             r = golden["request"]
             whole = r["user"] in keys["user"] and keys["item"].issuperset(
                 i["item"] for i in r["history"] + r["candidates"])
             complete += whole
             np.testing.assert_allclose(s["here"], s["live"], rtol=0, atol=1e-5 if whole else 0.02)
-        self.assertGreater(complete, 50)
+        self.assertGreaterEqual(complete, enough)
+
+    def test_the_example_scores_it_without_our_code(self):
+        self.check_the_example(self.bundle, enough=50)
+
+    def test_the_example_reads_what_inputs_a_graph_has(self):
+        for setting in "model.arm=base", "model.behaviour_features=true":
+            with self.subTest(setting):
+                run, bundles = self.folder / setting, self.folder / f"bundles of {setting}"
+                savior("train", self.config, f"run.dir={run}", setting)
+                savior("export", run, "--out", bundles)
+                self.check_the_example((bundles / "current").resolve(), enough=20)
 
     def test_the_graph_is_valid_and_so_is_tritons_repository(self):
         onnx.checker.check_model(str(self.bundle / "ranker.onnx"), full_check=True)
