@@ -81,6 +81,7 @@ struct Image {
   char* const* environment;
   int nice;
   const char* nice_text;
+  int death_signal;
 };
 
 // Where the system shares out processors among sessions first (autogroup), nice counts only within
@@ -98,7 +99,7 @@ void LowerPriority(const Image& image) {
 [[noreturn]] void Become(const Image& image, pid_t parent, int out, int err) {
   ::setsid();
   if (image.nice > 0) LowerPriority(image);
-  ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+  ::prctl(PR_SET_PDEATHSIG, image.death_signal);
   if (::getppid() != parent) ::_exit(kNotStarted);
   sigset_t none;
   ::sigemptyset(&none);
@@ -122,8 +123,8 @@ absl::StatusOr<std::unique_ptr<Child>> Child::Start(const std::vector<std::strin
   const std::vector<std::string> variables = Environment(options);
   const std::vector<char*> environment = Pointers(variables);
   const std::string nice = std::to_string(options.nice);
-  const Image image = {program.c_str(), arguments.data(), environment.data(), options.nice,
-                       nice.c_str()};
+  const Image image = {program.c_str(), arguments.data(), environment.data(),
+                       options.nice,    nice.c_str(),     options.death_signal};
   SAVIOR_ASSIGN_OR_RETURN(const Pipe out, MakePipe());
   absl::StatusOr<Pipe> err = MakePipe();
   const pid_t parent = ::getpid();

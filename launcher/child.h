@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <chrono>
+#include <csignal>
 #include <memory>
 #include <optional>
 #include <span>
@@ -18,6 +19,7 @@ namespace savior {
 // What a program gets otherwise than this process has it.
 struct ChildOptions {
   int nice = 0;                         // > 0: lower priority than this process by so much
+  int death_signal = SIGTERM;           // what it gets when the thread that started it ends
   std::vector<std::string> unset = {};  // environment variables that start so
   std::vector<std::pair<std::string, std::string>> set = {};  // name and value
 };
@@ -25,7 +27,7 @@ struct ChildOptions {
 // A running program in a session of its own, so that Ctrl-C in a terminal reaches this process
 // alone and nothing below can ask the terminal for a password. Its input is empty, its output and
 // errors come through pipes; no other file of this process is open there. When the thread that
-// started it ends, even by SIGKILL, the system sends it SIGTERM. Single-threaded.
+// started it ends, even by SIGKILL, the system sends it a signal. Single-threaded.
 class Child {
  public:
   // `argv`: the program, found by PATH, and its arguments. kFailedPrecondition: it is not there or

@@ -256,8 +256,12 @@ absl::Status Supervisor::TryStart() {
   const int64_t commit = NewestStep(run_);
   log_.Say(fmt::format("starting {} rank{} on {}, from {}", job.ranks, job.ranks == 1 ? "" : "s",
                        where, commit < 0 ? "the beginning" : fmt::format("step {}", commit)));
+  // With us mpirun has to end at once: asked to (SIGTERM) it hung, ranks gone, in one of 800 kills,
+  // and nobody is left to kill it then. Ranks and daemons end with it (launcher/orphan.h). srun
+  // ends its step only if it is asked.
   SAVIOR_ASSIGN_OR_RETURN(attempt->child,
-                          Child::Start(slurm_ ? SrunCommand(job) : MpirunCommand(job)));
+                          Child::Start(slurm_ ? SrunCommand(job) : MpirunCommand(job),
+                                       {.death_signal = slurm_ ? SIGTERM : SIGKILL}));
   attempt_ = std::move(attempt);
   return absl::OkStatus();
 }

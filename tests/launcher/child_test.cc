@@ -12,6 +12,9 @@
 #include <algorithm>
 #include <csignal>
 #include <cstdlib>
+#include <string>
+#include <thread>
+#include <utility>
 
 #include "common/clock.h"
 #include "tests/common/temp_folder.h"
@@ -69,6 +72,23 @@ TEST(Child, GetsSignalsAndHasNoneBlocked) {
   (*child)->Signal(SIGUSR1);
   EXPECT_EQ(EndOf(**child), 7);
   (*child)->Signal(SIGUSR1);  // to nobody
+}
+
+// Here a thread of this process: what the system does at its end is the same.
+TEST(Child, EndsWithTheThreadThatStartedItByTheSignalThatItWasToGet) {
+  for (const auto& [death_signal, code] : {std::pair(SIGTERM, 7), std::pair(SIGKILL, 137)}) {
+    absl::StatusOr<std::unique_ptr<Child>> child;
+    std::thread([&child, signal = death_signal] {
+      child = Child::Start(Shell("trap 'exit 7' TERM; echo; while :; do sleep 0.01; done"),
+                           {.death_signal = signal});
+      ASSERT_TRUE(child.ok()) << child.status();
+      for (std::string ready; ready.empty(); ::poll(nullptr, 0, 5)) {
+        ReadAvailable((*child)->out(), ready);
+      }
+    }).join();
+    ASSERT_TRUE(child.ok());
+    EXPECT_EQ(EndOf(**child), code);
+  }
 }
 
 TEST(Child, IsKilledWithAllItStarted) {
