@@ -217,6 +217,12 @@ absl::Status CheckTogether(const std::string& where, const Config& config) {
   SAVIOR_RETURN_IF_ERROR(multiple("encoder.dim", config.encoder.dim));
   SAVIOR_RETURN_IF_ERROR(multiple("model.id_dim", config.model.id_dim));
   SAVIOR_RETURN_IF_ERROR(multiple("model.feature_dim", config.model.feature_dim));
+  if (config.encoder.refreshable && config.encoder.kind == "pca") {
+    return absl::InvalidArgumentError(
+        where +
+        ": encoder.refreshable = true, and encoder.kind = \"pca\" has nothing to train on: "
+        "choose \"swing_residual\", or false");
+  }
   SAVIOR_RETURN_IF_ERROR(Annotate(ParseSizes(config.model.dnn).status(), where + ": model.dnn"));
   SAVIOR_RETURN_IF_ERROR(
       Annotate(ParseSizes(config.model.tower).status(), where + ": model.tower"));

@@ -41,6 +41,7 @@ struct Config {
     double lr = 1e-3;
     double weight_decay = 1e-4;
     double initial_alpha = 0.3;
+    bool refreshable = false;
     int64_t swing_users_per_item = 20;
     int64_t swing_neighbours = 20;
     int64_t swing_min_count = 3;
@@ -70,6 +71,8 @@ struct Config {
     int64_t probation_steps = 1000;
     double cpu_share = 0.2;
     int64_t iterations = 20;
+    int64_t encoder_steps = 100;
+    double encoder_lr = 2e-4;
     double hysteresis = 1.05;
     int64_t finetune_steps = 200;
     double finetune_lr = 1e-3;

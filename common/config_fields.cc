@@ -74,6 +74,9 @@ void EncoderFields(Config& c, std::vector<ConfigField>& f) {
   f.push_back(NotNegative("encoder.weight_decay", &e.weight_decay, "AdamW weight decay"));
   f.push_back(Positive("encoder.initial_alpha", &e.initial_alpha,
                        "Weight of the learned part beside the PCA anchor"));
+  f.push_back(Switch("encoder.refreshable", &e.refreshable,
+                     "Every refresh of the codebook trains the encoder on, too "
+                     "(refresh.encoder_steps); takes room for a second z per item"));
   f.push_back(Count("encoder.swing_users_per_item", &e.swing_users_per_item, 2, 10000,
                     "Users sampled per item for Swing similarity"));
   f.push_back(Count("encoder.swing_neighbours", &e.swing_neighbours, 1, 1000,
@@ -138,6 +141,11 @@ void RefreshFields(Config& c, std::vector<ConfigField>& f) {
                             "Share of a core that building takes of every worker"));
   f.push_back(Count("refresh.iterations", &r.iterations, 0, 10000,
                     "Iterations of k-means per level, at most, from the codes in use"));
+  f.push_back(Count("refresh.encoder_steps", &r.encoder_steps, 0, 1e7,
+                    "With encoder.refreshable: steps that the encoder is trained on for, on the "
+                    "pairs of all data so far; 0: it stays"));
+  f.push_back(Positive("refresh.encoder_lr", &r.encoder_lr,
+                       "AdamW learning rate at their start; falls linearly to 0"));
   f.push_back(Count("refresh.finetune_steps", &r.finetune_steps, 0, 1e7,
                     "RQ-VAE steps of all workers together after it; of a codebook without encoder "
                     "(codebook.finetune_steps = 0): none"));

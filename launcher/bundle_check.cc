@@ -61,15 +61,17 @@ class ExpectedRow {
     dim_ = commit.commit().manifest.tables[table].dim;
     if (table != kContentTable) return;
     precision_ = Precision::kFloat32;
-    dim_ = static_cast<uint32_t>(config.encoder.dim);
+    const ContentLayout layout = ContentLayout::Of(config);
+    dim_ = static_cast<uint32_t>(layout.dim);
+    from_ = layout.z(commit.codebook_version());
     if (!ArmOf(config.model.arm).uses_codes()) return;
-    levels_ = static_cast<uint32_t>(config.codebook.levels);
-    codes_ = CodesOffset(dim_, levels_, commit.codebook_version());
+    levels_ = layout.levels;
+    codes_ = layout.codes(commit.codebook_version());
   }
 
   std::vector<std::byte> Of(std::span<const float> row) const {
     std::vector<std::byte> bytes(EncodedBytes(dim_, precision_));
-    EncodeRow(row.first(dim_), precision_, bytes.data());
+    EncodeRow(row.subspan(from_, dim_), precision_, bytes.data());
     for (const float code : row.subspan(codes_, levels_)) {
       const auto as_column = static_cast<uint16_t>(code);
       const auto more = std::as_bytes(std::span(&as_column, 1));
@@ -81,7 +83,8 @@ class ExpectedRow {
  private:
   Precision precision_;
   uint32_t dim_ = 0;
-  uint32_t codes_ = 0, levels_ = 0;  // where they begin, how many they are
+  size_t from_ = 0;                // where weights begin
+  size_t codes_ = 0, levels_ = 0;  // where they begin, how many they are
 };
 
 absl::Status CompareRow(const TableSpec& spec, const TableChain& table, uint64_t key,

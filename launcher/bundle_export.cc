@@ -174,13 +174,14 @@ class Exporter {
 
   absl::Status Fill(const fs::path& part, BundleManifest* manifest) {
     const fs::path& from = commit_.commit().folder;
+    const CodebookState& state = commit_.commit().manifest.codebook;
     const LogSchema& schema = added_.schema();
     const Config& config = commit_.config();
     SAVIOR_RETURN_IF_ERROR(WriteFile(part / kResolvedFile, ToToml(config)));
-    SAVIOR_RETURN_IF_ERROR(
-        CopyVersioned(from / kEncoderFile, part / kEncoderFile, &manifest->encoder_version));
-    SAVIOR_RETURN_IF_ERROR(CopyVersioned(from / CodebookFileOf(commit_.commit().manifest.codebook),
-                                         part / kCodebookFile, &manifest->codebook_version));
+    SAVIOR_RETURN_IF_ERROR(CopyVersioned(from / EncoderFileOf(state), part / kEncoderFile,
+                                         &manifest->encoder_version));
+    SAVIOR_RETURN_IF_ERROR(CopyVersioned(from / CodebookFileOf(state), part / kCodebookFile,
+                                         &manifest->codebook_version));
     SAVIOR_ASSIGN_OR_RETURN(const TensorFile dense, ReadTensorFile(from / kDenseFile));
     SAVIOR_RETURN_IF_ERROR(WriteRanker(part, dense));
     SAVIOR_ASSIGN_OR_RETURN(const Graph graph, RankerGraph(config, SizesOf(schema), dense));

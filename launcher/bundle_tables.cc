@@ -121,17 +121,17 @@ absl::Status BundleTables::WriteRows(uint32_t table) {
 absl::Status BundleTables::WriteContent() {
   const Config& config = commit_.config();
   const bool codes = ArmOf(config.model.arm).uses_codes();
-  const auto dim = static_cast<size_t>(config.encoder.dim);
-  const auto levels = static_cast<size_t>(config.codebook.levels);
-  const size_t from = CodesOffset(static_cast<uint32_t>(dim), static_cast<uint32_t>(levels),
-                                  commit_.codebook_version());
+  const ContentLayout layout = ContentLayout::Of(config);
+  const size_t z = layout.z(commit_.codebook_version());
+  const size_t from = layout.codes(commit_.codebook_version());
   const std::string& name = commit_.store().tables()[kContentTable].name;
   SAVIOR_ASSIGN_OR_RETURN(const auto writer, Create(name, ContentColumns(config, codes)));
   std::vector<std::byte> record;
   const auto add = [&](const StoredRow& row) {
     record.clear();
-    Append(row.weights.first(dim), &record);  // z is float32 whatever the precision of rows
-    for (size_t l = 0; codes && l < levels; ++l) {
+    Append(row.weights.subspan(z, layout.dim),
+           &record);  // z is float32 whatever the precision of rows
+    for (size_t l = 0; codes && l < layout.levels; ++l) {
       Append(static_cast<uint16_t>(row.weights[from + l]), &record);
     }
     return writer->Add(row.key, record);

@@ -99,11 +99,15 @@ TableSpec TableFromJson(const Json& j) {
 }
 
 Json CodebookToJson(const CodebookState& c) {
-  return {{"version", c.version},
-          {"since_step", c.since_step},
-          {"previous", c.previous},
-          {"probation", c.probation},
-          {"by_hand_only", c.by_hand_only}};
+  Json json = {{"version", c.version},
+               {"since_step", c.since_step},
+               {"previous", c.previous},
+               {"probation", c.probation},
+               {"by_hand_only", c.by_hand_only}};
+  if (c.encoder == 0 && c.previous_encoder == 0) return json;
+  json["encoder"] = c.encoder;
+  json["previous_encoder"] = c.previous_encoder;
+  return json;
 }
 
 // kDataLoss names the field.
@@ -131,6 +135,12 @@ absl::StatusOr<CodebookState> CodebookFromJson(const Json& j, int64_t step) {
   }
   SAVIOR_ASSIGN_OR_RETURN(const uint64_t previous, number("previous", UINT32_MAX));
   c.previous = static_cast<uint32_t>(previous);
+  for (const auto& [field, value] :
+       {std::pair("encoder", &c.encoder), std::pair("previous_encoder", &c.previous_encoder)}) {
+    if (!j.contains(field)) continue;
+    SAVIOR_ASSIGN_OR_RETURN(const uint64_t found, number(field, UINT32_MAX));
+    *value = static_cast<uint32_t>(found);
+  }
   if (c.probation && previous + 1 != version) {
     return bad("previous", std::to_string(previous),
                fmt::format("the one before version {}, which is on probation", version));
@@ -209,11 +219,17 @@ CodebookState RolledBack(const CodebookState& state) {
   return {.version = state.previous,
           .since_step = state.since_step,
           .previous = state.version,
-          .by_hand_only = true};
+          .by_hand_only = true,
+          .encoder = state.previous_encoder,
+          .previous_encoder = state.encoder};
 }
 
 const char* CodebookFileOf(const CodebookState& state) {
   return state.previous > state.version ? kPreviousCodebookFile : kCodebookFile;
+}
+
+const char* EncoderFileOf(const CodebookState& state) {
+  return state.previous_encoder > state.encoder ? kPreviousEncoderFile : kEncoderFile;
 }
 
 fs::path CommitFolder(const fs::path& commits, int64_t step) {

@@ -38,6 +38,7 @@ namespace savior {
 inline constexpr const char* kResolvedFile = "resolved.toml";
 inline constexpr const char* kDenseFile = "dense.safetensors";
 inline constexpr const char* kEncoderFile = "encoder.safetensors";
+inline constexpr const char* kPreviousEncoderFile = "encoder-previous.safetensors";
 inline constexpr const char* kCodebookFile = "codebook.safetensors";
 inline constexpr const char* kPreviousCodebookFile = "codebook-previous.safetensors";
 inline constexpr const char* kLogProofFile = "log.proof";
@@ -53,6 +54,10 @@ struct CodebookState {
   bool probation = false;  // `previous` is kept: its codes, its rows and its file
   // A person went back to this version: no drift replaces it, only a person.
   bool by_hand_only = false;
+  // Of the encoder in use, and of that in use before. Refreshed with the codebook or not: where the
+  // two differ, the former encoder's file is kept as long as the former codebook's.
+  uint32_t encoder = 0;
+  uint32_t previous_encoder = 0;
   bool operator==(const CodebookState&) const = default;
 };
 
@@ -62,6 +67,8 @@ CodebookState RolledBack(const CodebookState& state);
 // The name of the file with the codebook in use: after a rollback, and until the next commit, it is
 // still kPreviousCodebookFile.
 const char* CodebookFileOf(const CodebookState& state);
+// The same of the encoder.
+const char* EncoderFileOf(const CodebookState& state);
 
 struct CommitManifest {
   int64_t step = 0;             // steps done: the next one to do

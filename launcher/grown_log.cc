@@ -105,8 +105,9 @@ Segments SegmentsOf(Period training, std::vector<int64_t> ends) {
 
 absl::StatusOr<Content> ContentOf(const Commit& commit, int64_t learnt_until) {
   Content content;
-  if (fs::exists(commit.folder / kEncoderFile)) {
-    SAVIOR_ASSIGN_OR_RETURN(const TensorFile file, ReadTensorFile(commit.folder / kEncoderFile));
+  const fs::path encoder = commit.folder / EncoderFileOf(commit.manifest.codebook);
+  if (fs::exists(encoder)) {
+    SAVIOR_ASSIGN_OR_RETURN(const TensorFile file, ReadTensorFile(encoder));
     SAVIOR_ASSIGN_OR_RETURN(content.encoder, LoadEncoder(file));
   }
   const fs::path codebook = commit.folder / CodebookFileOf(commit.manifest.codebook);
@@ -127,14 +128,19 @@ absl::Status AddContents(const Commit& commit, const Config& config, const Train
                     "with: none can be added to it. Train another run over all of them",
                     config.model.arm));
   }
-  std::unique_ptr<Codebook> previous;
-  if (commit.manifest.codebook.probation) {
+  FormerContent former;
+  const CodebookState& state = commit.manifest.codebook;
+  if (state.probation) {
     SAVIOR_ASSIGN_OR_RETURN(const TensorFile file,
                             ReadTensorFile(commit.folder / kPreviousCodebookFile));
-    SAVIOR_ASSIGN_OR_RETURN(previous, LoadCodebook(file));
+    SAVIOR_ASSIGN_OR_RETURN(former.codebook, LoadCodebook(file));
   }
-  return PutContents(log, contents, keys, content, previous.get(), commit.manifest.codebook.version,
-                     config, store);
+  if (state.probation && state.previous_encoder != state.encoder) {
+    SAVIOR_ASSIGN_OR_RETURN(const TensorFile file,
+                            ReadTensorFile(commit.folder / kPreviousEncoderFile));
+    SAVIOR_ASSIGN_OR_RETURN(former.encoder, LoadEncoder(file));
+  }
+  return PutContents(log, contents, keys, content, former, state.version, config, store);
 }
 
 std::vector<uint64_t> KeysOf(const TrainingLog& log, std::span<const int32_t> contents) {

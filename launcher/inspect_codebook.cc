@@ -36,10 +36,11 @@ struct ContentCodes {
 
 absl::StatusOr<ContentCodes> ReadCodes(InspectedCommit& inspected, const Codebook& codebook) {
   const CodebookState& state = inspected.commit().manifest.codebook;
-  const auto levels = static_cast<uint32_t>(codebook.levels());
-  const auto dim = static_cast<uint32_t>(codebook.dim());
-  const uint32_t from = CodesOffset(dim, levels, state.version);
-  const uint32_t before = state.probation ? CodesOffset(dim, levels, state.previous) : from;
+  const auto levels = static_cast<size_t>(codebook.levels());
+  const ContentLayout layout = {static_cast<size_t>(codebook.dim()), levels,
+                                inspected.config().encoder.refreshable};
+  const size_t from = layout.codes(state.version);
+  const size_t before = state.probation ? layout.codes(state.previous) : from;
   if (inspected.commit().manifest.tables[kContentTable].dim < std::max(from, before) + levels) {
     return absl::DataLossError(fmt::format("{}: {} does not fit the content table",
                                            inspected.commit().folder.string(),
@@ -70,6 +71,7 @@ void PrintVersion(const CodebookState& state, const ContentCodes& read, std::ost
   // After a rollback: since the step that it went back to.
   out << fmt::format("codebook version {}, in use {}since step {}", state.version,
                      state.by_hand_only ? "again " : "", state.since_step);
+  if (state.encoder > 0) out << fmt::format(", encoder version {}", state.encoder);
   if (state.previous > state.version) {
     out << fmt::format(", rolled back from version {}", state.previous);
   }

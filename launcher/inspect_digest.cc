@@ -53,16 +53,15 @@ class VersionInUse {
       : align_(table == kAlignTable),
         content_(table == kContentTable),
         slot_(CodebookSlot(inspected.codebook_version())),
-        dim_(static_cast<uint32_t>(inspected.config().encoder.dim)),
-        levels_(static_cast<uint32_t>(inspected.config().codebook.levels)),
-        codes_(CodesOffset(dim_, levels_, slot_)) {}
+        layout_(ContentLayout::Of(inspected.config())) {}
 
   bool Take(StoredRow* row) {
     if (align_) {
       if (SlotOfAlignKey(row->key) != slot_) return false;
       row->key = WithoutSlot(row->key);
-    } else if (content_ && row->weights.size() >= codes_ + levels_) {
-      const auto z = row->weights.first(dim_), codes = row->weights.subspan(codes_, levels_);
+    } else if (content_ && row->weights.size() >= layout_.codes(slot_) + layout_.levels) {
+      const auto z = row->weights.subspan(layout_.z(slot_), layout_.dim);
+      const auto codes = row->weights.subspan(layout_.codes(slot_), layout_.levels);
       alone_.assign(z.begin(), z.end());
       alone_.insert(alone_.end(), codes.begin(), codes.end());
       row->weights = alone_;
@@ -73,7 +72,8 @@ class VersionInUse {
 
  private:
   const bool align_, content_;
-  const uint32_t slot_, dim_, levels_, codes_;
+  const uint32_t slot_;
+  const ContentLayout layout_;
   std::vector<float> alone_;
 };
 

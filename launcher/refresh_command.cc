@@ -94,7 +94,7 @@ void AddRefresh(CLI::App& app, RefreshArguments& arguments) {
       "Guide: docs/refresh.md");
   refresh->add_option("run", arguments.run, "Run folder")->required();
   refresh->add_option("overrides", arguments.overrides,
-                      "refresh.key=value ..., for a run that stands still");
+                      "refresh.key=value ..., for a run that stands still; they stay the run's");
   refresh->add_flag("--rollback", arguments.rollback,
                     "Back to the commit of the last switch, with the version before it");
   refresh->add_flag("--wait", arguments.wait, "Wait until a running job has answered");

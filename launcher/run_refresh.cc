@@ -43,6 +43,7 @@ Json FiguresOf(const RefreshFigures& f) {
                {"preserved_r2", f.preserved_r2},
                {"cpu_s", f.cpu_s},
                {"wall_s", f.wall_s}};
+  if (f.z_moved) json["z_moved"] = *f.z_moved;
   if (f.auc_before && f.auc_after) {
     json["replay_auc"] = {{"before", *f.auc_before}, {"after", *f.auc_after}};
   }
@@ -215,7 +216,8 @@ absl::Status RunRefresh::Begin() {
                              .config = world_.config,
                              .store = &world_.store->background(),
                              .group = job_->group.get(),
-                             .codebook = lead() ? world_.content->codebook.get() : nullptr};
+                             .codebook = lead() ? world_.content->codebook.get() : nullptr,
+                             .encoder = lead() ? world_.content->encoder.get() : nullptr};
   job_->thread = std::thread([job = job_.get(), worker, snapshot = std::move(snapshot)] {
     job->result = RunRefreshJob(worker, job->plan, snapshot, &job->give_up);
     job->done = true;
@@ -276,16 +278,13 @@ absl::Status RunRefresh::Switch() {
   state = {.version = version_,
            .since_step = step,
            .previous = version_ - 1,
-           .probation = world_.config->refresh.probation_steps > 0};
+           .probation = world_.config->refresh.probation_steps > 0,
+           .encoder = state.encoder + (result.encoder ? 1 : 0),
+           .previous_encoder = state.encoder};
   if (flow_.state() != RefreshState::kProbation && state.probation) flow_.StartInProbation(step);
   Json figures = lead() ? FiguresOf(result.figures) : Json::object();
   if (lead()) {
-    if (state.probation) {
-      world_.commits->SetConstant(kPreviousCodebookFile, SaveCodebook(*world_.content));
-    }
-    world_.content->codebook = std::move(result.codebook);
-    world_.content->learnt_until = job_->plan.seen.until;
-    world_.commits->SetConstant(kCodebookFile, SaveCodebook(*world_.content));
+    Keep(&result);
   }
   job_.reset();
   monitor_.reset();
@@ -293,6 +292,21 @@ absl::Status RunRefresh::Switch() {
   figures["stood_still_ms"] = 1e3 * SecondsSince(start);
   Event("ACTIVE", std::move(figures));
   return absl::OkStatus();
+}
+
+// What is in use now, for the commits to come, and what was, while it may come back.
+void RunRefresh::Keep(RefreshResult* result) {
+  Content& content = *world_.content;
+  RunCommits& commits = *world_.commits;
+  const bool probation = world_.state->probation;
+  if (probation) commits.SetConstant(kPreviousCodebookFile, SaveCodebook(content));
+  content.codebook = std::move(result->codebook);
+  content.learnt_until = job_->plan.seen.until;
+  commits.SetConstant(kCodebookFile, SaveCodebook(content));
+  if (!result->encoder) return;
+  if (probation) commits.SetConstant(kPreviousEncoderFile, content.encoder->Save());
+  content.encoder = std::move(result->encoder);
+  commits.SetConstant(kEncoderFile, content.encoder->Save());
 }
 
 void RunRefresh::EndJob() {
@@ -317,7 +331,11 @@ void RunRefresh::Abort(const std::string& why) {
 
 void RunRefresh::Retire() {
   world_.state->probation = false;
-  if (lead()) world_.commits->DropConstant(kPreviousCodebookFile);
+  world_.state->previous_encoder = world_.state->encoder;
+  if (lead()) {
+    world_.commits->DropConstant(kPreviousCodebookFile);
+    world_.commits->DropConstant(kPreviousEncoderFile);
+  }
   Event("RETIRED");
 }
 

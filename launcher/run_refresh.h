@@ -86,6 +86,7 @@ class RunRefresh {
   std::string Report() const;
   absl::StatusOr<bool> Judge();
   absl::Status Switch();
+  void Keep(RefreshResult* result);
   void Abort(const std::string& why);
   void Retire();
   void EndJob();

@@ -169,12 +169,16 @@ absl::Status TrainingRun::OpenCommits() {
   if (content_.encoder) constant.emplace_back(kEncoderFile, content_.encoder->Save());
   if (content_.codebook) constant.emplace_back(kCodebookFile, SaveCodebook(content_));
   if (codebook_.probation) {
-    SAVIOR_ASSIGN_OR_RETURN(TensorFile previous,
-                            ReadTensorFile(start_.restore_from / kPreviousCodebookFile));
-    constant.emplace_back(kPreviousCodebookFile, std::move(previous));
+    std::vector<const char*> kept = {kPreviousCodebookFile};
+    if (codebook_.previous_encoder != codebook_.encoder) kept.push_back(kPreviousEncoderFile);
+    for (const char* name : kept) {
+      SAVIOR_ASSIGN_OR_RETURN(TensorFile previous, ReadTensorFile(start_.restore_from / name));
+      constant.emplace_back(name, std::move(previous));
+    }
   }
   // What was rolled back from is no part of the commits to come.
   codebook_.previous = std::min(codebook_.previous, codebook_.version);
+  codebook_.previous_encoder = std::min(codebook_.previous_encoder, codebook_.encoder);
   commits_ = std::make_unique<RunCommits>(folder_->commits(), store_.get(), &digests_,
                                           std::move(constant));
   return absl::OkStatus();

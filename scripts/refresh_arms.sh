@@ -4,6 +4,7 @@
 # already is kept, so it can be stopped and started again.
 #   scripts/refresh_arms.sh CONFIG DATA OUT STEP WINDOW [JOBS] [-- key=value ...]
 #   SEEDS="1 2" ARMS="frozen distilled" scripts/refresh_arms.sh configs/complete_journey.toml my_data runs/refresh 700 140
+# Arm encoder renews the encoder, too; it needs "-- encoder.refreshable=true".
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$ROOT" || exit
 (($# >= 5)) || die "usage: scripts/refresh_arms.sh CONFIG DATA OUT STEP WINDOW [JOBS] [-- key=value ...]"
@@ -22,7 +23,7 @@ mkdir -p "$OUT"
 OPEN="refresh.min_preserved_r2=-1e9 refresh.max_churn=1 refresh.max_dead_share=1 refresh.max_error_ratio=1e9 refresh.max_auc_loss=1e9 refresh.cpu_share=1"
 
 seed_one() {
-  local seed=$1 start=$OUT/start-$1 arm run
+  local seed=$1 start=$OUT/start-$1 arm run how
   if [[ ! -f $start/result.json ]]; then
     # shellcheck disable=SC2086
     "$SAVIOR" train "$CONFIG" "data.raw=$DATA" "seed=$seed" "run.dir=$start" "train.max_steps=$STEP" \
@@ -35,8 +36,10 @@ seed_one() {
     cp -r "$start" "$run"
     rm "$run/result.json"
     if [[ $arm != frozen ]]; then
+      how="refresh.remap=$arm refresh.encoder_steps=0"
+      [[ $arm != encoder ]] || how="refresh.remap=distilled"
       # shellcheck disable=SC2086
-      "$SAVIOR" refresh "$run" "refresh.remap=$arm" $OPEN >"$run.log" 2>&1 || die "$run failed; see $run.log"
+      "$SAVIOR" refresh "$run" $how $OPEN >"$run.log" 2>&1 || die "$run failed; see $run.log"
     fi
     "$SAVIOR" train "$run/resolved.toml" "run.dir=$run" "train.max_steps=$((STEP + WINDOW))" eval.progressive=true \
       eval.save_predictions=true --resume >>"$run.log" 2>&1 || die "$run failed; see $run.log"

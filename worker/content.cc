@@ -180,17 +180,36 @@ absl::StatusOr<Content> TrainContent(const TrainingLog& log, const Config& confi
   return content;
 }
 
+absl::StatusOr<std::unique_ptr<Encoder>> RefreshEncoder(
+    const TrainingLog& log, const Config& config, const Encoder& current, Period seen,
+    uint64_t seed, const std::function<absl::Status()>& breathe) {
+  EncoderOptions options = EncoderOptionsOf(config, ArmOf(config.model.arm));
+  options.steps = static_cast<int>(config.refresh.encoder_steps);
+  options.lr = config.refresh.encoder_lr;
+  options.seed = seed;
+  SAVIOR_ASSIGN_OR_RETURN(const std::vector<ContentPair> pairs,
+                          SwingPairs(log, SwingOptionsOf(config, seen)));
+  SAVIOR_RETURN_IF_ERROR(breathe());
+  return TuneEncoder(log, current, pairs, options, breathe);
+}
+
 std::vector<float> ContentRows(const TrainingLog& log, std::span<const int32_t> contents,
-                               const Content& content, const Codebook* other, uint32_t version,
-                               const Config& config) {
-  const auto dim = static_cast<size_t>(config.encoder.dim);
-  const auto levels = static_cast<size_t>(config.codebook.levels);
-  const size_t width = ContentRowDim(static_cast<uint32_t>(dim), static_cast<uint32_t>(levels));
+                               const Content& content, const FormerContent& former,
+                               uint32_t version, const Config& config) {
+  const ContentLayout layout = ContentLayout::Of(config);
   const size_t n = contents.size();
-  std::vector<float> rows(n * width);
+  std::vector<float> rows(n * layout.row());
   if (!content.encoder) return rows;
+  // That of `version` last: without a slot for each it is the one that stays.
   const std::vector<float> z = EncodeContents(log, contents, *content.encoder);
-  for (size_t c = 0; c < n; ++c) std::copy_n(z.data() + c * dim, dim, rows.data() + c * width);
+  const std::vector<float> former_z =
+      former.encoder ? EncodeContents(log, contents, *former.encoder) : z;
+  for (const auto& [of, from] : {std::pair(version + 1, &former_z), std::pair(version, &z)}) {
+    for (size_t c = 0; c < n; ++c) {
+      std::copy_n(from->data() + c * layout.dim, layout.dim,
+                  rows.data() + c * layout.row() + layout.z(of));
+    }
+  }
   if (!content.codebook) return rows;
 
   std::vector<size_t> source(n);
@@ -200,12 +219,13 @@ std::vector<float> ContentRows(const TrainingLog& log, std::span<const int32_t> 
     for (size_t c = n; c > 1; --c) std::swap(source[c - 1], source[random.Below(c)]);
   }
   const std::vector<int32_t> codes = content.codebook->Quantise(z);
-  const std::vector<int32_t> others = other == nullptr ? codes : other->Quantise(z);
-  for (const auto& [of, in] : {std::pair(version, &codes), std::pair(version + 1, &others)}) {
-    const size_t from = CodesOffset(static_cast<uint32_t>(dim), static_cast<uint32_t>(levels), of);
+  const std::vector<int32_t> former_codes =
+      former.codebook ? former.codebook->Quantise(former_z) : codes;
+  for (const auto& [of, in] : {std::pair(version, &codes), std::pair(version + 1, &former_codes)}) {
     for (size_t c = 0; c < n; ++c) {
-      for (size_t l = 0; l < levels; ++l) {
-        rows[c * width + from + l] = static_cast<float>((*in)[source[c] * levels + l]);
+      for (size_t l = 0; l < layout.levels; ++l) {
+        rows[c * layout.row() + layout.codes(of) + l] =
+            static_cast<float>((*in)[source[c] * layout.levels + l]);
       }
     }
   }
@@ -214,10 +234,10 @@ std::vector<float> ContentRows(const TrainingLog& log, std::span<const int32_t> 
 
 absl::Status PutContents(const TrainingLog& log, std::span<const int32_t> contents,
                          std::span<const uint64_t> keys, const Content& content,
-                         const Codebook* other, uint32_t version, const Config& config,
+                         const FormerContent& former, uint32_t version, const Config& config,
                          EmbeddingStore& store) {
   if (!content.encoder || contents.empty()) return absl::OkStatus();
-  const std::vector<float> rows = ContentRows(log, contents, content, other, version, config);
+  const std::vector<float> rows = ContentRows(log, contents, content, former, version, config);
   const size_t width = store.tables()[kContentTable].dim;
   if (rows.size() != contents.size() * width) {
     return absl::FailedPreconditionError(
@@ -239,7 +259,7 @@ absl::Status PublishContent(const TrainingLog& log, const Content& content, cons
                             EmbeddingStore& store) {
   std::vector<int32_t> all(static_cast<size_t>(log.num_contents()));
   std::iota(all.begin(), all.end(), 0);
-  return PutContents(log, all, ContentKeys(log), content, nullptr, 0, config, store);
+  return PutContents(log, all, ContentKeys(log), content, {}, 0, config, store);
 }
 
 }  // namespace savior

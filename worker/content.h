@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -42,20 +43,32 @@ TensorFile SaveCodebook(const Content& content);
 [[nodiscard]] absl::StatusOr<Content> TrainContent(const TrainingLog& log, const Config& config,
                                                    Period training);
 
-// The rows of the content table of `contents` of `log`, [contents, ContentRowDim]: z, then codes:
-// in the slot of `version` those of content.codebook, in the other one those of `other`, the
-// version before, as long as it may come back; null: the same ones, so that no slot ever holds what
-// are no codes. For arm shuffled_sid the codes are permuted over the contents (seeded): same
-// histogram, no meaning.
+// The encoder of `current`, trained on for refresh.encoder_steps steps on the pairs of `seen`
+// (TuneEncoder, which says when it gives null). `breathe` is called between steps, and its errors
+// end it.
+[[nodiscard]] absl::StatusOr<std::unique_ptr<Encoder>> RefreshEncoder(
+    const TrainingLog& log, const Config& config, const Encoder& current, Period seen,
+    uint64_t seed, const std::function<absl::Status()>& breathe);
+
+// The version before the one in use, as long as it may come back. Null: the same as that.
+struct FormerContent {
+  std::unique_ptr<Encoder> encoder;
+  std::unique_ptr<Codebook> codebook;
+};
+
+// The rows of the content table of `contents` of `log`, [contents, ContentLayout::row]: in the slot
+// of `version` z and codes of `content`, in the other one those of `former`, so that no slot ever
+// holds what are no codes. For arm shuffled_sid the codes are permuted over the contents (seeded):
+// same histogram, no meaning.
 std::vector<float> ContentRows(const TrainingLog& log, std::span<const int32_t> contents,
-                               const Content& content, const Codebook* other, uint32_t version,
-                               const Config& config);
+                               const Content& content, const FormerContent& former,
+                               uint32_t version, const Config& config);
 
 // Writes them into `store` under `keys` [contents]; nothing where the arm has no content. Errors:
 // the store's; kFailedPrecondition: its rows are from before a codebook had versions.
 [[nodiscard]] absl::Status PutContents(const TrainingLog& log, std::span<const int32_t> contents,
                                        std::span<const uint64_t> keys, const Content& content,
-                                       const Codebook* other, uint32_t version,
+                                       const FormerContent& former, uint32_t version,
                                        const Config& config, EmbeddingStore& store);
 
 // Those of all contents, when a run starts.

@@ -38,9 +38,7 @@ std::vector<uint64_t> ContentKeys(const TrainingLog& log) {
 StepAssembler::StepAssembler(const TrainingLog* log, const Config& config)
     : log_(log),
       arm_(ArmOf(config.model.arm)),
-      dim_(config.encoder.dim),
-      levels_(config.codebook.levels),
-      content_row_(ContentRowDim(static_cast<uint32_t>(dim_), static_cast<uint32_t>(levels_))),
+      content_(ContentLayout::Of(config)),
       features_of_history_(config.model.behaviour_features),
       content_vectors_(arm_.free_content || (arm_.alignment && config.model.alignment == "hybrid")),
       item_feature_keys_(KeysOf(log->schema().item_features)),
@@ -152,16 +150,16 @@ absl::Status StepAssembler::AssembleContents(StepInputs& in, EmbeddingStore& sto
   SAVIOR_RETURN_IF_ERROR(FetchContents(in.content_keys, store, deadline));
 
   const bool codes = arm_.uses_codes();
-  const uint32_t from =
-      CodesOffset(static_cast<uint32_t>(dim_), static_cast<uint32_t>(levels_), codebook_version_);
+  const size_t dim = content_.dim, levels = content_.levels;
+  const size_t z_from = content_.z(codebook_version_), from = content_.codes(codebook_version_);
   UniqueKeys align(&in.align.keys);
-  in.z.resize(n * static_cast<size_t>(dim_));
-  if (codes) in.codes_of_content.resize(n * static_cast<size_t>(levels_));
+  in.z.resize(n * dim);
+  if (codes) in.codes_of_content.resize(n * levels);
   for (size_t c = 0; c < n; ++c) {
     const float* row = cache_rows_.data() + cached_.at(in.content_keys[c]);
-    std::copy_n(row, dim_, in.z.data() + c * static_cast<size_t>(dim_));
-    for (int64_t l = 0; codes && l < levels_; ++l) {
-      in.codes_of_content[static_cast<size_t>(l) * n + c] = align.Number(AlignKey(
+    std::copy_n(row + z_from, dim, in.z.data() + c * dim);
+    for (size_t l = 0; codes && l < levels; ++l) {
+      in.codes_of_content[l * n + c] = align.Number(AlignKey(
           codebook_version_, static_cast<uint32_t>(l), static_cast<uint32_t>(row[from + l])));
     }
   }
@@ -180,7 +178,7 @@ absl::Status StepAssembler::FetchContents(const std::vector<uint64_t>& keys, Emb
   const size_t offset = cache_rows_.size();
   // Those of a commit from before there were slots are shorter.
   const size_t row = store.tables()[kContentTable].dim;
-  if (row < static_cast<size_t>(content_row_) && codebook_version_ > 0) {
+  if (row < content_.row() && codebook_version_ > 0) {
     return absl::FailedPreconditionError(
         absl::StrCat("table content: rows of ", row,
                      " floats have the codes of version 0 only, not of ", codebook_version_));

@@ -78,9 +78,7 @@ class StepAssembler {
 
   const TrainingLog* const log_;
   const Arm arm_;
-  const int64_t dim_;  // of z
-  const int64_t levels_;
-  const int64_t content_row_;  // ContentRowDim(dim_, levels_)
+  const ContentLayout content_;
   const bool features_of_history_;
   const bool content_vectors_;  // the model has a vector per content
   int64_t num_numerics_ = 0;

@@ -57,7 +57,7 @@ std::vector<TableSpec> ModelTables(const Config& config) {
   const auto id_dim = static_cast<uint32_t>(config.model.id_dim);
   const auto feature_dim = static_cast<uint32_t>(config.model.feature_dim);
   const auto dim = static_cast<uint32_t>(config.encoder.dim);
-  const auto row = ContentRowDim(dim, static_cast<uint32_t>(config.codebook.levels));
+  const auto row = static_cast<uint32_t>(ContentLayout::Of(config).row());
   const auto scale = static_cast<float>(config.model.init_scale);
   std::vector<TableSpec> tables = {
       {"user", id_dim, TableKind::kId, learned, scale},

@@ -18,7 +18,7 @@ enum ModelTable : uint32_t {
   kFeatureTable,        // "feature"         FeatureKey   feature_dim
   kAlignTable,          // "align"           AlignKey     encoder.dim, from 0 (SaviorRec's A_l)
   kContentVectorTable,  // "content_vector"  content key  encoder.dim, from 0 (hybrid, free_content)
-  kContentTable,        // "content"         content key  ContentRowDim: z and codes; frozen
+  kContentTable,        // "content"         content key  ContentLayout: z and codes; frozen
   kModelTables
 };
 
@@ -50,15 +50,29 @@ constexpr uint64_t SlotOfAlignKey(uint64_t key) { return key >> 48; }
 // The key where one version is alone, as in a bundle: that of version 0.
 constexpr uint64_t WithoutSlot(uint64_t align_key) { return align_key & ((uint64_t{1} << 48) - 1); }
 
-// Length of a row of the content table: z, the codes of slot 0, those of slot 1, padded to a
-// multiple of 4. A code is a float, and exact.
-constexpr uint32_t ContentRowDim(uint32_t dim, uint32_t levels) {
-  return dim + (kCodebookSlots * levels + 3) / 4 * 4;
-}
+// A row of the content table: z, the codes of slot 0, those of slot 1, padded to a multiple of 4. A
+// code is a float, and exact. Where the encoder may be refreshed with the codebook there is a z for
+// each slot, in front.
+struct ContentLayout {
+  size_t dim = 0;  // of z
+  size_t levels = 0;
+  bool z_per_slot = false;
 
-// Where the codes of `version` begin in such a row.
-constexpr uint32_t CodesOffset(uint32_t dim, uint32_t levels, uint32_t version) {
-  return dim + CodebookSlot(version) * levels;
-}
+  static ContentLayout Of(const Config& config) {
+    return {static_cast<size_t>(config.encoder.dim), static_cast<size_t>(config.codebook.levels),
+            config.encoder.refreshable};
+  }
+  // Floats of a row.
+  constexpr size_t row() const {
+    return (z_per_slot ? kCodebookSlots : 1) * dim + (kCodebookSlots * levels + 3) / 4 * 4;
+  }
+  // Where z and the codes of codebook version `version` begin in it.
+  constexpr size_t z(uint32_t version) const {
+    return z_per_slot ? CodebookSlot(version) * dim : 0;
+  }
+  constexpr size_t codes(uint32_t version) const {
+    return (z_per_slot ? kCodebookSlots : 1) * dim + CodebookSlot(version) * levels;
+  }
+};
 
 }  // namespace savior

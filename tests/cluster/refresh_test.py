@@ -28,7 +28,9 @@ COMMON = (
     "cluster.workers=2", "cluster.lease_s=20", "cluster.restart_after_s=0.05", "commit.keep=3",
     # Small worlds: what gates refuse is tested elsewhere.
     "refresh.min_preserved_r2=-100", "refresh.max_churn=1", "refresh.max_dead_share=1", "refresh.max_error_ratio=100",
-    "refresh.max_auc_loss=100", "refresh.cpu_share=1", "refresh.probation_steps=1000")
+    "refresh.max_auc_loss=100", "refresh.cpu_share=1", "refresh.probation_steps=1000",
+    # The encoder is renewed as well.
+    "encoder.refreshable=true", "refresh.encoder_steps=10")
 REFRESH = (f"refresh.at_step={BEGIN}", f"refresh.switch_after_steps={SWITCH - BEGIN}")
 NP = ("--np", str(RANKS))
 # Ends a process at the point; every worker comes to the first ones, the lead alone to the others.
@@ -79,6 +81,7 @@ class RefreshTest(runs.WorldTest):
     def test_it_is_a_refresh(self):
         self.assertEqual(states(self.path / "once"), ["BUILDING", "ACTIVE"])
         self.assertEqual(self.once["codebook_version"], 1)
+        self.assertGreater(events(self.path / "once")[1]["z_moved"], 0)
         self.assertNotEqual(self.once["dense"], self.never["dense"])
         figure("refresh", f"two workers, two servers: training stood still for "
                           f"{events(self.path / 'once')[1]['stood_still_ms']:.0f} ms at the switch")

@@ -125,6 +125,8 @@ class KillEachFailpoint : public ::testing::Test {
     config.refresh.at_step = 7;
     config.refresh.switch_after_steps = 1;
     config.refresh.cpu_share = 1;
+    config.encoder.refreshable = true;
+    config.refresh.encoder_steps = 3;
     config.refresh.distil_steps = 3;
     OpenGates(&config);
     config.refresh.min_preserved_r2 = -100;  // three steps of distillation

@@ -109,12 +109,6 @@ TEST_F(CodebookVersion, InUseIsExportedAloneAndScoresAsTheLiveModel) {
     EXPECT_GT(verified->rows_compared, 100);
   }
   // The keys and codes of one version, as in any other bundle.
-  if (getenv("KEEP"))
-    fs::copy(out_.path(), "/tmp/v-bundles",
-             fs::copy_options::recursive | fs::copy_options::copy_symlinks);
-  if (getenv("KEEP"))
-    fs::copy(folder_->path(), "/tmp/v-runs",
-             fs::copy_options::recursive | fs::copy_options::copy_symlinks);
   const BundleChain chain = *OpenChain(out_ / "float32", BundleName(kStop + 1), /*digests=*/true);
   const auto model = BundleModel::Load(chain, out_.path());
   ASSERT_TRUE(model.ok()) << model.status();
@@ -125,11 +119,12 @@ TEST_F(CodebookVersion, InUseIsExportedAloneAndScoresAsTheLiveModel) {
     EXPECT_EQ(SlotOfAlignKey(cursor.at()->key()), 0u);
   }
   EXPECT_EQ(n, OfSlot(rows, 1).size());
+  const ContentLayout layout = {16, 2};
   for (const auto& [key, row] : rows.at("content")) {
     const auto codes = (*model)->Codes(key);
     ASSERT_TRUE(codes);
-    EXPECT_EQ((*codes)[0], static_cast<uint16_t>(row.weights[CodesOffset(16, 2, 1)])) << key;
-    EXPECT_NE((*codes)[0], static_cast<uint16_t>(row.weights[CodesOffset(16, 2, 0)])) << key;
+    EXPECT_EQ((*codes)[0], static_cast<uint16_t>(row.weights[layout.codes(1)])) << key;
+    EXPECT_NE((*codes)[0], static_cast<uint16_t>(row.weights[layout.codes(0)])) << key;
   }
   // Its codebook, too: cold items get their codes from it.
   EXPECT_EQ(*ReadFile(chain.newest().folder / kCodebookFile),

@@ -73,8 +73,7 @@ class GrownLogTest : public ::testing::Test {
     return rows;
   }
   static std::vector<int32_t> CodesIn(const Row& row, const Config& config, uint32_t version) {
-    const auto from = CodesOffset(static_cast<uint32_t>(config.encoder.dim),
-                                  static_cast<uint32_t>(config.codebook.levels), version);
+    const size_t from = ContentLayout::Of(config).codes(version);
     std::vector<int32_t> codes;
     for (int64_t l = 0; l < config.codebook.levels; ++l) {
       codes.push_back(static_cast<int32_t>(row.weights[from + static_cast<size_t>(l)]));
@@ -277,35 +276,47 @@ TEST_F(GrownLogTest, NothingNewIsNothingToDoAndMoreMayCome) {
   ContentRowsOf(After("quiet"), *LogOf(After("quiet")));
 }
 
+// Both codes; where the encoder was refreshed as well, both vectors.
 TEST_F(GrownLogTest, WhileACodebookIsOnProbationNewItemsHaveBothCodes) {
-  const auto with_refresh = [](Config config) {
+  const auto with_refresh = [](Config config, bool encoder) {
+    config.encoder.refreshable = encoder;
+    OpenGates(&config);
     config.refresh.at_step = 4;
     config.refresh.switch_after_steps = 4;
-    config.refresh.min_preserved_r2 = -10;
-    config.refresh.max_churn = config.refresh.max_dead_share = 1;
-    config.refresh.max_auc_loss = 100;
     config.refresh.cpu_share = 1;
     config.refresh.hysteresis = 1;
     config.refresh.probation_steps = 10'000;
     return config;
   };
-  Train(with_refresh(Before("probation")), 0);
-  ASSERT_EQ(NewestOf(Before("probation")).codebook.version, 1u);
-  const Config config = with_refresh(After("probation"));
-  Grow();
-  Train(config, 0);
-  const auto used = CodebookIn(config, kCodebookFile);
-  const auto previous = CodebookIn(config, kPreviousCodebookFile);
-  const auto log = LogOf(config);
-  const std::map<uint64_t, Row> rows = ContentRowsOf(config, *log);
-  int64_t differ = 0;
-  for (const auto& [key, row] : rows) {
-    const std::vector<float> z(row.weights.begin(), row.weights.begin() + config.encoder.dim);
-    EXPECT_EQ(CodesIn(row, config, 1), used->Quantise(z)) << key;
-    EXPECT_EQ(CodesIn(row, config, 0), previous->Quantise(z)) << key;
-    differ += CodesIn(row, config, 0) != CodesIn(row, config, 1);
+  const auto name = [](bool encoder) { return encoder ? "probation-encoder" : "probation"; };
+  for (const bool encoder : {false, true}) {
+    Train(with_refresh(Before(name(encoder)), encoder), 0);
+    ASSERT_EQ(NewestOf(Before(name(encoder))).codebook.version, 1u);
   }
-  EXPECT_GT(differ, 0);
+  Grow();
+  for (const bool encoder : {false, true}) {
+    SCOPED_TRACE(name(encoder));
+    const Config config = with_refresh(After(name(encoder)), encoder);
+    Train(config, 0);
+    EXPECT_EQ(NewestOf(config).codebook.encoder, encoder ? 1u : 0u);
+    const auto used = CodebookIn(config, kCodebookFile);
+    const auto previous = CodebookIn(config, kPreviousCodebookFile);
+    const std::map<uint64_t, Row> rows = ContentRowsOf(config, *LogOf(config));
+    const auto z_of = [&](const Row& row, uint32_t version) {
+      const ContentLayout layout = ContentLayout::Of(config);
+      const auto from = row.weights.begin() + static_cast<std::ptrdiff_t>(layout.z(version));
+      return std::vector<float>(from, from + config.encoder.dim);
+    };
+    int64_t codes_differ = 0, z_differ = 0;
+    for (const auto& [key, row] : rows) {
+      EXPECT_EQ(CodesIn(row, config, 1), used->Quantise(z_of(row, 1))) << key;
+      EXPECT_EQ(CodesIn(row, config, 0), previous->Quantise(z_of(row, 0))) << key;
+      codes_differ += CodesIn(row, config, 0) != CodesIn(row, config, 1);
+      z_differ += z_of(row, 0) != z_of(row, 1);
+    }
+    EXPECT_GT(codes_differ, 0);
+    EXPECT_EQ(z_differ, encoder ? std::ssize(rows) : 0);
+  }
 }
 
 TEST_F(GrownLogTest, ABundleOfACommitFromBeforeHasTheNewItems) {

@@ -24,15 +24,15 @@ namespace savior {
 inline absl::Status WriteNextCodebook(const Config& config, const std::vector<uint64_t>& contents,
                                       uint32_t version, int64_t step, EmbeddingStore& store) {
   const Deadline soon = DeadlineIn(std::chrono::seconds(20));
-  const auto dim = static_cast<uint32_t>(config.encoder.dim);
-  const auto levels = static_cast<uint32_t>(config.codebook.levels);
+  const ContentLayout layout = ContentLayout::Of(config);
+  const auto levels = static_cast<uint32_t>(layout.levels);
   const size_t width = store.tables()[kContentTable].dim;
   std::vector<float> rows(contents.size() * width);
   const TablePull pull = {kContentTable, contents, rows};
   SAVIOR_RETURN_IF_ERROR(store.Pull({&pull, 1}, soon));
   for (size_t i = 0; i < contents.size(); ++i) {
-    const float* from = rows.data() + i * width + CodesOffset(dim, levels, version - 1);
-    float* to = rows.data() + i * width + CodesOffset(dim, levels, version);
+    const float* from = rows.data() + i * width + layout.codes(version - 1);
+    float* to = rows.data() + i * width + layout.codes(version);
     for (uint32_t l = 0; l < levels; ++l) {
       const auto codes = static_cast<uint32_t>(config.codebook.codes);
       to[l] = static_cast<float>((static_cast<uint32_t>(from[l]) + (l == 0)) % codes);
@@ -45,7 +45,7 @@ inline absl::Status WriteNextCodebook(const Config& config, const std::vector<ui
   for (uint32_t l = 0; l < levels; ++l) {
     for (uint32_t code = 0; code < config.codebook.codes; ++code) {
       keys.push_back(AlignKey(version, l, code));
-      for (uint32_t d = 0; d < dim; ++d) {
+      for (size_t d = 0; d < layout.dim; ++d) {
         grads.push_back(((keys.size() + d) % 3 == 0 ? -1.0f : 0.5f) *
                         static_cast<float>(1 + code % 4));
       }

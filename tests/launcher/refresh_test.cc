@@ -6,8 +6,6 @@
 
 #include <atomic>
 #include <filesystem>
-#include <fstream>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -16,8 +14,7 @@
 #include "launcher/refresh_request.h"
 #include "launcher/run_refresh.h"
 #include "tests/common/temp_folder.h"
-#include "tests/launcher/small_run.h"
-#include "worker/tables.h"
+#include "tests/launcher/refresh_run.h"
 
 namespace savior {
 namespace {
@@ -26,9 +23,8 @@ namespace fs = std::filesystem;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-constexpr int64_t kBegin = 20, kSwitch = 26;
+constexpr int64_t kBegin = kRefreshBegin, kSwitch = kRefreshSwitch;
 
-// Items that drift, a codebook of the first five days, and a run long enough for several refreshes.
 class Refresh : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
@@ -39,57 +35,9 @@ class Refresh : public ::testing::Test {
   }
   static void TearDownTestSuite() { delete folder_; }
 
-  static Config Named(const std::string& name) {
-    Config config = SmallRun(folder_->path(), name);
-    config.codebook.learn_until = "2023-11-20";
-    config.commit.every_steps = 8;
-    config.commit.keep = 2;
-    OpenGates(&config);
-    config.refresh.cpu_share = 1;
-    config.refresh.probation_steps = 10'000;
-    return config;
-  }
+  static Config Named(const std::string& name) { return DriftingRun(folder_->path(), name); }
   static Config Never() { return Named("never"); }
-  static Config Once() { return WithRefresh("once"); }
-  static Config WithRefresh(const std::string& name) {
-    Config config = Named(name);
-    config.refresh.at_step = kBegin;
-    config.refresh.switch_after_steps = kSwitch - kBegin;
-    return config;
-  }
-
-  static std::vector<nlohmann::json> Events(const Config& config) {
-    std::ifstream file(fs::path(config.run.dir) / "refresh.jsonl");
-    std::vector<nlohmann::json> events;
-    std::string line;
-    while (std::getline(file, line)) events.push_back(nlohmann::json::parse(line));
-    return events;
-  }
-  static std::vector<std::string> States(const Config& config) {
-    std::vector<std::string> states;
-    for (const auto& event : Events(config)) states.push_back(event.at("state"));
-    return states;
-  }
-  static CodebookState StateOf(const Config& config) {
-    return NewestCommit(fs::path(config.run.dir) / "commits")->manifest.codebook;
-  }
-  // Of the newest commit: what training reads under its codebook version.
-  static Learned InUse(const Config& config) {
-    Learned learned = LearnedBy(config);
-    const uint32_t version = StateOf(config).version;
-    std::erase_if(learned.tables["align"], [&](const auto& row) {
-      return SlotOfAlignKey(row.first) != CodebookSlot(version);
-    });
-    const auto dim = static_cast<uint32_t>(config.encoder.dim);
-    const auto levels = static_cast<uint32_t>(config.codebook.levels);
-    for (auto& [key, row] : learned.tables["content"]) {
-      std::vector<float> used(row.weights.begin(), row.weights.begin() + dim);
-      const auto codes = row.weights.begin() + CodesOffset(dim, levels, version);
-      used.insert(used.end(), codes, codes + levels);
-      row = {0, 0, used, {}};
-    }
-    return learned;
-  }
+  static Config Once() { return WithRefresh(Named("once")); }
   static void Ask(const Config& config, RefreshRequest::What what, uint32_t version) {
     fs::create_directories(config.run.dir);
     ASSERT_TRUE(AskForRefresh(config.run.dir, {what, version}).ok());
@@ -100,25 +48,25 @@ class Refresh : public ::testing::Test {
 TempFolder* Refresh::folder_ = nullptr;
 
 TEST_F(Refresh, GoesItsWay) {
-  EXPECT_THAT(States(Once()), ElementsAre("BUILDING", "ACTIVE"));
+  EXPECT_THAT(StatesOf(Once()), ElementsAre("BUILDING", "ACTIVE"));
   const CodebookState state = StateOf(Once());
   EXPECT_EQ(state.version, 1u);
   EXPECT_EQ(state.since_step, kSwitch);
   EXPECT_TRUE(state.probation);
-  const nlohmann::json active = Events(Once())[1];
+  const nlohmann::json active = EventsOf(Once())[1];
   EXPECT_LT(active.at("rq_mse").get<double>(), 1.1 * active.at("rq_mse_before").get<double>());
   EXPECT_EQ(active.at("sha256").get<std::string>().size(), 64u);
   EXPECT_GT(active.at("preserved_r2").get<double>(), 0.0);
   EXPECT_TRUE(active.contains("replay_auc"));
-  EXPECT_EQ(Events(Once())[0].at("why"), "refresh.at_step");
-  EXPECT_GE(active.at("time").get<int64_t>(), Events(Once())[0].at("time").get<int64_t>());
+  EXPECT_EQ(EventsOf(Once())[0].at("why"), "refresh.at_step");
+  EXPECT_GE(active.at("time").get<int64_t>(), EventsOf(Once())[0].at("time").get<int64_t>());
   // It did change something, and only from its step on.
   EXPECT_FALSE(LearnedBy(Once()) == LearnedBy(Never()));
 }
 
 TEST_F(Refresh, TwiceIsTheSameRunForAnyNumberOfShards) {
   for (const int64_t shards : {1, 3}) {
-    Config config = WithRefresh("shards-" + std::to_string(shards));
+    Config config = WithRefresh(Named("shards-" + std::to_string(shards)));
     config.ps.shards = shards;
     RunToTheEnd(config);
     ExpectSame(Once(), config);
@@ -129,7 +77,7 @@ TEST_F(Refresh, TwiceIsTheSameRunForAnyNumberOfShards) {
 TEST_F(Refresh, OfARunStoppedAtAnyStepIsBitIdentical) {
   for (const int64_t stop : {kBegin - 1, kBegin, kBegin + 3, kSwitch, kSwitch + 1, kSwitch + 9}) {
     SCOPED_TRACE(stop);
-    Config config = WithRefresh("stopped-at-" + std::to_string(stop));
+    Config config = WithRefresh(Named("stopped-at-" + std::to_string(stop)));
     config.train.max_steps = stop;
     RunToTheEnd(config);
     if (stop >= kBegin && stop < kSwitch) {
@@ -163,13 +111,13 @@ TEST_F(Refresh, AGateThatIsNotPassedLeavesNoTrace) {
   };
   for (const Gate& gate : gates) {
     SCOPED_TRACE(gate.name);
-    Config config = WithRefresh(std::string("gate-") + gate.name);
+    Config config = WithRefresh(Named(std::string("gate-") + gate.name));
     gate.close(config.refresh);
     config.train.max_steps = kSwitch + 3;
     RunToTheEnd(config);
-    ASSERT_THAT(States(config), ::testing::Contains("ABORTED"));
-    EXPECT_THAT(Events(config)[1].at("why").get<std::string>(), HasSubstr(gate.why));
-    EXPECT_EQ(Events(config)[1].at("version"), 1) << "the one that was not to be";
+    ASSERT_THAT(StatesOf(config), ::testing::Contains("ABORTED"));
+    EXPECT_THAT(EventsOf(config)[1].at("why").get<std::string>(), HasSubstr(gate.why));
+    EXPECT_EQ(EventsOf(config)[1].at("version"), 1) << "the one that was not to be";
     Config never = Named(std::string("no-gate-") + gate.name);
     never.train.max_steps = kSwitch + 3;
     RunToTheEnd(never);
@@ -179,7 +127,7 @@ TEST_F(Refresh, AGateThatIsNotPassedLeavesNoTrace) {
 }
 
 TEST_F(Refresh, RolledBackItIsTheRunThatNeverSwitched) {
-  Config config = WithRefresh("rolled-back");
+  Config config = WithRefresh(Named("rolled-back"));
   RunToTheEnd(config);
   ASSERT_EQ(StateOf(config).version, 1u);
   ASSERT_TRUE(RollBackCodebook(config.run.dir, 0).ok());
@@ -199,10 +147,10 @@ TEST_F(Refresh, WhatCannotBeRolledBackIsRefused) {
               HasSubstr("nothing to go back to"));
   EXPECT_EQ(RefreshCodebook({"/nowhere", {}, false, false}, out).code(),
             absl::StatusCode::kNotFound);
-  Config retired = WithRefresh("retired");
+  Config retired = WithRefresh(Named("retired"));
   retired.refresh.probation_steps = 5;
   RunToTheEnd(retired);
-  EXPECT_THAT(States(retired), ElementsAre("BUILDING", "ACTIVE", "RETIRED"));
+  EXPECT_THAT(StatesOf(retired), ElementsAre("BUILDING", "ACTIVE", "RETIRED"));
   EXPECT_FALSE(StateOf(retired).probation);
   EXPECT_EQ(RollBackCodebook(retired.run.dir, 0).code(), absl::StatusCode::kFailedPrecondition);
   // Nor to where the run could not go on from: nothing is deleted for it.
@@ -228,12 +176,12 @@ TEST_F(Refresh, ByHandWhileItTrains) {
   RunOptions options;
   options.stop = &stop;
   options.after_step = [&](int64_t, const StepFigures&) {
-    const std::vector<std::string> states = States(config);
+    const std::vector<std::string> states = StatesOf(config);
     stop = !states.empty() && states.back() == "RETIRED" && !*ReadRefreshRequest(config.run.dir);
   };
   EXPECT_EQ(TrainQuietly(config, options).status().code(), absl::StatusCode::kCancelled);
-  EXPECT_THAT(States(config), ElementsAre("BUILDING", "PREPARED", "ACTIVE", "RETIRED"));
-  EXPECT_EQ(Events(config)[0].at("why"), "by hand");
+  EXPECT_THAT(StatesOf(config), ElementsAre("BUILDING", "PREPARED", "ACTIVE", "RETIRED"));
+  EXPECT_EQ(EventsOf(config)[0].at("why"), "by hand");
   EXPECT_EQ(StateOf(config).version, 1u);
   EXPECT_FALSE(*ReadRefreshRequest(config.run.dir)) << "answered";
 }
@@ -262,7 +210,7 @@ TEST_F(Refresh, ByHandOfARunThatStandsStill) {
 }
 
 TEST_F(Refresh, RollbackByHandEndsTheRunToGoOnFromTheSwitch) {
-  Config config = WithRefresh("rollback-by-hand");
+  Config config = WithRefresh(Named("rollback-by-hand"));
   config.train.max_steps = kSwitch + 4;
   RunToTheEnd(config);
   ASSERT_EQ(StateOf(config).version, 1u);
@@ -274,12 +222,12 @@ TEST_F(Refresh, RollbackByHandEndsTheRunToGoOnFromTheSwitch) {
   EXPECT_EQ(StateOf(config).version, 0u);
   EXPECT_FALSE(*ReadRefreshRequest(config.run.dir));
   EXPECT_EQ(InUse(config), InUse(Never()));
-  EXPECT_EQ(Events(config).back().at("state"), "ROLLED_BACK");
-  EXPECT_EQ(Events(config).back().at("step"), kSwitch);
+  EXPECT_EQ(EventsOf(config).back().at("state"), "ROLLED_BACK");
+  EXPECT_EQ(EventsOf(config).back().at("step"), kSwitch);
 }
 
 TEST_F(Refresh, RollbackWhileItTrains) {
-  Config config = WithRefresh("rollback-live");
+  Config config = WithRefresh(Named("rollback-live"));
   config.refresh.at_step = 0;
   config.refresh.switch_after_steps = 3;
   Ask(config, RefreshRequest::What::kRefresh, 1);
@@ -311,15 +259,15 @@ TEST_F(Refresh, ByDrift) {
   config.refresh.probation_steps = 0;
   config.refresh.switch_after_steps = 3;
   RunToTheEnd(config);
-  EXPECT_THAT(States(config), ::testing::Contains("ACTIVE"));
-  EXPECT_THAT(Events(config)[0].at("why").get<std::string>(),
+  EXPECT_THAT(StatesOf(config), ::testing::Contains("ACTIVE"));
+  EXPECT_THAT(EventsOf(config)[0].at("why").get<std::string>(),
               ::testing::StartsWith("drift: quantisation error"));
   config = Named("no-drift");
   config.refresh.on_drift = true;
   config.refresh.max_rq_mse_ratio = 100;
   config.refresh.max_perplexity_drop = 1;
   RunToTheEnd(config);
-  EXPECT_TRUE(Events(config).empty());
+  EXPECT_TRUE(EventsOf(config).empty());
   EXPECT_EQ(ResultOf(config), ResultOf(Never()));
 }
 
@@ -330,7 +278,7 @@ TEST_F(Refresh, ARunWithoutCodesRefuses) {
   config.train.max_steps = 30;
   Ask(config, RefreshRequest::What::kRefresh, 1);
   RunToTheEnd(config);
-  EXPECT_THAT(States(config), ElementsAre("REFUSED"));
+  EXPECT_THAT(StatesOf(config), ElementsAre("REFUSED"));
   EXPECT_FALSE(*ReadRefreshRequest(config.run.dir));
 }
 

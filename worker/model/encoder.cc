@@ -111,7 +111,7 @@ std::vector<float> EncodeAll(const TrainingLog& log, const Encoder& encoder) {
   return EncodeContents(log, contents, encoder);
 }
 
-absl::StatusOr<std::unique_ptr<Encoder>> LoadEncoder(const TensorFile& file) {
+absl::StatusOr<EncoderWeights> LoadEncoderWeights(const TensorFile& file) {
   SAVIOR_RETURN_IF_ERROR(CheckKindOfFile(file, kWhat, kVersion));
   EncoderWeights weights;
   SAVIOR_ASSIGN_OR_RETURN(HostTensor mean, TakeTensor(file, "mean", {-1}));
@@ -129,6 +129,11 @@ absl::StatusOr<std::unique_ptr<Encoder>> LoadEncoder(const TensorFile& file) {
     SAVIOR_ASSIGN_OR_RETURN(const HostTensor alpha, TakeTensor(file, "alpha", {1}));
     weights.alpha = alpha.data[0];
   }
+  return weights;
+}
+
+absl::StatusOr<std::unique_ptr<Encoder>> LoadEncoder(const TensorFile& file) {
+  SAVIOR_ASSIGN_OR_RETURN(EncoderWeights weights, LoadEncoderWeights(file));
   return MakeEncoder(std::move(weights));
 }
 

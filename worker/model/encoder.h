@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -69,6 +70,12 @@ std::vector<float> EncodeAll(const TrainingLog& log, const Encoder& encoder);
 [[nodiscard]] absl::StatusOr<std::unique_ptr<Encoder>> TrainEncoder(
     const TrainingLog& log, std::span<const ContentPair> pairs, int64_t pca_until,
     const EncoderOptions& options);
+// `current`, trained on for options.steps steps on `pairs`. Its PCA anchor stays, and with it what
+// the axes of z are. Null: there is nothing to train, since it is plain PCA, or nothing to train
+// on. `breathe` is called after each step, and its errors end it. kInvalidArgument: as above.
+[[nodiscard]] absl::StatusOr<std::unique_ptr<Encoder>> TuneEncoder(
+    const TrainingLog& log, const Encoder& current, std::span<const ContentPair> pairs,
+    const EncoderOptions& options, const std::function<absl::Status()>& breathe);
 // kDataLoss: not what Save wrote.
 [[nodiscard]] absl::StatusOr<std::unique_ptr<Encoder>> LoadEncoder(const TensorFile& file);
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <utility>
 
@@ -89,14 +90,16 @@ at::Tensor Unit(const at::Tensor& x) {
       x, torch::nn::functional::NormalizeFuncOptions().dim(1).eps(1e-8));
 }
 
-// The residual form as a function that autograd knows. Its anchor is fixed.
+// The residual form as a function that autograd knows. Its anchor is fixed; what has an MLP goes on
+// from it.
 class ResidualModel {
  public:
-  ResidualModel(const EncoderWeights& anchor, const EncoderOptions& options)
-      : mean_(FromHost(anchor.mean, {anchor.input_dim})),
-        basis_(FromHost(anchor.basis, {anchor.input_dim, anchor.dim})),
-        mlp_(Initial(anchor, options)),
-        alpha_(at::full({1}, options.initial_alpha, at::kFloat).requires_grad_()) {}
+  ResidualModel(const EncoderWeights& start, const EncoderOptions& options)
+      : mean_(FromHost(start.mean, {start.input_dim})),
+        basis_(FromHost(start.basis, {start.input_dim, start.dim})),
+        mlp_(start.mlp ? *start.mlp : Initial(start, options)),
+        alpha_(at::full({1}, start.mlp ? start.alpha : options.initial_alpha, at::kFloat)
+                   .requires_grad_()) {}
 
   // x [n, input_dim] -> z [n, dim], unit length.
   at::Tensor Forward(const at::Tensor& x) const {
@@ -132,15 +135,18 @@ at::Tensor InputTensor(const TrainingLog& log, const PairBatch& batch, int input
   return FromHost(EncoderInputs(log, contents), {static_cast<int64_t>(contents.size()), input_dim});
 }
 
-void TrainResidual(const TrainingLog& log, std::span<const ContentPair> pairs,
-                   const EncoderOptions& options, EncoderWeights* weights) {
+// After each step of training: how many are done, and a running mean of the loss.
+using AfterEncoderStep = std::function<absl::Status(int step, double loss)>;
+
+absl::Status TrainResidual(const TrainingLog& log, std::span<const ContentPair> pairs,
+                           const EncoderOptions& options, EncoderWeights* weights,
+                           const AfterEncoderStep& after) {
   const ResidualModel model(*weights, options);
   torch::optim::AdamW optimizer(
       model.parameters(),
       torch::optim::AdamWOptions(options.lr).weight_decay(options.weight_decay));
   PairSampler sampler(pairs, log.num_contents());
   Random random(options.seed, kBatches);
-  Progress progress("SaviorEnc", options.steps, "steps");
   double loss_mean = 0.0;
   for (int step = 0; step < options.steps; ++step) {
     const double lr = options.lr * (1.0 - static_cast<double>(step) / options.steps);
@@ -153,11 +159,29 @@ void TrainResidual(const TrainingLog& log, std::span<const ContentPair> pairs,
     loss.backward();
     optimizer.step();
     loss_mean += (loss.item<double>() - loss_mean) / std::min(step + 1, 20);
-    progress.Update(step + 1, absl::StrFormat("loss %.3f", loss_mean));
+    SAVIOR_RETURN_IF_ERROR(after(step + 1, loss_mean));
   }
-  progress.Finish(absl::StrFormat("loss %.3f, alpha %.2f", loss_mean, model.alpha()));
   weights->mlp = model.mlp();
   weights->alpha = model.alpha();
+  return absl::OkStatus();
+}
+
+absl::Status TrainWithProgress(const TrainingLog& log, std::span<const ContentPair> pairs,
+                               const EncoderOptions& options, EncoderWeights* weights) {
+  Progress progress("SaviorEnc", options.steps, "steps");
+  double loss = 0.0;
+  SAVIOR_RETURN_IF_ERROR(TrainResidual(log, pairs, options, weights, [&](int step, double mean) {
+    progress.Update(step, absl::StrFormat("loss %.3f", mean));
+    loss = mean;
+    return absl::OkStatus();
+  }));
+  progress.Finish(absl::StrFormat("loss %.3f, alpha %.2f", loss, weights->alpha));
+  return absl::OkStatus();
+}
+
+absl::Status FromTorch(const c10::Error& error) {
+  return absl::InternalError(
+      absl::StrCat("training the encoder: ", error.what_without_backtrace()));
 }
 
 }  // namespace
@@ -181,13 +205,29 @@ absl::StatusOr<std::unique_ptr<Encoder>> TrainEncoder(const TrainingLog& log,
       if (pairs.empty()) {
         LOG(WARNING) << "no behaviour pairs: the encoder stays plain PCA";
       } else {
-        TrainResidual(log, pairs, options, &weights);
+        SAVIOR_RETURN_IF_ERROR(TrainWithProgress(log, pairs, options, &weights));
       }
     }
     return MakeEncoder(std::move(weights));
   } catch (const c10::Error& error) {
-    return absl::InternalError(
-        absl::StrCat("training the encoder: ", error.what_without_backtrace()));
+    return FromTorch(error);
+  }
+}
+
+absl::StatusOr<std::unique_ptr<Encoder>> TuneEncoder(const TrainingLog& log, const Encoder& current,
+                                                     std::span<const ContentPair> pairs,
+                                                     const EncoderOptions& options,
+                                                     const std::function<absl::Status()>& breathe) {
+  SAVIOR_RETURN_IF_ERROR(Validate(options, InputDim(log)));
+  SAVIOR_RETURN_IF_ERROR(CheckPairs(pairs, log.num_contents()));
+  SAVIOR_ASSIGN_OR_RETURN(EncoderWeights weights, LoadEncoderWeights(current.Save()));
+  if (!weights.mlp || pairs.empty() || options.steps == 0) return nullptr;
+  try {
+    SAVIOR_RETURN_IF_ERROR(TrainResidual(log, pairs, options, &weights,
+                                         [&breathe](int, double) { return breathe(); }));
+    return MakeEncoder(std::move(weights));
+  } catch (const c10::Error& error) {
+    return FromTorch(error);
   }
 }
 

@@ -24,5 +24,7 @@ struct EncoderWeights {
 };
 
 std::unique_ptr<Encoder> MakeEncoder(EncoderWeights weights);
+// Of what Encoder::Save wrote; kDataLoss: of something else.
+[[nodiscard]] absl::StatusOr<EncoderWeights> LoadEncoderWeights(const TensorFile& file);
 
 }  // namespace savior

@@ -20,6 +20,17 @@ constexpr size_t kEvaluated = 4096;
 
 at::Tensor Int64(const std::vector<int64_t>& values) { return at::tensor(values, at::kLong); }
 
+// Some rows of values [n, dim].
+at::Tensor RowsOf(const std::vector<float>& values, size_t dim, std::span<const size_t> rows) {
+  std::vector<float> some;
+  some.reserve(rows.size() * dim);
+  for (const size_t row : rows) {
+    const auto from = values.begin() + static_cast<std::ptrdiff_t>(row * dim);
+    some.insert(some.end(), from, from + static_cast<std::ptrdiff_t>(dim));
+  }
+  return FromHost(some, {static_cast<int64_t>(rows.size()), static_cast<int64_t>(dim)});
+}
+
 // D of some contents, as autograd sees it.
 class FusionTensors {
  public:
@@ -33,8 +44,6 @@ class FusionTensors {
   // rows [levels * K, dim]; codes: [contents, levels] of the sample.
   at::Tensor Forward(const at::Tensor& rows, size_t num_codes, const AlignSample& sample,
                      const std::vector<int32_t>& codes, std::span<const size_t> contents) const {
-    const auto n = static_cast<int64_t>(contents.size());
-    const auto dim = static_cast<int64_t>(fusion_.dim);
     std::vector<at::Tensor> parts;
     for (size_t l = 0; l < sample.levels; ++l) {
       std::vector<int64_t> places;
@@ -44,14 +53,7 @@ class FusionTensors {
       }
       parts.push_back(rows.index_select(0, Int64(places)));
     }
-    if (!sample.own.empty()) {
-      std::vector<float> own;
-      for (const size_t c : contents) {
-        const auto from = sample.own.begin() + static_cast<std::ptrdiff_t>(c * fusion_.dim);
-        own.insert(own.end(), from, from + dim);
-      }
-      parts.push_back(FromHost(own, {n, dim}));
-    }
+    if (!sample.own.empty()) parts.push_back(RowsOf(sample.own, fusion_.dim, contents));
     at::Tensor all = at::cat(parts, 1);
     if (fusion_.hidden == 0) return all;
     return at::linear(at::silu(at::linear(all, in_)), out_);
@@ -62,7 +64,7 @@ class FusionTensors {
   at::Tensor in_, out_;
 };
 
-at::Tensor RowsOf(const AlignRows& align, size_t dim) {
+at::Tensor AllRowsOf(const AlignRows& align, size_t dim) {
   return FromHost(align.rows,
                   {static_cast<int64_t>(align.rows.size() / dim), static_cast<int64_t>(dim)});
 }
@@ -77,8 +79,8 @@ absl::Status DistilRows(const Fusion& fusion, const AlignRows& before, const Ali
                         const DistilOptions& options, AlignRows* now,
                         const std::function<absl::Status()>& breathe) {
   const FusionTensors map(fusion);
-  const at::Tensor old_rows = RowsOf(before, fusion.dim);
-  const at::Tensor rows = RowsOf(*now, fusion.dim).requires_grad_();
+  const at::Tensor old_rows = AllRowsOf(before, fusion.dim);
+  const at::Tensor rows = AllRowsOf(*now, fusion.dim).requires_grad_();
   torch::optim::Adam adam({rows}, torch::optim::AdamOptions(options.lr));
   Random random(options.seed, kBatches);
   const size_t batch = std::min(sample.size(), static_cast<size_t>(options.batch));
@@ -92,6 +94,7 @@ absl::Status DistilRows(const Fusion& fusion, const AlignRows& before, const Ali
     {
       const at::NoGradGuard no_grad;
       target = map.Forward(old_rows, before.codes, sample, sample.before, contents);
+      if (!sample.z_change.empty()) target += RowsOf(sample.z_change, fusion.dim, contents);
     }
     const at::Tensor got = map.Forward(rows, now->codes, sample, sample.now, contents);
     const at::Tensor weights = WeightsOf(sample, contents);
@@ -135,7 +138,7 @@ double PreservedR2(const Fusion& fusion, const AlignRows& before, const AlignRow
                    const AlignSample& sample) {
   const at::NoGradGuard no_grad;
   const FusionTensors map(fusion);
-  const at::Tensor old_rows = RowsOf(before, fusion.dim), new_rows = RowsOf(now, fusion.dim);
+  const at::Tensor old_rows = AllRowsOf(before, fusion.dim), new_rows = AllRowsOf(now, fusion.dim);
   double lost = 0.0, all = 0.0;
   std::vector<size_t> contents;
   for (size_t begin = 0; begin < sample.size(); begin += kEvaluated) {
@@ -148,7 +151,9 @@ double PreservedR2(const Fusion& fusion, const AlignRows& before, const AlignRow
         map.Forward(old_rows, before.codes, sample, sample.before, contents).to(at::kDouble);
     const at::Tensor now_d =
         map.Forward(new_rows, now.codes, sample, sample.now, contents).to(at::kDouble);
-    lost += ((now_d - d).square().sum(1) * weights).sum().item<double>();
+    at::Tensor change = now_d - d;
+    if (!sample.z_change.empty()) change -= RowsOf(sample.z_change, fusion.dim, contents);
+    lost += (change.square().sum(1) * weights).sum().item<double>();
     all += (d.square().sum(1) * weights).sum().item<double>();
   }
   return all > 0.0 ? 1.0 - lost / all : 1.0;

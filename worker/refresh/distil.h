@@ -4,7 +4,8 @@
 //
 // After a change of codebook D'_i is the same with the new codes and rows. Distillation moves the
 // new rows, and nothing else, so that sum_i w_i |D'_i - D_i|^2 becomes small: Adam over a sample of
-// contents, no impressions (docs/refresh.md).
+// contents, no impressions (docs/refresh.md). Where the encoder has changed as well, what is to
+// stay is z + D, so that D_i + z_i - z'_i takes the place of D_i.
 #pragma once
 
 #include <cstdint>
@@ -40,6 +41,7 @@ struct AlignSample {
   size_t levels = 0;
   std::vector<int32_t> before, now;  // [n, levels] codes
   std::vector<float> own;            // [n, dim], shrunk as the ranker shrinks it; or empty
+  std::vector<float> z_change;       // [n, dim] z - z'; or empty: none
   std::vector<double> weights;       // [n] > 0
 
   size_t size() const { return weights.size(); }
@@ -57,8 +59,8 @@ struct DistilOptions {
                                   const AlignSample& sample, const DistilOptions& options,
                                   AlignRows* now, const std::function<absl::Status()>& breathe);
 
-// 1 - sum w |D' - D|^2 / sum w |D|^2, over the sample: 1 if nothing is lost, 0 for rows of zeros.
-// 1 if all D are zero.
+// 1 - sum w |(z' + D') - (z + D)|^2 / sum w |D|^2, over the sample: 1 if nothing is lost, 0 for
+// rows of zeros and the same z. 1 if all D are zero.
 double PreservedR2(const Fusion& fusion, const AlignRows& before, const AlignRows& now,
                    const AlignSample& sample);
 

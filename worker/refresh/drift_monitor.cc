@@ -75,7 +75,8 @@ DriftMonitor::DriftMonitor(const TrainingLog* log, const Config& config, const C
     : keys_(ContentKeys(*log)),
       dim_(static_cast<size_t>(config.encoder.dim)),
       levels_(static_cast<size_t>(config.codebook.levels)),
-      offset_(CodesOffset(static_cast<uint32_t>(dim_), static_cast<uint32_t>(levels_), version)),
+      z_(ContentLayout::Of(config).z(version)),
+      offset_(ContentLayout::Of(config).codes(version)),
       timeout_(Milliseconds(config.ps.timeout_s)),
       codebook_(
           codebook.WithEmbeddings({codebook.embeddings().begin(), codebook.embeddings().end()})),
@@ -138,7 +139,7 @@ absl::Status DriftMonitor::Look(std::span<const Listed> contents, EmbeddingStore
       const std::vector<float> decoded = codebook_->Decode(codes);
       double error = 0.0;
       for (size_t d = 0; d < dim_; ++d) {
-        const double difference = static_cast<double>(row[d]) - decoded[d];
+        const double difference = static_cast<double>(row[z_ + d]) - decoded[d];
         error += difference * difference;
       }
       const bool combination_is_new = combinations_.insert(combination).second;

@@ -56,7 +56,7 @@ class DriftMonitor {
   absl::Status Look(std::span<const Listed> contents, EmbeddingStore& store, bool old);
 
   const std::vector<uint64_t> keys_;  // by content
-  const size_t dim_, levels_, offset_;
+  const size_t dim_, levels_, z_, offset_;
   const Deadline::duration timeout_;
   // The codebook's, for decoding: what is in use may be replaced meanwhile.
   const std::unique_ptr<Codebook> codebook_;

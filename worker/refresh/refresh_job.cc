@@ -12,6 +12,7 @@
 #include "common/failpoint.h"
 #include "common/random.h"
 #include "worker/arm.h"
+#include "worker/content.h"
 #include "worker/eval/metrics.h"
 #include "worker/model/codebook.h"
 #include "worker/refresh/content_weights.h"
@@ -74,22 +75,21 @@ class Job {
         plan_(plan),
         snapshot_(std::move(snapshot)),
         budget_(config_.refresh.cpu_share, give_up),
-        dim_(static_cast<size_t>(config_.encoder.dim)),
-        levels_(static_cast<size_t>(config_.codebook.levels)),
-        width_(store_.tables()[kContentTable].dim),
-        before_(CodesOffset(static_cast<uint32_t>(dim_), static_cast<uint32_t>(levels_),
-                            plan.version - 1)),
-        now_(CodesOffset(static_cast<uint32_t>(dim_), static_cast<uint32_t>(levels_),
-                         plan.version)) {}
+        layout_(ContentLayout::Of(config_)),
+        dim_(layout_.dim),
+        levels_(layout_.levels),
+        width_(store_.tables()[kContentTable].dim) {}
 
-  absl::StatusOr<RefreshResult> Run(const Codebook* in_use) {
+  absl::StatusOr<RefreshResult> Run(const Codebook* in_use, const Encoder* encoder) {
     const auto start = SteadyClock::now();
     SAVIOR_ASSIGN_OR_RETURN(const std::unique_ptr<Codebook> codebook, ShareCodebook(in_use));
+    SAVIOR_ASSIGN_OR_RETURN(std::unique_ptr<Encoder> next_encoder, ShareNextEncoder(encoder));
     SAVIOR_ASSIGN_OR_RETURN(const std::vector<double> weights,
                             ContentWeights(log_, plan_.seen, &group_, &budget_));
     const size_t all_contents = weights.size();
     contents_ = ContentsOf(all_contents, group_.rank(), group_.size());
     SAVIOR_RETURN_IF_ERROR(Fetch());
+    SAVIOR_RETURN_IF_ERROR(Encode(next_encoder.get()));
     std::vector<double> own;
     for (const size_t c : contents_) own.push_back(weights[c]);
     BuildOptions options;
@@ -100,13 +100,14 @@ class Job {
     options.finetune.beta = config_.codebook.beta;
     options.finetune.seed = MixTwo(static_cast<uint64_t>(config_.seed), plan_.version);
     SAVIOR_FAILPOINT("refresh.building");
-    SAVIOR_ASSIGN_OR_RETURN(CodebookBuild build, BuildCodebook(*codebook, {z_, own, codes_},
+    SAVIOR_ASSIGN_OR_RETURN(CodebookBuild build, BuildCodebook(*codebook, {z_now_, own, codes_},
                                                                options, &group_, &budget_));
     SAVIOR_FAILPOINT("refresh.built");
     SAVIOR_RETURN_IF_ERROR(Publish(build.codes));
     SAVIOR_RETURN_IF_ERROR(group_.Allgather("published", DeadlineIn(kPatience)).status());
     SAVIOR_FAILPOINT("refresh.published");
     RefreshResult result;
+    result.encoder = std::move(next_encoder);
     if (snapshot_) SAVIOR_RETURN_IF_ERROR(Lead(weights, std::move(build), &result));
     result.figures.cpu_s = budget_.cpu_seconds();
     result.figures.wall_s = SecondsSince(start);
@@ -130,6 +131,47 @@ class Job {
     return LoadCodebook(file);
   }
 
+  // The lead trains it; null: the encoder stays.
+  absl::StatusOr<std::unique_ptr<Encoder>> ShareNextEncoder(const Encoder* in_use) {
+    if (!config_.encoder.refreshable) return nullptr;
+    std::string mine;
+    if (in_use != nullptr) {
+      SAVIOR_ASSIGN_OR_RETURN(
+          const std::unique_ptr<Encoder> next,
+          RefreshEncoder(log_, config_, *in_use, plan_.seen,
+                         MixTwo(static_cast<uint64_t>(config_.seed), plan_.version),
+                         [this] { return budget_.Spend(); }));
+      if (next) {
+        SAVIOR_ASSIGN_OR_RETURN(mine, EncodeTensors(next->Save()));
+      }
+    }
+    SAVIOR_ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                            group_.Allgather(mine, DeadlineIn(kPatience)));
+    if (all[0].empty()) return nullptr;
+    SAVIOR_ASSIGN_OR_RETURN(const TensorFile file, DecodeTensors(all[0]));
+    return LoadEncoder(file);
+  }
+
+  // z of this worker's contents under the next version.
+  absl::Status Encode(const Encoder* next) {
+    if (next == nullptr) {
+      z_now_ = z_;
+      return absl::OkStatus();
+    }
+    z_now_.reserve(z_.size());
+    std::vector<int32_t> some;
+    for (size_t begin = 0; begin < contents_.size(); begin += kContentsPerCall) {
+      some.clear();
+      for (size_t i = begin; i < std::min(begin + kContentsPerCall, contents_.size()); ++i) {
+        some.push_back(static_cast<int32_t>(contents_[i]));
+      }
+      const std::vector<float> z = EncodeContents(log_, some, *next);
+      z_now_.insert(z_now_.end(), z.begin(), z.end());
+      SAVIOR_RETURN_IF_ERROR(budget_.Spend());
+    }
+    return absl::OkStatus();
+  }
+
   // z and codes in use of this worker's contents, from the content table.
   absl::Status Fetch() {
     const std::vector<uint64_t> all = ContentKeys(log_);
@@ -144,9 +186,10 @@ class Job {
       SAVIOR_RETURN_IF_ERROR(store_.Pull({&pull, 1}, StoreDeadline(config_)));
       for (size_t i = 0; i < count; ++i) {
         const float* const row = rows.data() + i * width_;
-        z_.insert(z_.end(), row, row + dim_);
+        const float* const z = row + layout_.z(plan_.version - 1);
+        z_.insert(z_.end(), z, z + dim_);
         for (size_t l = 0; l < levels_; ++l) {
-          codes_.push_back(static_cast<int32_t>(row[before_ + l]));
+          codes_.push_back(static_cast<int32_t>(row[layout_.codes(plan_.version - 1) + l]));
         }
       }
       SAVIOR_RETURN_IF_ERROR(budget_.Spend());
@@ -161,11 +204,15 @@ class Job {
       rows.assign(count * width_, 0.0f);
       for (size_t i = 0; i < count; ++i) {
         float* const row = rows.data() + i * width_;
-        std::copy_n(z_.data() + (begin + i) * dim_, dim_, row);
-        for (size_t l = 0; l < levels_; ++l) {
-          row[before_ + l] = static_cast<float>(codes_[(begin + i) * levels_ + l]);
-          row[now_ + l] = static_cast<float>(codes[(begin + i) * levels_ + l]);
-        }
+        const auto write = [&](uint32_t version, const std::vector<float>& z,
+                               const std::vector<int32_t>& of) {
+          std::copy_n(z.data() + (begin + i) * dim_, dim_, row + layout_.z(version));
+          for (size_t l = 0; l < levels_; ++l) {
+            row[layout_.codes(version) + l] = static_cast<float>(of[(begin + i) * levels_ + l]);
+          }
+        };
+        write(plan_.version - 1, z_, codes_);
+        write(plan_.version, z_now_, codes);
       }
       const TablePut put = {kContentTable, std::span(keys_).subspan(begin, count), rows};
       SAVIOR_RETURN_IF_ERROR(store_.Put({&put, 1}, StoreDeadline(config_)));
@@ -218,7 +265,12 @@ class Job {
         const auto from = snapshot_->own.begin() + static_cast<std::ptrdiff_t>(s * dim_);
         sample.own.insert(sample.own.end(), from, from + static_cast<std::ptrdiff_t>(dim_));
       }
+      // Arms that take codes without z have nothing to make up for.
+      for (size_t d = 0; mlp && result->encoder && d < dim_; ++d) {
+        sample.z_change.push_back(z_[place * dim_ + d] - z_now_[place * dim_ + d]);
+      }
     }
+    if (result->encoder) result->figures.z_moved = MovedBy();
     const auto k = static_cast<size_t>(config_.codebook.codes);
     const AlignRows before = {k, result->from.weights};
     AlignRows now = {k, std::move(result->made.weights)};
@@ -235,6 +287,16 @@ class Job {
         measured.size() > 0 ? PreservedR2(fusion, before, now, measured) : 1.0;
     result->made.weights = std::move(now.rows);
     return absl::OkStatus();
+  }
+
+  // Mean |z' - z|^2 over this worker's contents.
+  double MovedBy() const {
+    double sum = 0;
+    for (size_t i = 0; i < z_.size(); ++i) {
+      const double change = static_cast<double>(z_now_[i]) - z_[i];
+      sum += change * change;
+    }
+    return contents_.empty() ? 0.0 : sum / static_cast<double>(contents_.size());
   }
 
   absl::Status Gates(const RefreshFigures& figures, const CodeJoint& joint) const {
@@ -308,11 +370,13 @@ class Job {
   const RefreshPlan plan_;
   std::optional<RefreshSnapshot> snapshot_;
   WorkBudget budget_;
-  const size_t dim_, levels_, width_, before_, now_;
+  const ContentLayout layout_;
+  const size_t dim_, levels_, width_;
   std::vector<size_t> contents_;  // this worker's
   std::vector<uint64_t> keys_;
-  std::vector<float> z_;
+  std::vector<float> z_;        // in use
   std::vector<int32_t> codes_;  // in use
+  std::vector<float> z_now_;    // of the next version
 };
 
 }  // namespace
@@ -355,7 +419,7 @@ absl::StatusOr<RefreshResult> RunRefreshJob(const RefreshWorker& worker, const R
                                             const std::atomic<bool>* give_up) {
   // Of this thread only: Linux keeps it per thread. Where it is refused the share still holds.
   if (setpriority(PRIO_PROCESS, 0, kNice) != 0) VLOG(1) << "refresh: no lower priority";
-  return Job(worker, plan, std::move(snapshot), give_up).Run(worker.codebook);
+  return Job(worker, plan, std::move(snapshot), give_up).Run(worker.codebook, worker.encoder);
 }
 
 absl::Status CarryOver(const RefreshResult& result, const Config& config, uint32_t version,

@@ -1,8 +1,8 @@
 // A worker's part in building the next codebook version beside training (docs/refresh.md).
 //
 //   T0      training stands still for a moment: the lead copies alignment rows and dense weights
-//   build   weights of contents -> codebook, by all workers -> codes of this worker's contents into
-//           the content table, beside those in use
+//   build   the encoder, where it is refreshed, too, by the lead -> z of this worker's contents ->
+//           codebook, by all workers -> z and codes into the content table, beside those in use
 //   lead    alignment rows of the new version: remapped, distilled, written; gates
 //   end     all workers have the same verdict
 //
@@ -25,6 +25,7 @@
 #include "worker/data/training_log.h"
 #include "worker/group.h"
 #include "worker/model/codebook.h"
+#include "worker/model/encoder.h"
 #include "worker/refresh/align_table.h"
 #include "worker/refresh/codebook_build.h"
 #include "worker/refresh/distil.h"
@@ -56,7 +57,8 @@ struct RefreshSnapshot {
 
 struct RefreshFigures {
   BuildFigures build;
-  double preserved_r2 = 0;                      // on contents that distillation has not seen
+  double preserved_r2 = 0;        // on contents that distillation has not seen
+  std::optional<double> z_moved;  // the encoder's: mean |z' - z|^2 over the lead's contents
   std::optional<double> auc_before, auc_after;  // replay of the last hours, with either version
   double cpu_s = 0;                             // of the lead's part
   double wall_s = 0;
@@ -66,6 +68,7 @@ struct RefreshResult {
   // The same at all workers. Not OK: why the new version is not to be used; kFailedPrecondition
   // names the gate, value and bound.
   absl::Status verdict;
+  std::unique_ptr<Encoder> encoder;  // null: it stays
   // The lead's.
   std::unique_ptr<Codebook> codebook;
   CodeJoint joint;
@@ -82,7 +85,9 @@ struct RefreshWorker {
   const Config* config = nullptr;
   EmbeddingStore* store = nullptr;
   Group* group = nullptr;
-  const Codebook* codebook = nullptr;  // in use; the lead's
+  // In use; the lead's.
+  const Codebook* codebook = nullptr;
+  const Encoder* encoder = nullptr;
 };
 
 // Blocks for as long as it takes; `give_up` ends it (kCancelled). Errors are this worker's own

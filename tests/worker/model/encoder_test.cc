@@ -149,6 +149,63 @@ TEST(Encoder, StaysPlainPcaWithoutPairs) {
   EXPECT_EQ(residual->Save().metadata.at("kind"), "pca");
 }
 
+TEST(Encoder, IsTrainedOnFromWhereItIs) {
+  const FakeLog log = ClusteredLog();
+  EncoderOptions options = SmallOptions();
+  const auto start = Train(log, CrossPairs(), options);
+  const std::vector<float> before = EncodeAll(log, *start);
+  // Behaviour joins other clusters by now: 0 with 2, 1 with 3.
+  std::vector<ContentPair> pairs = CrossPairs();
+  for (ContentPair& pair : pairs) {
+    pair.target = (pair.trigger + 2 * kPerCluster) % (4 * kPerCluster);
+  }
+  options.lr = 3e-3;
+  int64_t steps = 0;
+  const auto tuned = TuneEncoder(log, *start, pairs, options, [&] {
+    ++steps;
+    return absl::OkStatus();
+  });
+  ASSERT_TRUE(tuned.ok()) << tuned.status();
+  EXPECT_EQ(steps, options.steps);
+  const std::vector<float> after = EncodeAll(log, **tuned);
+  const auto joined = [](const std::vector<float>& z) {
+    double sum = 0.0;
+    for (size_t i = 0; i < kPerCluster; ++i) sum += Cosine(z, 8, i, 2 * kPerCluster + i);
+    return sum / kPerCluster;
+  };
+  EXPECT_GT(joined(after), joined(before) + 0.05);
+  EXPECT_EQ((*tuned)->Save().tensors.at("basis"), start->Save().tensors.at("basis"));
+  // Again: the same bits. A step so small that it moves nothing: the encoder that it began with.
+  const auto breathe = [] { return absl::OkStatus(); };
+  EXPECT_EQ(EncodeAll(log, **TuneEncoder(log, *start, pairs, options, breathe)), after);
+  options.steps = 1;
+  options.lr = 1e-30;
+  options.weight_decay = 0;
+  EXPECT_EQ(EncodeAll(log, **TuneEncoder(log, *start, pairs, options, breathe)), before);
+}
+
+TEST(Encoder, IsNotTrainedOnWithoutAnythingToTrain) {
+  const FakeLog log = ClusteredLog();
+  EncoderOptions options = SmallOptions();
+  const auto breathe = [] { return absl::OkStatus(); };
+  const auto residual = Train(log, CrossPairs(), options);
+  EXPECT_EQ(*TuneEncoder(log, *residual, {}, options, breathe), nullptr) << "no pairs";
+  options.steps = 0;
+  EXPECT_EQ(*TuneEncoder(log, *residual, CrossPairs(), options, breathe), nullptr) << "no steps";
+  options.steps = 5;
+  EXPECT_EQ(*TuneEncoder(log, *Train(log, {}, options), CrossPairs(), options, breathe), nullptr)
+      << "plain PCA";
+  int64_t left = 2;
+  const auto stop = [&left] {
+    return --left > 0 ? absl::OkStatus() : absl::CancelledError("stop");
+  };
+  EXPECT_EQ(TuneEncoder(log, *residual, CrossPairs(), options, stop).status(),
+            absl::CancelledError("stop"));
+  options.lr = -1;
+  EXPECT_EQ(TuneEncoder(log, *residual, CrossPairs(), options, breathe).status().code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
 TEST(Encoder, TakesOneContent) {
   FakeLog log({{.name = "text", .dim = 4}});
   log.AddItem(log.AddContent({{0.5f, 0.5f, 0.5f, 0.5f}}));

@@ -65,14 +65,26 @@ TEST(CodebookSlots, AreTwoAndVersionZeroHasTheKeysThatAreAlone) {
 
 TEST(ContentRow, HasRoomForTheCodesOfBothSlots) {
   for (uint32_t levels = 1; levels <= 8; ++levels) {
-    const uint32_t row = ContentRowDim(64, levels);
-    EXPECT_EQ(row % 4, 0u);
-    EXPECT_EQ(CodesOffset(64, levels, 0), 64u);
-    EXPECT_EQ(CodesOffset(64, levels, 1), 64 + levels);
-    EXPECT_EQ(CodesOffset(64, levels, 2), 64u);
-    EXPECT_LE(CodesOffset(64, levels, 1) + levels, row);
-    EXPECT_LT(row - 64, 2 * levels + 4);
+    const ContentLayout layout = {64, levels};
+    EXPECT_EQ(layout.row() % 4, 0u);
+    EXPECT_EQ(layout.z(0), 0u);
+    EXPECT_EQ(layout.z(1), 0u);
+    EXPECT_EQ(layout.codes(0), 64u);
+    EXPECT_EQ(layout.codes(1), 64 + levels);
+    EXPECT_EQ(layout.codes(2), 64u);
+    EXPECT_LE(layout.codes(1) + levels, layout.row());
+    EXPECT_LT(layout.row() - 64, 2 * levels + 4);
   }
+}
+
+TEST(ContentRow, HasAVectorForEachSlotWhereTheEncoderIsRefreshed) {
+  const ContentLayout layout = {64, 3, /*z_per_slot=*/true};
+  EXPECT_EQ(layout.z(0), 0u);
+  EXPECT_EQ(layout.z(1), 64u);
+  EXPECT_EQ(layout.z(2), 0u);
+  EXPECT_EQ(layout.codes(0), 128u);
+  EXPECT_EQ(layout.codes(1), 131u);
+  EXPECT_EQ(layout.row(), 136u);
 }
 
 }  // namespace

@@ -74,6 +74,45 @@ TEST(Distil, MovesRowsTowardsTheOldFunction) {
   }
 }
 
+// What is to stay is z + D. Here all contents of a code of level 1 have moved by the same.
+TEST(Distil, MakesUpForAnEncoderThatHasMoved) {
+  const Fusion plain{kDim, 1, kHidden, MakeFusion(1).in, MakeFusion(1).out};
+  AlignRows before = MakeRows(2);
+  before.rows.resize(kCodes * kDim);
+  Random random(5);
+  AlignSample sample;
+  sample.levels = 1;
+  for (size_t i = 0; i < 300; ++i) {
+    const auto code = static_cast<int32_t>(random.Below(kCodes));
+    sample.weights.push_back(1.0);
+    sample.before.push_back(code);
+    sample.now.push_back(code);
+    for (size_t d = 0; d < kDim; ++d) {
+      sample.z_change.push_back(0.01f * static_cast<float>(static_cast<size_t>(code) + d));
+    }
+  }
+  const double start = PreservedR2(plain, before, before, sample);
+  AlignRows now = before;
+  ASSERT_TRUE(
+      Distil(plain, before, sample, {.steps = 600, .lr = 0.05, .seed = 4}, &now, NoPause).ok());
+  EXPECT_LT(1.0 - PreservedR2(plain, before, now, sample), 0.1 * (1.0 - start));
+  // By hand: rows as they were lose exactly what z has changed by.
+  double lost = 0, all = 0;
+  sample.z_change.clear();
+  const AlignRows zeros = {kCodes, std::vector<float>(before.rows.size())};
+  ASSERT_NEAR(PreservedR2(plain, before, zeros, sample), 0.0, 1e-9);
+  for (size_t i = 0; i < sample.size() * kDim; ++i) {
+    const double change =
+        0.01 * static_cast<double>(static_cast<size_t>(sample.now[i / kDim]) + i % kDim);
+    lost += change * change;
+  }
+  // |D|^2 from what a change of 1 in each place would lose.
+  sample.z_change.assign(sample.size() * kDim, 1.0f);
+  all = static_cast<double>(sample.size() * kDim) /
+        (1.0 - PreservedR2(plain, before, before, sample));
+  EXPECT_NEAR(start, 1.0 - lost / all, 1e-4);
+}
+
 TEST(Distil, BatchesOfALargeSample) {
   const Fusion fusion = MakeFusion(kLevels);
   const AlignRows before = MakeRows(2);

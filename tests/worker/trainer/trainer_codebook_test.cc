@@ -151,14 +151,14 @@ TEST_F(CodebookSwitch, ToEqualCodesAndRowsChangesNoBit) {
 void PutCodesBeside(const Config& config, const TrainingLog& log, EmbeddingStore& store) {
   const std::vector<uint64_t> keys = ContentKeys(log);
   const size_t dim = store.tables()[kContentTable].dim;
-  const auto levels = static_cast<uint32_t>(config.codebook.levels);
+  const ContentLayout layout = ContentLayout::Of(config);
   std::vector<float> rows(keys.size() * dim);
   const TablePull pull = {kContentTable, keys, rows};
   ASSERT_TRUE(store.Pull({&pull, 1}, Deadline::max()).ok());
   for (size_t i = 0; i < keys.size(); ++i) {
-    float* codes =
-        rows.data() + i * dim + CodesOffset(static_cast<uint32_t>(config.encoder.dim), levels, 1);
-    for (uint32_t l = 0; l < levels; ++l) codes[l] = static_cast<float>(config.codebook.codes - 1);
+    float* codes = rows.data() + i * dim + layout.codes(1);
+    for (size_t l = 0; l < layout.levels; ++l)
+      codes[l] = static_cast<float>(config.codebook.codes - 1);
   }
   const TablePut put = {kContentTable, keys, rows};
   ASSERT_TRUE(store.Put({&put, 1}, Deadline::max()).ok());
