@@ -5,6 +5,7 @@
 
 #include <cstring>
 #include <filesystem>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -15,7 +16,9 @@
 #include "launcher/run_refresh.h"
 #include "tests/common/temp_folder.h"
 #include "tests/launcher/refresh_run.h"
+#include "worker/model/codebook.h"
 #include "worker/model/encoder.h"
+#include "worker/refresh/drift_monitor.h"
 #include "worker/step_inputs.h"
 
 namespace savior {
@@ -139,13 +142,13 @@ TEST_F(EncoderRefresh, VersionsOfEncoderAndCodebookAreTheirOwn) {
   RunToTheEnd(config);
   std::ostringstream out;
   const auto refresh = [&](int64_t encoder_steps, int64_t probation_steps) {
-    const absl::Status done = RefreshCodebook(
-        {config.run.dir,
-         {"refresh.encoder_steps=" + std::to_string(encoder_steps),
-          "refresh.probation_steps=" + std::to_string(probation_steps)},
-         false,
-         false},
-        out);
+    const absl::Status done =
+        RefreshCodebook({config.run.dir,
+                         {"refresh.encoder_steps=" + std::to_string(encoder_steps),
+                          "refresh.probation_steps=" + std::to_string(probation_steps)},
+                         false,
+                         false},
+                        out);
     ASSERT_TRUE(done.ok()) << done;
   };
   const std::string first = EncoderIn(config);
@@ -184,10 +187,39 @@ TEST_F(EncoderRefresh, BundlesHaveTheEncoderAndTheVectorsInUse) {
   TableChain::Cursor at(&table);
   for (const auto& [key, row] : learned.tables.at("content")) {
     ASSERT_TRUE(at.at() && at.at()->key() == key) << key;
-    EXPECT_EQ(std::memcmp(at.at()->file->Value(0, at.at()->row).data(), row.weights.data(), bytes), 0);
+    EXPECT_EQ(std::memcmp(at.at()->file->Value(0, at.at()->row).data(), row.weights.data(), bytes),
+              0);
     at.Next();
   }
   EXPECT_FALSE(at.at());
+}
+
+// What drifts from then on is the new vectors' distance to what the new codes stand for.
+TEST_F(EncoderRefresh, DriftIsMeasuredOnTheVectorsInUse) {
+  const Config config = Once();
+  const auto log = OpenOrPrepare(config);
+  ASSERT_TRUE(log.ok());
+  const auto codebook = LoadCodebook(*ReadTensorFile(NewestFolder(config) / kCodebookFile));
+  ASSERT_TRUE(codebook.ok());
+  const auto inspected = InspectedCommit::Open(config.run.dir);
+  ASSERT_TRUE(inspected.ok());
+  constexpr int64_t kAll = std::numeric_limits<int64_t>::max();
+  DriftMonitor monitor(log->get(), config, **codebook, /*version=*/1, /*built_until=*/kAll);
+  ASSERT_TRUE(monitor.Advance(kAll, (*inspected)->store()).ok());
+  double error = 0;
+  const Learned learned = InUse(config);
+  const auto& rows = learned.tables.at("content");
+  const auto dim = static_cast<size_t>(config.encoder.dim);
+  for (const auto& [key, row] : rows) {
+    const std::vector<int32_t> codes(row.weights.begin() + config.encoder.dim, row.weights.end());
+    const std::vector<float> decoded = (*codebook)->Decode(codes);
+    for (size_t d = 0; d < dim; ++d) {
+      const double difference = static_cast<double>(row.weights[d]) - decoded[d];
+      error += difference * difference;
+    }
+  }
+  EXPECT_EQ(monitor.Figures().old_contents, std::ssize(rows));
+  EXPECT_NEAR(monitor.Figures().old_rq_mse, error / static_cast<double>(rows.size()), 1e-9);
 }
 
 TEST_F(EncoderRefresh, PlainPcaHasNothingToRefresh) {

@@ -16,8 +16,8 @@ namespace savior {
 
 inline constexpr int64_t kRefreshBegin = 20, kRefreshSwitch = 26;  // steps
 
-// A run called `name` on <folder>/raw, a DriftingWorld, with a codebook of its first five days; long
-// enough for several refreshes.
+// A run called `name` on <folder>/raw, a DriftingWorld, with a codebook of its first five days;
+// long enough for several refreshes.
 inline Config DriftingRun(const std::filesystem::path& folder, const std::string& name) {
   Config config = SmallRun(folder, name);
   config.codebook.learn_until = "2023-11-20";
