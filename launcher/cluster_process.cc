@@ -230,25 +230,20 @@ absl::StatusOr<RunStart> ClusterProcess::Agree(std::optional<RunStart> mine) {
     said = Json{{"from", mine->restore_from.string()},
                 {"step", mine->step},
                 {"samples", mine->samples},
-                {"codebook", mine->codebook.version},
-                {"since", mine->codebook.since_step},
-                {"previous", mine->codebook.previous},
-                {"probation", mine->codebook.probation},
-                {"by_hand_only", mine->codebook.by_hand_only},
+                {"codebook", ToJson(mine->codebook)},
                 {"cuts", mine->cuts}}
                .dump();
   }
   SAVIOR_ASSIGN_OR_RETURN(const std::vector<std::string> all, Share(said, DeadlineIn(kPatience)));
   try {
     const Json json = Json::parse(all[placement_.lead()]);
+    const int64_t step = json.at("step");
+    SAVIOR_ASSIGN_OR_RETURN(const CodebookState codebook,
+                            CodebookStateFromJson(json.at("codebook"), step));
     return RunStart{.restore_from = json.at("from").get<std::string>(),
-                    .step = json.at("step"),
+                    .step = step,
                     .samples = json.at("samples"),
-                    .codebook = {.version = json.at("codebook"),
-                                 .since_step = json.at("since"),
-                                 .previous = json.at("previous"),
-                                 .probation = json.at("probation"),
-                                 .by_hand_only = json.at("by_hand_only")},
+                    .codebook = codebook,
                     .cuts = json.at("cuts").get<std::vector<int64_t>>()};
   } catch (const Json::exception& e) {
     return absl::DataLossError(

@@ -98,59 +98,6 @@ TableSpec TableFromJson(const Json& j) {
   return t;
 }
 
-Json CodebookToJson(const CodebookState& c) {
-  Json json = {{"version", c.version},
-               {"since_step", c.since_step},
-               {"previous", c.previous},
-               {"probation", c.probation},
-               {"by_hand_only", c.by_hand_only}};
-  if (c.encoder == 0 && c.previous_encoder == 0) return json;
-  json["encoder"] = c.encoder;
-  json["previous_encoder"] = c.previous_encoder;
-  return json;
-}
-
-// kDataLoss names the field.
-absl::StatusOr<CodebookState> CodebookFromJson(const Json& j, int64_t step) {
-  const auto bad = [](const char* field, const std::string& found, const std::string& wanted) {
-    return absl::DataLossError(fmt::format("codebook.{} is {}, not {}", field, found, wanted));
-  };
-  // Json's own conversion would make a number of any other.
-  const auto number = [&](const char* field, uint64_t most) -> absl::StatusOr<uint64_t> {
-    const Json& value = j.at(field);
-    if (value.is_number_unsigned() && value.get<uint64_t>() <= most) return value.get<uint64_t>();
-    return bad(field, value.dump(), fmt::format("a number from 0 to {}", most));
-  };
-  CodebookState c;
-  SAVIOR_ASSIGN_OR_RETURN(const uint64_t version, number("version", UINT32_MAX));
-  SAVIOR_ASSIGN_OR_RETURN(const uint64_t since, number("since_step", static_cast<uint64_t>(step)));
-  c.version = static_cast<uint32_t>(version);
-  c.since_step = static_cast<int64_t>(since);
-  for (const auto& [field, value] :
-       {std::pair("probation", &c.probation), std::pair("by_hand_only", &c.by_hand_only)}) {
-    // Commits from before a version could be gone back to say nothing of that.
-    if (value == &c.by_hand_only && !j.contains(field)) continue;
-    if (!j.at(field).is_boolean()) return bad(field, j.at(field).dump(), "true or false");
-    *value = j.at(field).get<bool>();
-  }
-  SAVIOR_ASSIGN_OR_RETURN(const uint64_t previous, number("previous", UINT32_MAX));
-  c.previous = static_cast<uint32_t>(previous);
-  for (const auto& [field, value] :
-       {std::pair("encoder", &c.encoder), std::pair("previous_encoder", &c.previous_encoder)}) {
-    if (!j.contains(field)) continue;
-    SAVIOR_ASSIGN_OR_RETURN(const uint64_t found, number(field, UINT32_MAX));
-    *value = static_cast<uint32_t>(found);
-  }
-  if (c.probation && previous + 1 != version) {
-    return bad("previous", std::to_string(previous),
-               fmt::format("the one before version {}, which is on probation", version));
-  }
-  if (previous > version + 1) {
-    return bad("previous", std::to_string(previous), fmt::format("at most {}", version + 1));
-  }
-  return c;
-}
-
 std::string Print(const CommitManifest& m) {
   Json j = {{"format", kFormat},
             {"step", m.step},
@@ -158,7 +105,7 @@ std::string Print(const CommitManifest& m) {
             {"log_fingerprint", m.log_fingerprint},
             {"trained_until", m.trained_until},
             {"shards", m.shards},
-            {"codebook", CodebookToJson(m.codebook)}};
+            {"codebook", ToJson(m.codebook)}};
   j["tables"] = Json::array();
   for (const TableSpec& table : m.tables) j["tables"].push_back(TableToJson(table));
   return SealManifest(std::move(j), m.files);
@@ -188,7 +135,7 @@ absl::StatusOr<CommitManifest> ParseManifest(const fs::path& path, const std::st
     m.shards = j.at("shards").get<uint32_t>();
     for (const Json& table : j.at("tables")) m.tables.push_back(TableFromJson(table));
     if (const auto c = j.find("codebook"); c != j.end()) {
-      absl::StatusOr<CodebookState> codebook = CodebookFromJson(*c, m.step);
+      absl::StatusOr<CodebookState> codebook = CodebookStateFromJson(*c, m.step);
       if (!codebook.ok()) return Annotate(codebook.status(), path.string());
       m.codebook = *codebook;
     }
@@ -214,6 +161,64 @@ absl::Status Delete(const fs::path& folder) {
 }
 
 }  // namespace
+
+Json ToJson(const CodebookState& c) {
+  Json json = {{"version", c.version},
+               {"since_step", c.since_step},
+               {"previous", c.previous},
+               {"probation", c.probation},
+               {"by_hand_only", c.by_hand_only}};
+  if (c.encoder == 0 && c.previous_encoder == 0) return json;
+  json["encoder"] = c.encoder;
+  json["previous_encoder"] = c.previous_encoder;
+  return json;
+}
+
+absl::StatusOr<CodebookState> CodebookStateFromJson(const Json& j, int64_t step) {
+  const auto bad = [](const char* field, const std::string& found, const std::string& wanted) {
+    return absl::DataLossError(fmt::format("codebook.{} is {}, not {}", field, found, wanted));
+  };
+  // Json's own conversion would make a number of any other.
+  const auto number = [&](const char* field, uint64_t most) -> absl::StatusOr<uint64_t> {
+    const Json& value = j.at(field);
+    if (value.is_number_unsigned() && value.get<uint64_t>() <= most) return value.get<uint64_t>();
+    return bad(field, value.dump(), fmt::format("a number from 0 to {}", most));
+  };
+  CodebookState c;
+  SAVIOR_ASSIGN_OR_RETURN(const uint64_t version, number("version", UINT32_MAX));
+  SAVIOR_ASSIGN_OR_RETURN(const uint64_t since, number("since_step", static_cast<uint64_t>(step)));
+  c.version = static_cast<uint32_t>(version);
+  c.since_step = static_cast<int64_t>(since);
+  for (const auto& [field, value] :
+       {std::pair("probation", &c.probation), std::pair("by_hand_only", &c.by_hand_only)}) {
+    // Commits from before a version could be gone back to say nothing of that.
+    if (value == &c.by_hand_only && !j.contains(field)) continue;
+    if (!j.at(field).is_boolean()) return bad(field, j.at(field).dump(), "true or false");
+    *value = j.at(field).get<bool>();
+  }
+  SAVIOR_ASSIGN_OR_RETURN(const uint64_t previous, number("previous", UINT32_MAX));
+  c.previous = static_cast<uint32_t>(previous);
+  for (const auto& [field, value] :
+       {std::pair("encoder", &c.encoder), std::pair("previous_encoder", &c.previous_encoder)}) {
+    if (!j.contains(field)) continue;
+    SAVIOR_ASSIGN_OR_RETURN(const uint64_t found, number(field, UINT32_MAX));
+    *value = static_cast<uint32_t>(found);
+  }
+  // A refresh makes it one more or keeps it, and only a rollback makes it one less.
+  const uint64_t most = uint64_t{c.encoder} + (previous > version ? 1 : 0);
+  if (c.previous_encoder > most || c.encoder > uint64_t{c.previous_encoder} + 1) {
+    return bad("previous_encoder", std::to_string(c.previous_encoder),
+               fmt::format("that of encoder version {} or a neighbour", c.encoder));
+  }
+  if (c.probation && previous + 1 != version) {
+    return bad("previous", std::to_string(previous),
+               fmt::format("the one before version {}, which is on probation", version));
+  }
+  if (previous > version + 1) {
+    return bad("previous", std::to_string(previous), fmt::format("at most {}", version + 1));
+  }
+  return c;
+}
 
 CodebookState RolledBack(const CodebookState& state) {
   return {.version = state.previous,

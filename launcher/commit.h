@@ -7,6 +7,7 @@
 //     dense.safetensors      dense weights and Adam moments
 //     encoder.safetensors, codebook.safetensors    where the arm has them
 //     codebook-previous.safetensors                while the former codebook may come back
+//     encoder-previous.safetensors                 the same, if the encoder was refreshed with it
 //     log.proof              what the training log must still be when it has grown
 //                            (worker/data/log_proof.h)
 //     shard-<k>/             a RocksDB checkpoint of all tables
@@ -60,6 +61,17 @@ struct CodebookState {
   uint32_t previous_encoder = 0;
   bool operator==(const CodebookState&) const = default;
 };
+
+nlohmann::ordered_json ToJson(const CodebookState& state);
+// The reverse; `step`: the commit's. Throws nlohmann's exceptions where a field is missing;
+// kDataLoss names one that is no such value.
+[[nodiscard]] absl::StatusOr<CodebookState> CodebookStateFromJson(
+    const nlohmann::ordered_json& json, int64_t step);
+
+// Whether the former encoder may come back, and is another one than that in use.
+inline bool KeepsFormerEncoder(const CodebookState& state) {
+  return state.probation && state.previous_encoder != state.encoder;
+}
 
 // The same, with the former version in use; it is on probation.
 CodebookState RolledBack(const CodebookState& state);

@@ -135,7 +135,7 @@ absl::Status AddContents(const Commit& commit, const Config& config, const Train
                             ReadTensorFile(commit.folder / kPreviousCodebookFile));
     SAVIOR_ASSIGN_OR_RETURN(former.codebook, LoadCodebook(file));
   }
-  if (state.probation && state.previous_encoder != state.encoder) {
+  if (KeepsFormerEncoder(state)) {
     SAVIOR_ASSIGN_OR_RETURN(const TensorFile file,
                             ReadTensorFile(commit.folder / kPreviousEncoderFile));
     SAVIOR_ASSIGN_OR_RETURN(former.encoder, LoadEncoder(file));

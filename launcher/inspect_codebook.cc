@@ -67,11 +67,12 @@ absl::StatusOr<ContentCodes> ReadCodes(InspectedCommit& inspected, const Codeboo
 }
 
 // Which codebook it is; on probation, what became of the codes of the one before.
-void PrintVersion(const CodebookState& state, const ContentCodes& read, std::ostream& out) {
+void PrintVersion(const CodebookState& state, bool encoder, const ContentCodes& read,
+                  std::ostream& out) {
   // After a rollback: since the step that it went back to.
   out << fmt::format("codebook version {}, in use {}since step {}", state.version,
                      state.by_hand_only ? "again " : "", state.since_step);
-  if (state.encoder > 0) out << fmt::format(", encoder version {}", state.encoder);
+  if (encoder) out << fmt::format(", encoder version {}", state.encoder);
   if (state.previous > state.version) {
     out << fmt::format(", rolled back from version {}", state.previous);
   }
@@ -223,7 +224,7 @@ absl::Status InspectCodebook(const std::string& path, int64_t top, std::ostream&
   out << fmt::format("{}\n{} contents, {} levels of {} codes\n",
                      inspected->commit().folder.string(), read.keys.size(), read.levels,
                      (*codebook)->codes());
-  PrintVersion(state, read, out);
+  PrintVersion(state, inspected->config().encoder.refreshable, read, out);
   SAVIOR_RETURN_IF_ERROR(PrintVersions(inspected->commit().folder, (*codebook)->codes(), out));
   for (size_t level = 0; level < read.levels; ++level) {
     PrintLevel(read, level, static_cast<size_t>((*codebook)->codes()), static_cast<size_t>(top),

@@ -108,6 +108,7 @@ absl::Status CheckEncoder(const Config& config, const RunOptions& options, std::
   for (const char* kind : {"pca", "swing_residual"}) {
     Config trial = config;
     trial.encoder.kind = kind;
+    trial.encoder.refreshable = false;
     trial.exports = {};  // nothing to serve
     trial.data.train_until = trial.data.eval_from = FormatDate(periods.training.until - kHeldBack);
     trial.data.eval_until = FormatDate(periods.training.until);

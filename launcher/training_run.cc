@@ -170,7 +170,7 @@ absl::Status TrainingRun::OpenCommits() {
   if (content_.codebook) constant.emplace_back(kCodebookFile, SaveCodebook(content_));
   if (codebook_.probation) {
     std::vector<const char*> kept = {kPreviousCodebookFile};
-    if (codebook_.previous_encoder != codebook_.encoder) kept.push_back(kPreviousEncoderFile);
+    if (KeepsFormerEncoder(codebook_)) kept.push_back(kPreviousEncoderFile);
     for (const char* name : kept) {
       SAVIOR_ASSIGN_OR_RETURN(TensorFile previous, ReadTensorFile(start_.restore_from / name));
       constant.emplace_back(name, std::move(previous));

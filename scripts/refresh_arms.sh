@@ -17,6 +17,8 @@ OVERRIDES="$*"
 SEEDS=${SEEDS:-1 2 3 4 5 6}
 ARMS=${ARMS:-frozen distilled conditional_mean hungarian index zero}
 SAVIOR=${SAVIOR:-build/release/savior}
+[[ " $ARMS " != *" encoder "* || $OVERRIDES == *encoder.refreshable=true* ]] ||
+  die "arm encoder needs -- encoder.refreshable=true, from the start of the run on"
 mkdir -p "$OUT"
 
 # What the gates would refuse is measured here.

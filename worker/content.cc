@@ -183,13 +183,13 @@ absl::StatusOr<Content> TrainContent(const TrainingLog& log, const Config& confi
 absl::StatusOr<std::unique_ptr<Encoder>> RefreshEncoder(
     const TrainingLog& log, const Config& config, const Encoder& current, Period seen,
     uint64_t seed, const std::function<absl::Status()>& breathe) {
+  if (config.refresh.encoder_steps == 0) return nullptr;
   EncoderOptions options = EncoderOptionsOf(config, ArmOf(config.model.arm));
   options.steps = static_cast<int>(config.refresh.encoder_steps);
   options.lr = config.refresh.encoder_lr;
   options.seed = seed;
   SAVIOR_ASSIGN_OR_RETURN(const std::vector<ContentPair> pairs,
-                          SwingPairs(log, SwingOptionsOf(config, seen)));
-  SAVIOR_RETURN_IF_ERROR(breathe());
+                          SwingPairs(log, SwingOptionsOf(config, seen), breathe));
   return TuneEncoder(log, current, pairs, options, breathe);
 }
 
@@ -200,16 +200,18 @@ std::vector<float> ContentRows(const TrainingLog& log, std::span<const int32_t> 
   const size_t n = contents.size();
   std::vector<float> rows(n * layout.row());
   if (!content.encoder) return rows;
-  // That of `version` last: without a slot for each it is the one that stays.
   const std::vector<float> z = EncodeContents(log, contents, *content.encoder);
-  const std::vector<float> former_z =
-      former.encoder ? EncodeContents(log, contents, *former.encoder) : z;
-  for (const auto& [of, from] : {std::pair(version + 1, &former_z), std::pair(version, &z)}) {
+  std::optional<std::vector<float>> of_former;
+  if (former.encoder) of_former = EncodeContents(log, contents, *former.encoder);
+  const std::vector<float>& former_z = of_former ? *of_former : z;
+  const auto write_z = [&](uint32_t of, const std::vector<float>& from) {
     for (size_t c = 0; c < n; ++c) {
-      std::copy_n(from->data() + c * layout.dim, layout.dim,
+      std::copy_n(from.data() + c * layout.dim, layout.dim,
                   rows.data() + c * layout.row() + layout.z(of));
     }
-  }
+  };
+  write_z(version, z);
+  if (layout.z_per_slot) write_z(version + 1, former_z);
   if (!content.codebook) return rows;
 
   std::vector<size_t> source(n);

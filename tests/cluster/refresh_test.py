@@ -137,6 +137,19 @@ class RefreshTest(runs.WorldTest):
         self.assertEqual(asked.returncode, 0, asked.stdout + launch.text())
         self.assertEqual(states(launch.run)[-1], "ACTIVE")
         switched = events(launch.run)[-1]["step"]
+        # Stopped and started again it knows as much of both versions.
+        launch.kill(signal.SIGTERM)
+        self.assertEqual(launch.wait(), 0, launch.text())
+        launch = self.start("by-hand", "train.max_steps=60000", "train.epochs=1000",
+                            "commit.every_steps=50")
+        stopped = runs.newest_commit(launch.run)
+        runs.wait_until("a commit of the run that goes on",
+                        lambda: runs.newest_commit(launch.run) > stopped)
+        newest = launch.run / f"commits/commit-{runs.newest_commit(launch.run):012}"
+        state = json.loads((newest / "manifest.json").read_text())["codebook"]
+        self.assertEqual([state[key] for key in ("version", "previous", "encoder", "previous_encoder",
+                                                 "probation")], [1, 0, 1, 0, True])
+        self.assertTrue((newest / "encoder-previous.safetensors").exists())
         back = refresh(launch.run, "--rollback", "--wait")
         self.assertEqual(back.returncode, 0, back.stdout + launch.text())
         runs.wait_until("a step after the rollback", lambda: runs.newest_commit(launch.run) > switched)

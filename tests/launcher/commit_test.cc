@@ -359,7 +359,9 @@ TEST(Commit, AWrongCodebookIsDamageThatNamesTheField) {
       {"version", nullptr}, {"since_step", -1},
       {"since_step", 43},   {"previous", 1},  // on probation is the version after it
       {"previous", 3},      {"previous", true},
-      {"probation", 1},     {"probation", nullptr}};
+      {"probation", 1},     {"probation", nullptr},
+      {"encoder", -1},      {"encoder", 2},  // one more than the one before it, at most
+      {"encoder", "1"},     {"previous_encoder", 1}};
   for (const auto& [field, value] : wrong) {
     const absl::Status status = write(field, value);
     EXPECT_TRUE(absl::IsDataLoss(status)) << field << " " << value << ": " << status;
@@ -375,6 +377,23 @@ TEST(CodebookState, RolledBackHasTheFormerVersionAndItsFile) {
   const CodebookState back = RolledBack(probation);
   EXPECT_EQ(back, (CodebookState{4, 120, 5, false, /*by_hand_only=*/true}));
   EXPECT_STREQ(CodebookFileOf(back), kPreviousCodebookFile);
+  EXPECT_STREQ(EncoderFileOf(back), kEncoderFile);
+  EXPECT_FALSE(KeepsFormerEncoder(probation));
+}
+
+TEST(CodebookState, TheEncoderGoesBackWithTheCodebookItWasRefreshedWith) {
+  const CodebookState state{5, 120, 4, true, false, /*encoder=*/2, /*previous_encoder=*/1};
+  EXPECT_TRUE(KeepsFormerEncoder(state));
+  EXPECT_STREQ(EncoderFileOf(state), kEncoderFile);
+  const CodebookState back = RolledBack(state);
+  EXPECT_EQ(back.encoder, 1u);
+  EXPECT_STREQ(EncoderFileOf(back), kPreviousEncoderFile);
+  EXPECT_FALSE(KeepsFormerEncoder(back));
+  for (const CodebookState& each : {state, back, CodebookState{}}) {
+    const auto read = CodebookStateFromJson(ToJson(each), 120);
+    ASSERT_TRUE(read.ok()) << read.status();
+    EXPECT_EQ(*read, each);
+  }
 }
 
 TEST(Commit, RepublishedHasTheSameFilesAndAnotherManifest) {

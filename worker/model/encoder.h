@@ -71,8 +71,9 @@ std::vector<float> EncodeAll(const TrainingLog& log, const Encoder& encoder);
     const TrainingLog& log, std::span<const ContentPair> pairs, int64_t pca_until,
     const EncoderOptions& options);
 // `current`, trained on for options.steps steps on `pairs`. Its PCA anchor stays, and with it what
-// the axes of z are. Null: there is nothing to train, since it is plain PCA, or nothing to train
-// on. `breathe` is called after each step, and its errors end it. kInvalidArgument: as above.
+// the axes of z are. Null: there is nothing to train, since it is plain PCA, nothing to train on,
+// or no step to do. `breathe` is called after each step, and its errors end it. kInvalidArgument:
+// as above; kFailedPrecondition: it has diverged.
 [[nodiscard]] absl::StatusOr<std::unique_ptr<Encoder>> TuneEncoder(
     const TrainingLog& log, const Encoder& current, std::span<const ContentPair> pairs,
     const EncoderOptions& options, const std::function<absl::Status()>& breathe);

@@ -179,6 +179,15 @@ absl::Status TrainWithProgress(const TrainingLog& log, std::span<const ContentPa
   return absl::OkStatus();
 }
 
+bool Finite(const EncoderWeights& weights) {
+  const auto finite = [](const std::vector<float>& values) {
+    return std::ranges::all_of(values, [](float v) { return std::isfinite(v); });
+  };
+  const Mlp& mlp = *weights.mlp;
+  return std::isfinite(weights.alpha) && finite(mlp.w1) && finite(mlp.b1) && finite(mlp.w2) &&
+         finite(mlp.b2);
+}
+
 absl::Status FromTorch(const c10::Error& error) {
   return absl::InternalError(
       absl::StrCat("training the encoder: ", error.what_without_backtrace()));
@@ -225,6 +234,10 @@ absl::StatusOr<std::unique_ptr<Encoder>> TuneEncoder(const TrainingLog& log, con
   try {
     SAVIOR_RETURN_IF_ERROR(TrainResidual(log, pairs, options, &weights,
                                          [&breathe](int, double) { return breathe(); }));
+    if (!Finite(weights)) {
+      return absl::FailedPreconditionError(
+          "the encoder has diverged: its weights are not finite; use a smaller refresh.encoder_lr");
+    }
     return MakeEncoder(std::move(weights));
   } catch (const c10::Error& error) {
     return FromTorch(error);

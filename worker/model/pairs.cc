@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <span>
 #include <utility>
 
@@ -206,19 +207,26 @@ absl::Status Validate(const SwingOptions& options) {
 }  // namespace
 
 absl::StatusOr<std::vector<ContentPair>> SwingPairs(const TrainingLog& log,
-                                                    const SwingOptions& options) {
+                                                    const SwingOptions& options,
+                                                    const std::function<absl::Status()>& breathe) {
   SAVIOR_RETURN_IF_ERROR(Validate(options));
   const Lists users = ContentsOfUsers(log, options.period);
   const Lists contents = Transpose(users, static_cast<size_t>(log.num_contents()));
   std::vector<ContentPair> pairs;
   Swing swing(&users, &contents, &options);
-  Progress progress("Swing pairs", log.num_contents(), "contents");
+  constexpr int32_t kBetweenBreaths = 16;  // contents
+  std::optional<Progress> progress;
+  if (!breathe) progress.emplace("Swing pairs", log.num_contents(), "contents");
   for (int32_t content = 0; content < static_cast<int32_t>(log.num_contents()); ++content) {
     if (swing.Count(content) >= options.min_count) swing.Append(content, &pairs);
-    if (content % 256 == 0) progress.Update(content);
+    if (content % kBetweenBreaths != 0) continue;
+    if (breathe) SAVIOR_RETURN_IF_ERROR(breathe());
+    if (progress) progress->Update(content);
   }
-  progress.Update(log.num_contents());
-  progress.Finish(absl::StrCat(pairs.size(), " pairs"));
+  if (progress) {
+    progress->Update(log.num_contents());
+    progress->Finish(absl::StrCat(pairs.size(), " pairs"));
+  }
   return pairs;
 }
 

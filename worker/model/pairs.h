@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "common/status.h"
@@ -38,7 +39,10 @@ struct ContentPair {
 
 // Sorted by (trigger, target), unique, trigger != target. Deterministic. Empty if nobody buys two
 // things.
-[[nodiscard]] absl::StatusOr<std::vector<ContentPair>> SwingPairs(const TrainingLog& log,
-                                                                  const SwingOptions& options);
+// `breathe`, where it is given, is called every few contents in place of showing progress, and its
+// errors end it.
+[[nodiscard]] absl::StatusOr<std::vector<ContentPair>> SwingPairs(
+    const TrainingLog& log, const SwingOptions& options,
+    const std::function<absl::Status()>& breathe = nullptr);
 
 }  // namespace savior

@@ -279,6 +279,7 @@ class Builder {
     const std::span<double> churn = std::span(sums).subspan(joints + levels_ * k_, levels_);
     const std::span<double> last = std::span(sums).last(3);  // contents, errors before and now
     const auto dim = static_cast<size_t>(current_.dim());
+    const std::span<const float> z_in_use = shard_.z_in_use.empty() ? shard_.z : shard_.z_in_use;
     SAVIOR_RETURN_IF_ERROR(ForEach([&](size_t n) {
       if (shard_.weights[n] <= 0.0) return;
       const std::span<const int32_t> now = std::span(build_.codes).subspan(n * levels_, levels_);
@@ -289,10 +290,9 @@ class Builder {
         used[l * k_ + to] += 1.0;
         churn[l] += from != to;
       }
-      const std::span<const float> z = shard_.z.subspan(n * dim, dim);
       last[0] += 1.0;
-      last[1] += Error(current_, before, z);
-      last[2] += Error(*build_.codebook, now, z);
+      last[1] += Error(current_, before, z_in_use.subspan(n * dim, dim));
+      last[2] += Error(*build_.codebook, now, shard_.z.subspan(n * dim, dim));
     }));
     SAVIOR_RETURN_IF_ERROR(SumOverGroup(&group_, sums, InPatience()));
     build_.joint.assign(sums.begin(), sums.begin() + static_cast<std::ptrdiff_t>(joints));

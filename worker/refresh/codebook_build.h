@@ -41,13 +41,15 @@ struct ContentShard {
   std::span<const float> z;         // [n, dim]
   std::span<const double> weights;  // [n]: > 0; 0: gets codes, and is not learnt from
   std::span<const int32_t> codes;   // [n, levels] under the codebook in use
+  // [n, dim] under the encoder in use, which `codes` are of; empty: z.
+  std::span<const float> z_in_use = {};
 };
 
 // Over all contents with a weight, of all workers; each counts once.
 struct BuildFigures {
   double contents = 0;
-  double rq_mse_before = 0;  // mean |z - z^|^2 under the codebook in use
-  double rq_mse = 0;         // under the new one
+  double rq_mse_before = 0;  // mean |z - z^|^2 under encoder and codebook in use
+  double rq_mse = 0;         // under the new ones
   std::vector<CodebookFigures::Level> levels;
   std::vector<double> churn;    // [levels] share whose code differs
   std::vector<int> iterations;  // [levels]

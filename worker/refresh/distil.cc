@@ -59,6 +59,8 @@ class FusionTensors {
     return at::linear(at::silu(at::linear(all, in_)), out_);
   }
 
+  size_t dim() const { return fusion_.dim; }
+
  private:
   const Fusion& fusion_;
   at::Tensor in_, out_;
@@ -73,6 +75,14 @@ at::Tensor WeightsOf(const AlignSample& sample, std::span<const size_t> contents
   std::vector<float> weights;
   for (const size_t c : contents) weights.push_back(static_cast<float>(sample.weights[c]));
   return FromHost(weights, {static_cast<int64_t>(weights.size())});
+}
+
+// What D' is to be.
+at::Tensor TargetOf(const FusionTensors& map, const at::Tensor& old_rows, size_t num_codes,
+                    const AlignSample& sample, std::span<const size_t> contents) {
+  at::Tensor target = map.Forward(old_rows, num_codes, sample, sample.before, contents);
+  if (!sample.z_change.empty()) target += RowsOf(sample.z_change, map.dim(), contents);
+  return target;
 }
 
 absl::Status DistilRows(const Fusion& fusion, const AlignRows& before, const AlignSample& sample,
@@ -93,8 +103,7 @@ absl::Status DistilRows(const Fusion& fusion, const AlignRows& before, const Ali
     at::Tensor target;
     {
       const at::NoGradGuard no_grad;
-      target = map.Forward(old_rows, before.codes, sample, sample.before, contents);
-      if (!sample.z_change.empty()) target += RowsOf(sample.z_change, fusion.dim, contents);
+      target = TargetOf(map, old_rows, before.codes, sample, contents);
     }
     const at::Tensor got = map.Forward(rows, now->codes, sample, sample.now, contents);
     const at::Tensor weights = WeightsOf(sample, contents);
@@ -147,13 +156,10 @@ double PreservedR2(const Fusion& fusion, const AlignRows& before, const AlignRow
       contents.push_back(c);
     }
     const at::Tensor weights = WeightsOf(sample, contents).to(at::kDouble);
-    const at::Tensor d =
-        map.Forward(old_rows, before.codes, sample, sample.before, contents).to(at::kDouble);
+    const at::Tensor d = TargetOf(map, old_rows, before.codes, sample, contents).to(at::kDouble);
     const at::Tensor now_d =
         map.Forward(new_rows, now.codes, sample, sample.now, contents).to(at::kDouble);
-    at::Tensor change = now_d - d;
-    if (!sample.z_change.empty()) change -= RowsOf(sample.z_change, fusion.dim, contents);
-    lost += (change.square().sum(1) * weights).sum().item<double>();
+    lost += ((now_d - d).square().sum(1) * weights).sum().item<double>();
     all += (d.square().sum(1) * weights).sum().item<double>();
   }
   return all > 0.0 ? 1.0 - lost / all : 1.0;

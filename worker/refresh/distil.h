@@ -59,8 +59,8 @@ struct DistilOptions {
                                   const AlignSample& sample, const DistilOptions& options,
                                   AlignRows* now, const std::function<absl::Status()>& breathe);
 
-// 1 - sum w |(z' + D') - (z + D)|^2 / sum w |D|^2, over the sample: 1 if nothing is lost, 0 for
-// rows of zeros and the same z. 1 if all D are zero.
+// 1 - sum w |D' - T|^2 / sum w |T|^2, over the sample, T what distillation aims at (D, or D + z -
+// z'): 1 if nothing is lost, 0 for rows of zeros. 1 if all T are zero.
 double PreservedR2(const Fusion& fusion, const AlignRows& before, const AlignRows& now,
                    const AlignSample& sample);
 

@@ -100,8 +100,9 @@ class Job {
     options.finetune.beta = config_.codebook.beta;
     options.finetune.seed = MixTwo(static_cast<uint64_t>(config_.seed), plan_.version);
     SAVIOR_FAILPOINT("refresh.building");
-    SAVIOR_ASSIGN_OR_RETURN(CodebookBuild build, BuildCodebook(*codebook, {z_now_, own, codes_},
-                                                               options, &group_, &budget_));
+    SAVIOR_ASSIGN_OR_RETURN(
+        CodebookBuild build,
+        BuildCodebook(*codebook, {z_now(), own, codes_, z_}, options, &group_, &budget_));
     SAVIOR_FAILPOINT("refresh.built");
     SAVIOR_RETURN_IF_ERROR(Publish(build.codes));
     SAVIOR_RETURN_IF_ERROR(group_.Allgather("published", DeadlineIn(kPatience)).status());
@@ -152,12 +153,9 @@ class Job {
     return LoadEncoder(file);
   }
 
-  // z of this worker's contents under the next version.
+  // z of this worker's contents under the next version, if that has another encoder.
   absl::Status Encode(const Encoder* next) {
-    if (next == nullptr) {
-      z_now_ = z_;
-      return absl::OkStatus();
-    }
+    if (next == nullptr) return absl::OkStatus();
     z_now_.reserve(z_.size());
     std::vector<int32_t> some;
     for (size_t begin = 0; begin < contents_.size(); begin += kContentsPerCall) {
@@ -212,7 +210,7 @@ class Job {
           }
         };
         write(plan_.version - 1, z_, codes_);
-        write(plan_.version, z_now_, codes);
+        write(plan_.version, z_now(), codes);
       }
       const TablePut put = {kContentTable, std::span(keys_).subspan(begin, count), rows};
       SAVIOR_RETURN_IF_ERROR(store_.Put({&put, 1}, StoreDeadline(config_)));
@@ -288,6 +286,8 @@ class Job {
     result->made.weights = std::move(now.rows);
     return absl::OkStatus();
   }
+
+  const std::vector<float>& z_now() const { return z_now_.empty() ? z_ : z_now_; }
 
   // Mean |z' - z|^2 over this worker's contents.
   double MovedBy() const {
@@ -376,7 +376,7 @@ class Job {
   std::vector<uint64_t> keys_;
   std::vector<float> z_;        // in use
   std::vector<int32_t> codes_;  // in use
-  std::vector<float> z_now_;    // of the next version
+  std::vector<float> z_now_;    // of the next version; empty: the same
 };
 
 }  // namespace
