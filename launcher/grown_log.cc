@@ -96,6 +96,12 @@ absl::StatusOr<std::vector<int64_t>> TrainedUntil(const Commit& commit, const Co
   return ends;
 }
 
+absl::Status CheckGoesOn(const Commit& commit, const Config& config, const RunInputs& inputs) {
+  const Period training = inputs.periods.training;
+  SAVIOR_RETURN_IF_ERROR(TrainedUntil(commit, config, training).status());
+  return CompareLogs(commit, config, *inputs.log, training).status();
+}
+
 Segments SegmentsOf(Period training, std::vector<int64_t> ends) {
   Segments segments(training);
   if (!ends.empty()) ends.pop_back();

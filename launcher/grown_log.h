@@ -33,6 +33,11 @@ struct GrownLog {
                                                                 const Config& config,
                                                                 Period training);
 
+// Whether a run with `config` could go on from `commit` over its data as it is.
+// kFailedPrecondition: as both of the above.
+[[nodiscard]] absl::Status CheckGoesOn(const Commit& commit, const Config& config,
+                                       const RunInputs& inputs);
+
 // The period with these ends.
 Segments SegmentsOf(Period training, std::vector<int64_t> ends);
 

@@ -11,9 +11,11 @@
 
 #include "common/files.h"
 #include "launcher/commit.h"
+#include "launcher/grown_log.h"
 #include "launcher/refresh_request.h"
 #include "launcher/run_commands.h"
 #include "launcher/run_folder.h"
+#include "launcher/run_inputs.h"
 #include "launcher/run_refresh.h"
 
 namespace savior {
@@ -68,13 +70,27 @@ absl::Status AskAndWait(const fs::path& run, const RefreshRequest& request, bool
                  : absl::OkStatus();
 }
 
+// As it stands there, with run.dir where the run is now, if it was copied.
+absl::StatusOr<Config> ConfigOf(const fs::path& run, std::vector<std::string> overrides) {
+  overrides.push_back("run.dir=" + run.string());
+  return LoadConfig((run / kResolvedFile).string(), overrides);
+}
+
+absl::Status RollBackNow(const fs::path& run, const CodebookState& state, std::ostream& out) {
+  SAVIOR_ASSIGN_OR_RETURN(const Config config, ConfigOf(run, {}));
+  SAVIOR_ASSIGN_OR_RETURN(const RunInputs inputs, RunInputs::Open(config));
+  SAVIOR_RETURN_IF_ERROR(RollBackCodebook(
+      run, state.previous, [&](const Commit& at) { return CheckGoesOn(at, config, inputs); }));
+  const absl::Status added =
+      JsonLines(run / kRefreshFile).Add(RollbackEvent(state.previous, state.since_step));
+  LOG_IF(WARNING, !added.ok()) << "a line of refresh.jsonl is lost: " << added.message();
+  out << fmt::format("{}: codebook version {} is in use again, at step {}\n", run.string(),
+                     state.previous, state.since_step);
+  return absl::OkStatus();
+}
+
 absl::Status RefreshNow(const RefreshArguments& arguments, std::ostream& out) {
-  std::vector<std::string> overrides = arguments.overrides;
-  // Where it is now, if it was copied.
-  overrides.push_back("run.dir=" + arguments.run);
-  SAVIOR_ASSIGN_OR_RETURN(
-      const Config config,
-      LoadConfig((fs::path(arguments.run) / kResolvedFile).string(), overrides));
+  SAVIOR_ASSIGN_OR_RETURN(const Config config, ConfigOf(arguments.run, arguments.overrides));
   RunOptions options;
   options.resume = true;
   options.refresh_now = true;
@@ -121,15 +137,7 @@ absl::Status RefreshCodebook(const RefreshArguments& arguments, std::ostream& ou
                              : RefreshRequest{RefreshRequest::What::kRefresh, state.version + 1};
       return AskAndWait(run, request, arguments.wait, out);
     }
-    if (arguments.rollback) {
-      SAVIOR_RETURN_IF_ERROR(RollBackCodebook(run, state.previous));
-      const absl::Status added =
-          JsonLines(run / kRefreshFile).Add(RollbackEvent(state.previous, state.since_step));
-      LOG_IF(WARNING, !added.ok()) << "a line of refresh.jsonl is lost: " << added.message();
-      out << fmt::format("{}: codebook version {} is in use again, at step {}\n", run.string(),
-                         state.previous, state.since_step);
-      return absl::OkStatus();
-    }
+    if (arguments.rollback) return RollBackNow(run, state, out);
   }
   return RefreshNow(arguments, out);
 }

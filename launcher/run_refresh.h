@@ -117,10 +117,7 @@ nlohmann::ordered_json RollbackEvent(uint32_t version, int64_t step);
 // folder, which nobody else writes into. `fits` says whether the run can go on from that commit,
 // and is asked before anything is deleted. kFailedPrecondition: no switch can be undone; kNotFound,
 // kDataLoss: its commit is not there or damaged; or what `fits` says.
-[[nodiscard]] absl::Status RollBackCodebook(
-    const std::filesystem::path& run, uint32_t version,
-    absl::FunctionRef<absl::Status(const Commit&)> fits = [](const Commit&) {
-      return absl::OkStatus();
-    });
+[[nodiscard]] absl::Status RollBackCodebook(const std::filesystem::path& run, uint32_t version,
+                                            absl::FunctionRef<absl::Status(const Commit&)> fits);
 
 }  // namespace savior

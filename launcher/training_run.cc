@@ -409,12 +409,9 @@ absl::Status TrainingRun::FinishRollback() {
                           ReadRefreshRequest(folder_->path()));
   if (!asked || asked->what != RefreshRequest::What::kRollback) return absl::OkStatus();
   // Over the data as it is now.
-  const auto fits = [this](const Commit& at) -> absl::Status {
-    const Period training = inputs_.periods.training;
-    SAVIOR_RETURN_IF_ERROR(TrainedUntil(at, config_, training).status());
-    return CompareLogs(at, config_, *inputs_.log, training).status();
-  };
-  absl::Status done = RollBackCodebook(folder_->path(), asked->version, fits);
+  absl::Status done = RollBackCodebook(folder_->path(), asked->version, [this](const Commit& at) {
+    return CheckGoesOn(at, config_, inputs_);
+  });
   // One that cannot be done does not keep the run from going on; a damaged commit does.
   if (!done.ok() && !absl::IsFailedPrecondition(done)) return done;
   LOG_IF(ERROR, !done.ok()) << done.message();

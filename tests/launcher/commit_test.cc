@@ -390,7 +390,8 @@ TEST(CodebookState, TheEncoderGoesBackWithTheCodebookItWasRefreshedWith) {
   EXPECT_STREQ(EncoderFileOf(back), kPreviousEncoderFile);
   EXPECT_FALSE(KeepsFormerEncoder(back));
   for (const CodebookState& each : {state, back, CodebookState{}}) {
-    const auto read = CodebookStateFromJson(ToJson(each), 120);
+    const auto text = ToJson(each).dump();
+    const auto read = CodebookStateFromJson(nlohmann::ordered_json::parse(text), 120);
     ASSERT_TRUE(read.ok()) << read.status();
     EXPECT_EQ(*read, each);
   }

@@ -121,7 +121,7 @@ TEST_F(EncoderRefresh, OfARunStoppedAtAnyStepIsBitIdentical) {
 TEST_F(EncoderRefresh, RolledBackItIsTheRunThatNeverSwitched) {
   Config config = WithRefresh(Named("rolled-back"));
   RunToTheEnd(config);
-  ASSERT_TRUE(RollBackCodebook(config.run.dir, 0).ok());
+  ASSERT_TRUE(RollBackCodebook(config.run.dir, 0, Anyhow).ok());
   EXPECT_EQ(StateOf(config).encoder, 0u);
   // A bundle of it as it lies there: the former encoder is still under its other name.
   const auto bundle = ExportBundle({.from = config.run.dir, .out = folder_->path() / "back"});
@@ -168,7 +168,7 @@ TEST_F(EncoderRefresh, VersionsOfEncoderAndCodebookAreTheirOwn) {
   EXPECT_EQ(StateOf(config).encoder, 1u);
   EXPECT_EQ(StateOf(config).previous_encoder, 1u);
   EXPECT_EQ(EncoderIn(config, kPreviousEncoderFile), "");
-  ASSERT_TRUE(RollBackCodebook(config.run.dir, 2).ok());
+  ASSERT_TRUE(RollBackCodebook(config.run.dir, 2, Anyhow).ok());
   EXPECT_EQ(StateOf(config).encoder, 1u);
 }
 

@@ -9,8 +9,10 @@
 #include <string>
 
 #include "launcher/bundle_export.h"
+#include "launcher/refresh_command.h"
 #include "tests/common/temp_folder.h"
 #include "tests/launcher/growing_world.h"
+#include "tests/launcher/refresh_run.h"
 #include "worker/step_inputs.h"
 #include "worker/tables.h"
 
@@ -79,6 +81,15 @@ class GrownLogTest : public ::testing::Test {
       codes.push_back(static_cast<int32_t>(row.weights[from + static_cast<size_t>(l)]));
     }
     return codes;
+  }
+  static Config Refreshed(Config config) {
+    OpenGates(&config);
+    config.refresh.at_step = 4;
+    config.refresh.switch_after_steps = 4;
+    config.refresh.cpu_share = 1;
+    config.refresh.hysteresis = 1;
+    config.refresh.probation_steps = 10'000;
+    return config;
   }
   static std::unique_ptr<Codebook> CodebookIn(const Config& config, const char* file) {
     const Commit commit = *NewestCommit(fs::path(config.run.dir) / "commits");
@@ -280,13 +291,7 @@ TEST_F(GrownLogTest, NothingNewIsNothingToDoAndMoreMayCome) {
 TEST_F(GrownLogTest, WhileACodebookIsOnProbationNewItemsHaveBothCodes) {
   const auto with_refresh = [](Config config, bool encoder) {
     config.encoder.refreshable = encoder;
-    OpenGates(&config);
-    config.refresh.at_step = 4;
-    config.refresh.switch_after_steps = 4;
-    config.refresh.cpu_share = 1;
-    config.refresh.hysteresis = 1;
-    config.refresh.probation_steps = 10'000;
-    return config;
+    return Refreshed(config);
   };
   const auto name = [](bool encoder) { return encoder ? "probation-encoder" : "probation"; };
   for (const bool encoder : {false, true}) {
@@ -317,6 +322,34 @@ TEST_F(GrownLogTest, WhileACodebookIsOnProbationNewItemsHaveBothCodes) {
     EXPECT_GT(codes_differ, 0);
     EXPECT_EQ(z_differ, encoder ? std::ssize(rows) : 0);
   }
+}
+
+// Of a run that stands still.
+TEST_F(GrownLogTest, ARollbackGoesToWhereTheRunCanGoOnFromOverTheDataAsItIs) {
+  Train(Refreshed(Before("back")), 0);
+  Grow();
+  Config config = Refreshed(After("back"));
+  Train(config, 0);
+  ASSERT_EQ(StateOf(config).version, 1u);
+  RawData changed = KnownBy(*world_, kAfter + 1);
+  changed.impressions[0].click = 1 - changed.impressions[0].click;
+  changed.impressions[0].conversion = 0;
+  WriteWorld(changed, folder_->path());
+  const fs::path commits = fs::path(config.run.dir) / "commits";
+  const std::vector<fs::path> before = ListCommits(commits);
+  std::ostringstream out;
+  const absl::Status refused = RefreshCodebook({config.run.dir, {}, true, false}, out);
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;
+  EXPECT_THAT(refused.message(), HasSubstr("'click' has other values"));
+  EXPECT_EQ(ListCommits(commits), before);
+  Grow();
+  const absl::Status done = RefreshCodebook({config.run.dir, {}, true, false}, out);
+  ASSERT_TRUE(done.ok()) << done;
+  EXPECT_EQ(StateOf(config).version, 0u);
+  config.refresh.at_step = 0;
+  Train(config, 0);
+  EXPECT_EQ(ResultOf(config), ResultOf(After("twice")));
+  EXPECT_EQ(InUse(config), InUse(After("twice")));
 }
 
 TEST_F(GrownLogTest, ABundleOfACommitFromBeforeHasTheNewItems) {

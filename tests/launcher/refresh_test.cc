@@ -130,10 +130,10 @@ TEST_F(Refresh, RolledBackItIsTheRunThatNeverSwitched) {
   Config config = WithRefresh(Named("rolled-back"));
   RunToTheEnd(config);
   ASSERT_EQ(StateOf(config).version, 1u);
-  ASSERT_TRUE(RollBackCodebook(config.run.dir, 0).ok());
+  ASSERT_TRUE(RollBackCodebook(config.run.dir, 0, Anyhow).ok());
   EXPECT_EQ(StateOf(config).version, 0u);
   EXPECT_EQ(NewestCommit(fs::path(config.run.dir) / "commits")->manifest.step, kSwitch);
-  ASSERT_TRUE(RollBackCodebook(config.run.dir, 0).ok()) << "twice is once";
+  ASSERT_TRUE(RollBackCodebook(config.run.dir, 0, Anyhow).ok()) << "twice is once";
   config.refresh.at_step = 0;
   RunToTheEnd(config, /*resume=*/true);
   EXPECT_EQ(ResultOf(config), ResultOf(Never()));
@@ -141,7 +141,8 @@ TEST_F(Refresh, RolledBackItIsTheRunThatNeverSwitched) {
 }
 
 TEST_F(Refresh, WhatCannotBeRolledBackIsRefused) {
-  EXPECT_EQ(RollBackCodebook(Never().run.dir, 5).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(RollBackCodebook(Never().run.dir, 5, Anyhow).code(),
+            absl::StatusCode::kFailedPrecondition);
   std::ostringstream out;
   EXPECT_THAT(std::string(RefreshCodebook({Never().run.dir, {}, true, false}, out).message()),
               HasSubstr("nothing to go back to"));
@@ -152,7 +153,8 @@ TEST_F(Refresh, WhatCannotBeRolledBackIsRefused) {
   RunToTheEnd(retired);
   EXPECT_THAT(StatesOf(retired), ElementsAre("BUILDING", "ACTIVE", "RETIRED"));
   EXPECT_FALSE(StateOf(retired).probation);
-  EXPECT_EQ(RollBackCodebook(retired.run.dir, 0).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(RollBackCodebook(retired.run.dir, 0, Anyhow).code(),
+            absl::StatusCode::kFailedPrecondition);
   // Nor to where the run could not go on from: nothing is deleted for it.
   const fs::path commits = fs::path(Once().run.dir) / "commits";
   const std::vector<fs::path> before = ListCommits(commits);
