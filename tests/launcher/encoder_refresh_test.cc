@@ -28,16 +28,8 @@ namespace fs = std::filesystem;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-class EncoderRefresh : public ::testing::Test {
- protected:
-  static void SetUpTestSuite() {
-    folder_ = new TempFolder;
-    MakeRaw(folder_->path(), DriftingWorld());
-    RunToTheEnd(Never());
-    RunToTheEnd(Once());
-  }
-  static void TearDownTestSuite() { delete folder_; }
-
+class EncoderRefresh : public RefreshSuite<EncoderRefresh> {
+ public:
   static Config Named(const std::string& name) {
     Config config = DriftingRun(folder_->path(), name);
     config.encoder.refreshable = true;
@@ -45,9 +37,8 @@ class EncoderRefresh : public ::testing::Test {
     config.refresh.encoder_lr = 1e-3;
     return config;
   }
-  static Config Never() { return Named("never"); }
-  static Config Once() { return WithRefresh(Named("once")); }
 
+ protected:
   static fs::path NewestFolder(const Config& config) {
     return NewestCommit(fs::path(config.run.dir) / "commits")->folder;
   }
@@ -75,10 +66,7 @@ class EncoderRefresh : public ::testing::Test {
           << keys[c];
     }
   }
-
-  static TempFolder* folder_;
 };
-TempFolder* EncoderRefresh::folder_ = nullptr;
 
 TEST_F(EncoderRefresh, GivesAllContentsTheirNewVector) {
   EXPECT_THAT(StatesOf(Once()), ElementsAre("BUILDING", "ACTIVE"));

@@ -1,6 +1,8 @@
 // Runs on a drifting world whose codebook is refreshed, and what they leave.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -9,6 +11,7 @@
 #include <vector>
 
 #include "launcher/commit.h"
+#include "tests/common/temp_folder.h"
 #include "tests/launcher/small_run.h"
 #include "worker/tables.h"
 
@@ -35,6 +38,25 @@ inline Config WithRefresh(Config config) {
   config.refresh.switch_after_steps = kRefreshSwitch - kRefreshBegin;
   return config;
 }
+
+// Of tests over one drifting world with two runs: one that keeps its codebook, and one that
+// refreshes it at kRefreshBegin. Suite::Named(name): a run's configuration.
+template <typename Suite>
+class RefreshSuite : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    folder_ = new TempFolder;
+    MakeRaw(folder_->path(), DriftingWorld());
+    RunToTheEnd(Never());
+    RunToTheEnd(Once());
+  }
+  static void TearDownTestSuite() { delete folder_; }
+
+  static Config Never() { return Suite::Named("never"); }
+  static Config Once() { return WithRefresh(Suite::Named("once")); }
+
+  static inline TempFolder* folder_ = nullptr;
+};
 
 inline std::vector<nlohmann::json> EventsOf(const Config& config) {
   std::ifstream file(std::filesystem::path(config.run.dir) / "refresh.jsonl");

@@ -25,27 +25,16 @@ using ::testing::HasSubstr;
 
 constexpr int64_t kBegin = kRefreshBegin, kSwitch = kRefreshSwitch;
 
-class Refresh : public ::testing::Test {
- protected:
-  static void SetUpTestSuite() {
-    folder_ = new TempFolder;
-    MakeRaw(folder_->path(), DriftingWorld());
-    RunToTheEnd(Never());
-    RunToTheEnd(Once());
-  }
-  static void TearDownTestSuite() { delete folder_; }
-
+class Refresh : public RefreshSuite<Refresh> {
+ public:
   static Config Named(const std::string& name) { return DriftingRun(folder_->path(), name); }
-  static Config Never() { return Named("never"); }
-  static Config Once() { return WithRefresh(Named("once")); }
+
+ protected:
   static void Ask(const Config& config, RefreshRequest::What what, uint32_t version) {
     fs::create_directories(config.run.dir);
     ASSERT_TRUE(AskForRefresh(config.run.dir, {what, version}).ok());
   }
-
-  static TempFolder* folder_;
 };
-TempFolder* Refresh::folder_ = nullptr;
 
 TEST_F(Refresh, GoesItsWay) {
   EXPECT_THAT(StatesOf(Once()), ElementsAre("BUILDING", "ACTIVE"));

@@ -86,8 +86,8 @@ class ServedBundle(unittest.TestCase):
         for word in ("savior", "float32", "aligned", "golden"):
             self.assertIn(word, listing)
 
-    def check_the_example(self, bundle, enough):
-        """At least `enough` of the requests have all their rows in the tables."""
+    def check_the_example(self, bundle, least):
+        """More than `least` of the requests have all their rows in the tables."""
         done = subprocess.run([sys.executable, EXAMPLE, bundle], capture_output=True, text=True)
         self.assertEqual(done.returncode, 0, done.stderr)
         scored = [json.loads(line) for line in done.stdout.splitlines()]
@@ -102,10 +102,10 @@ class ServedBundle(unittest.TestCase):
                 i["item"] for i in r["history"] + r["candidates"])
             complete += whole
             np.testing.assert_allclose(s["here"], s["live"], rtol=0, atol=1e-5 if whole else 0.02)
-        self.assertGreaterEqual(complete, enough)
+        self.assertGreater(complete, least)
 
     def test_the_example_scores_it_without_our_code(self):
-        self.check_the_example(self.bundle, enough=50)
+        self.check_the_example(self.bundle, least=50)
 
     def test_the_example_reads_what_inputs_a_graph_has(self):
         for setting in "model.arm=base", "model.behaviour_features=true":
@@ -113,7 +113,7 @@ class ServedBundle(unittest.TestCase):
                 run, bundles = self.folder / setting, self.folder / f"bundles of {setting}"
                 savior("train", self.config, f"run.dir={run}", setting)
                 savior("export", run, "--out", bundles)
-                self.check_the_example((bundles / "current").resolve(), enough=20)
+                self.check_the_example((bundles / "current").resolve(), least=20)
 
     def test_the_graph_is_valid_and_so_is_tritons_repository(self):
         onnx.checker.check_model(str(self.bundle / "ranker.onnx"), full_check=True)
