@@ -27,6 +27,13 @@ class Group {
   [[nodiscard]] virtual absl::StatusOr<std::vector<std::string>> Allgather(std::string_view mine,
                                                                            Deadline deadline) = 0;
 
+  // What every member gave to this one, by rank; mine: [size()], one for each. Otherwise as
+  // Allgather, and moves no byte to anybody else. kUnimplemented: this kind of group does not.
+  [[nodiscard]] virtual absl::StatusOr<std::vector<std::string>> Alltoall(
+      std::vector<std::string> /*mine*/, Deadline /*deadline*/) {
+    return absl::UnimplementedError("no exchange in this group");
+  }
+
   // A group of the same members with messages of its own, for another thread of theirs. Whoever
   // waits in it looks at `*give_up` (null: nothing), which outlives it: kCancelled once that is
   // set, and the group is of no use then. kUnimplemented: this kind of group has no others.
@@ -43,6 +50,10 @@ class SoloGroup final : public Group {
   uint32_t size() const override { return 1; }
   absl::StatusOr<std::vector<std::string>> Allgather(std::string_view mine, Deadline) override {
     return std::vector<std::string>{std::string(mine)};
+  }
+  absl::StatusOr<std::vector<std::string>> Alltoall(std::vector<std::string> mine,
+                                                    Deadline) override {
+    return mine;
   }
   absl::StatusOr<std::unique_ptr<Group>> Fork(const std::atomic<bool>*, Deadline) override {
     return std::make_unique<SoloGroup>();

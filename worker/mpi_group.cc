@@ -17,12 +17,12 @@ constexpr std::chrono::microseconds kLongestSleep{1000};
 // A size beyond it is none: somebody speaks of something else.
 constexpr uint64_t kLongestGift = uint64_t{1} << 40;
 
-// One Allgather under way. Between two members go a size, then as many bytes, on one tag: they
-// cannot change places.
-class Exchange {
+// One Allgather or Alltoall under way. Between two members go a size, then as many bytes, on one
+// tag: they cannot change places.
+class GiftExchange {
  public:
-  // `group` outlives this.
-  Exchange(const MpiGroup& group, std::string_view mine);
+  // `mine`: one for each member, or one for all. `group` outlives this.
+  GiftExchange(const MpiGroup& group, std::vector<std::string> mine);
 
   // Whether anything has moved.
   absl::StatusOr<bool> Poll();
@@ -35,7 +35,8 @@ class Exchange {
  private:
   // Kept by the messages.
   struct Buffers {
-    std::string mine;
+    std::vector<std::string> mine;
+    std::vector<uint64_t> sizes_of_mine;
     std::vector<uint64_t> sizes;  // by rank
     std::vector<std::string> gifts;
   };
@@ -52,14 +53,15 @@ class Exchange {
   size_t open_ = 0;                // receipts that are not done
 };
 
-Exchange::Exchange(const MpiGroup& group, std::string_view mine)
+GiftExchange::GiftExchange(const MpiGroup& group, std::vector<std::string> mine)
     : group_(group), sends_(&group.world(), group.piece_bytes()), receipts_(group.size()) {
   Buffers& b = *buffers_;
-  b.mine = mine;
+  b.mine = std::move(mine);
+  for (const std::string& gift : b.mine) b.sizes_of_mine.push_back(gift.size());
   b.sizes.resize(group.size());
   b.gifts.resize(group.size());
-  b.sizes[group.rank()] = mine.size();
-  b.gifts[group.rank()] = mine;
+  const auto of = [&](uint32_t rank) { return b.mine.size() == 1 ? 0 : rank; };
+  b.gifts[group.rank()] = b.mine[of(group.rank())];
   for (uint32_t r = 0; r < group.size(); ++r) {
     if (r == group.rank()) continue;
     const uint32_t peer = group.members()[r];
@@ -67,14 +69,13 @@ Exchange::Exchange(const MpiGroup& group, std::string_view mine)
     receipts_[r].transfers->Receive(peer, group.tag(0),
                                     std::as_writable_bytes(std::span(&b.sizes[r], 1)), buffers_);
     ++open_;
-    sends_.Send(peer, group.tag(0), std::as_bytes(std::span(&b.sizes[group.rank()], 1)), buffers_);
-    if (!mine.empty()) {
-      sends_.Send(peer, group.tag(0), std::as_bytes(std::span(b.mine)), buffers_);
-    }
+    sends_.Send(peer, group.tag(0), std::as_bytes(std::span(&b.sizes_of_mine[of(r)], 1)), buffers_);
+    const std::string& gift = b.mine[of(r)];
+    if (!gift.empty()) sends_.Send(peer, group.tag(0), std::as_bytes(std::span(gift)), buffers_);
   }
 }
 
-absl::StatusOr<bool> Exchange::Poll() {
+absl::StatusOr<bool> GiftExchange::Poll() {
   SAVIOR_ASSIGN_OR_RETURN(bool moved, sends_.Poll());
   for (uint32_t r = 0; r < receipts_.size(); ++r) {
     if (r == group_.rank() || receipts_[r].done) continue;
@@ -84,7 +85,7 @@ absl::StatusOr<bool> Exchange::Poll() {
   return moved;
 }
 
-absl::StatusOr<bool> Exchange::PollReceipt(uint32_t rank) {
+absl::StatusOr<bool> GiftExchange::PollReceipt(uint32_t rank) {
   Receipt& receipt = receipts_[rank];
   SAVIOR_ASSIGN_OR_RETURN(const bool moved, receipt.transfers->Poll());
   if (!receipt.transfers->done()) return moved;
@@ -105,7 +106,7 @@ absl::StatusOr<bool> Exchange::PollReceipt(uint32_t rank) {
   return moved;
 }
 
-std::vector<uint32_t> Exchange::Missing() const {
+std::vector<uint32_t> GiftExchange::Missing() const {
   std::vector<uint32_t> missing;
   for (uint32_t r = 0; r < receipts_.size(); ++r) {
     if (r != group_.rank() && !receipts_[r].done) missing.push_back(group_.members()[r]);
@@ -173,11 +174,27 @@ std::string MpiGroup::Describe(const std::vector<uint32_t>& world_ranks) const {
 
 absl::StatusOr<std::vector<std::string>> MpiGroup::Allgather(std::string_view mine,
                                                              Deadline deadline) {
-  SAVIOR_RETURN_IF_ERROR(failed_);
-  if (mine.size() >= kLongestGift) {
-    return absl::InvalidArgumentError(absl::StrCat(mine.size(), " bytes, must be below 1 TiB"));
+  return Exchange({std::string(mine)}, deadline);
+}
+
+absl::StatusOr<std::vector<std::string>> MpiGroup::Alltoall(std::vector<std::string> mine,
+                                                            Deadline deadline) {
+  if (mine.size() != size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(mine.size(), " gifts for a group of ", size(), " processes"));
   }
-  Exchange exchange(*this, mine);
+  return Exchange(std::move(mine), deadline);
+}
+
+absl::StatusOr<std::vector<std::string>> MpiGroup::Exchange(std::vector<std::string> mine,
+                                                            Deadline deadline) {
+  SAVIOR_RETURN_IF_ERROR(failed_);
+  for (const std::string& gift : mine) {
+    if (gift.size() >= kLongestGift) {
+      return absl::InvalidArgumentError(absl::StrCat(gift.size(), " bytes, must be below 1 TiB"));
+    }
+  }
+  GiftExchange exchange(*this, std::move(mine));
   BackOff back_off(kLongestSleep);
   while (!exchange.done()) {
     const absl::StatusOr<bool> moved = exchange.Poll();

@@ -34,6 +34,8 @@ class MpiGroup final : public Group {
   // they differ.
   absl::StatusOr<std::vector<std::string>> Allgather(std::string_view mine,
                                                      Deadline deadline) override;
+  absl::StatusOr<std::vector<std::string>> Alltoall(std::vector<std::string> mine,
+                                                    Deadline deadline) override;
   absl::StatusOr<std::unique_ptr<Group>> Fork(const std::atomic<bool>* give_up,
                                               Deadline deadline) override;
 
@@ -58,6 +60,10 @@ class MpiGroup final : public Group {
   const std::vector<uint32_t> members_;
   uint32_t rank_ = 0;
   size_t piece_bytes_ = MpiTransfers::kPieceBytes;
+  // `mine`: one for each member, or one for all.
+  absl::StatusOr<std::vector<std::string>> Exchange(std::vector<std::string> mine,
+                                                    Deadline deadline);
+
   const std::atomic<bool>* give_up_ = nullptr;
   absl::Status failed_;  // the first error; nothing can be done together after it
 };

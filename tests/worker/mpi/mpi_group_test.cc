@@ -33,6 +33,25 @@ TEST(MpiGroup, GathersWhatEachGave) {
   }
 }
 
+TEST(MpiGroup, ExchangesWhatEachGaveToEach) {
+  MpiGroup& group = WorldGroup();
+  const auto gift = [](uint32_t from, uint32_t to, uint32_t round) {
+    return Gift(3 * from + 5 * to, round);
+  };
+  for (uint32_t round = 0; round < 20; ++round) {
+    std::vector<std::string> mine;
+    for (uint32_t to = 0; to < group.size(); ++to) mine.push_back(gift(group.rank(), to, round));
+    const auto got = group.Alltoall(std::move(mine), Soon());
+    ASSERT_TRUE(got.ok()) << got.status();
+    ASSERT_EQ(got->size(), group.size());
+    for (uint32_t r = 0; r < group.size(); ++r) {
+      EXPECT_TRUE((*got)[r] == gift(r, group.rank(), round)) << r;
+    }
+  }
+  EXPECT_TRUE(absl::IsInvalidArgument(
+      group.Alltoall(std::vector<std::string>(group.size() + 1), Soon()).status()));
+}
+
 // What is longer than MPI can count goes in pieces; here after a few bytes.
 TEST(MpiGroup, LongGiftsGoInPieces) {
   const auto group = OwnGroup();

@@ -58,6 +58,15 @@ class ThreadGroup final : public Group {
                                                      Deadline deadline) override {
     return meeting_.Meet(rank_, mine, give_up_, deadline);
   }
+  absl::StatusOr<std::vector<std::string>> Alltoall(std::vector<std::string> mine,
+                                                    Deadline deadline) override {
+    std::vector<std::string> got;
+    for (uint32_t to = 0; to < size(); ++to) {
+      SAVIOR_ASSIGN_OR_RETURN(std::vector<std::string> all, Allgather(mine[to], deadline));
+      if (to == rank_) got = std::move(all);
+    }
+    return got;
+  }
 
  private:
   ThreadMeeting& meeting_;
