@@ -208,6 +208,30 @@ absl::Status Override(const std::string& text, const std::vector<ConfigField>& f
   }
 }
 
+absl::Status CheckPrefixes(const std::string& where, const Config& config) {
+  if (!config.model.prefix_ngrams) return absl::OkStatus();
+  // What a key has room for (worker/tables.h).
+  constexpr double kMostPrefixes = 35184372088832.0;  // 2^45
+  const auto levels = config.codebook.levels, codes = config.codebook.codes;
+  const std::string key = where + ": model.prefix_ngrams = true: ";
+  if (levels < 2) {
+    return absl::InvalidArgumentError(
+        key + "codebook.levels = 1 has no prefixes: set 2 levels or more, or false");
+  }
+  if (std::pow(static_cast<double>(codes), static_cast<double>(levels)) > kMostPrefixes) {
+    return absl::InvalidArgumentError(fmt::format(
+        "{}codebook.codes = {} to the power of codebook.levels = {} must be at most 2^45", key,
+        codes, levels));
+  }
+  if (config.refresh.remap == "hungarian") {
+    return absl::InvalidArgumentError(
+        key +
+        "refresh.remap = \"hungarian\" looks for a permutation, and prefixes are too many "
+        "for it: choose another");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckTogether(const std::string& where, const Config& config) {
   const auto multiple = [&](const char* key, int64_t value) {
     return value % 4 == 0 ? absl::OkStatus()
@@ -223,6 +247,7 @@ absl::Status CheckTogether(const std::string& where, const Config& config) {
         ": encoder.refreshable = true, and encoder.kind = \"pca\" has nothing to train on: "
         "choose \"swing_residual\", or false");
   }
+  SAVIOR_RETURN_IF_ERROR(CheckPrefixes(where, config));
   SAVIOR_RETURN_IF_ERROR(Annotate(ParseSizes(config.model.dnn).status(), where + ": model.dnn"));
   SAVIOR_RETURN_IF_ERROR(
       Annotate(ParseSizes(config.model.tower).status(), where + ": model.tower"));

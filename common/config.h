@@ -92,6 +92,7 @@ struct Config {
   struct Model {
     std::string arm = "savior";
     std::string alignment = "hybrid";
+    bool prefix_ngrams = false;
     bool simtier = true;
     bool behaviour_features = false;
     int64_t id_dim = 32;

@@ -214,6 +214,9 @@ void ModelFields(Config& c, std::vector<ConfigField>& f) {
                    "What the MBA block aligns with: the paper's code tables, or codes plus one "
                    "shrunk vector per content",
                    {"codes", "hybrid"}));
+  f.push_back(Switch("model.prefix_ngrams", &m.prefix_ngrams,
+                     "Beside the row of each code one for every prefix of two codes and more, in "
+                     "arms that use codes"));
   f.push_back(
       Switch("model.simtier", &m.simtier,
              "Histogram of cos(z_target, z_history) into the DNN (arms with four attentions)"));

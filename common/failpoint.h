@@ -58,6 +58,7 @@ inline constexpr auto kFailpoints = std::to_array<FailpointInfo>({
     {"refresh.built", "the new codebook is built at all workers, and not in the tables"},
     {"refresh.publishing", "some contents have codes of the new version, others not"},
     {"refresh.published", "all contents of all workers have them"},
+    {"refresh.prefixes_made", "this worker's rows of prefixes are written"},
     {"refresh.remapped", "the new version's alignment rows are written; no gate was tried"},
     {"refresh.before_switch", "workers stand still for the switch"},
     {"refresh.carried", "alignment rows are carried over; all shards have the old version"},

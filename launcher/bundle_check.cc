@@ -177,9 +177,7 @@ absl::StatusOr<int64_t> CompareRows(const BundleChain& chain) {
     SAVIOR_ASSIGN_OR_RETURN(const TableChain table, chain.Table(of.name));
     const std::vector<uint64_t> keys = SampleKeys(table, of.total, of.name);
     std::vector<uint64_t> keys_there = keys;
-    if (number == kAlignTable) {
-      for (uint64_t& key : keys_there) key |= AlignKey(commit->codebook_version(), 0, 0);
-    }
+    for (uint64_t& key : keys_there) key = commit->KeyInCommit(number, key);
     std::vector<float> rows(keys.size() * spec->dim);
     std::vector<uint32_t> updates(keys.size());
     const TablePull pull = {number, keys_there, rows, updates};

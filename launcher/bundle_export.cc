@@ -63,8 +63,9 @@ absl::Status WriteTriton(const fs::path& folder, const Graph& graph) {
 }
 
 // For readers without our code: which column of which table holds the rows of each input of the
-// graph (ranker_graph.h; but for numerics, which are no rows), and what their keys are of.
-nlohmann::json InputsToJson(const Graph& graph) {
+// graph (ranker_graph.h; but for numerics, which are no rows), and what their keys are of. An input
+// of two tables is there twice, its left columns first.
+nlohmann::json InputsToJson(const Graph& graph, const Config& config) {
   struct Source {
     const char* table;
     const char* column;
@@ -75,24 +76,31 @@ nlohmann::json InputsToJson(const Graph& graph) {
       {"features", {"feature", "row"}},    {"context", {"feature", "row"}},
       {"codes", {"align", "row"}}};
   nlohmann::json inputs = nlohmann::json::array();
+  const auto add = [&inputs](const std::string& name, const Source& source, const std::string& keys,
+                             int64_t width) {
+    inputs.push_back({{"name", name},
+                      {"table", source.table},
+                      {"column", source.column},
+                      {"keys", keys},
+                      {"width", width}});
+  };
   for (const size_t input : graph.inputs()) {
     const auto& [name, rows, width] = graph.value(input);
     const std::string side = rows == Rows::kHistory ? "history_" : "";
     const auto source = kSources.find(name.substr(side.size()));
     if (source == kSources.end()) continue;
     const bool aligned = source->first == "aligned";
-    inputs.push_back({{"name", name},
-                      {"table", source->second.table},
-                      {"column", source->second.column},
-                      {"keys", aligned ? side + "content" : name},
-                      {"width", width}});
+    const int64_t prefixes =
+        name == "codes" ? static_cast<int64_t>(PrefixesOf(config)) * config.encoder.dim : 0;
+    add(name, source->second, aligned ? side + "content" : name, width - prefixes);
+    if (prefixes > 0) add(name, {"prefix", "row"}, "prefixes", prefixes);
   }
   return inputs;
 }
 
 // The schema, with the graph's inputs, and for readers without our hash the key of every value in
 // the feature table.
-std::string SchemaText(const LogSchema& schema, const Graph& graph) {
+std::string SchemaText(const LogSchema& schema, const Graph& graph, const Config& config) {
   nlohmann::json j = SchemaToJson(schema);
   for (const char* kind : {"item_features", "context_features"}) {
     for (nlohmann::json& feature : j[kind]) {
@@ -102,7 +110,7 @@ std::string SchemaText(const LogSchema& schema, const Graph& graph) {
       }
     }
   }
-  j["inputs"] = InputsToJson(graph);
+  j["inputs"] = InputsToJson(graph, config);
   return j.dump(1) + "\n";
 }
 
@@ -185,7 +193,7 @@ class Exporter {
     SAVIOR_ASSIGN_OR_RETURN(const TensorFile dense, ReadTensorFile(from / kDenseFile));
     SAVIOR_RETURN_IF_ERROR(WriteRanker(part, dense));
     SAVIOR_ASSIGN_OR_RETURN(const Graph graph, RankerGraph(config, SizesOf(schema), dense));
-    SAVIOR_RETURN_IF_ERROR(WriteFile(part / kBundleSchema, SchemaText(schema, graph)));
+    SAVIOR_RETURN_IF_ERROR(WriteFile(part / kBundleSchema, SchemaText(schema, graph, config)));
     SAVIOR_RETURN_IF_ERROR(WriteGraphs(
         part, graph, {{"step", std::to_string(manifest->step)}, {"arm", config.model.arm}}));
     BundleTables tables(&commit_, inputs_.log.get(), &added_, manifest->precision,

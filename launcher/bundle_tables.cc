@@ -74,6 +74,7 @@ absl::StatusOr<std::vector<BundleManifest::Table>> BundleTables::Write() {
        {kUserTable, kItemTable, kFeatureTable, kAlignTable, kContentVectorTable}) {
     SAVIOR_RETURN_IF_ERROR(WriteRows(table));
   }
+  if (commit_.config().model.prefix_ngrams) SAVIOR_RETURN_IF_ERROR(WriteRows(kPrefixTable));
   SAVIOR_RETURN_IF_ERROR(WriteItems());
   if (ArmOf(commit_.config().model.arm).uses_contents()) SAVIOR_RETURN_IF_ERROR(WriteContent());
   if (base_ == nullptr) {
@@ -105,14 +106,13 @@ absl::Status BundleTables::WriteRows(uint32_t table) {
   SAVIOR_ASSIGN_OR_RETURN(const auto writer, Create(spec.name, std::move(columns)));
   const size_t row_bytes = EncodedBytes(spec.dim, precision_);
   std::vector<std::byte> record;
-  const bool versions = table == kAlignTable;
-  const uint32_t slot = CodebookSlot(commit_.codebook_version());
   const auto add = [&](const StoredRow& row) {
-    if (versions && SlotOfAlignKey(row.key) != slot) return absl::OkStatus();
+    const std::optional<uint64_t> key = commit_.KeyInBundle(table, row.key);
+    if (!key) return absl::OkStatus();
     record.resize(row_bytes);
     EncodeRow(row.weights, precision_, record.data());
     if (updates) Append(row.updates, &record);
-    return writer->Add(versions ? WithoutSlot(row.key) : row.key, record);
+    return writer->Add(*key, record);
   };
   SAVIOR_RETURN_IF_ERROR(commit_.store().ForEachRow(table, add, InspectDeadline(), threads_));
   return Finish(spec.name, writer.get());
@@ -195,16 +195,19 @@ absl::Status WriteDerivedTables(const fs::path& folder, const Config& config, Pr
     return TableChain::Of({std::move(file)});
   };
   SAVIOR_ASSIGN_OR_RETURN(const TensorFile ranker, ReadTensorFile(folder / kBundleRanker));
-  SAVIOR_ASSIGN_OR_RETURN(TableChain align, chain("align"));
-  SAVIOR_ASSIGN_OR_RETURN(TableChain vectors, chain("content_vector"));
+  Aligner::Tables rows;
+  SAVIOR_ASSIGN_OR_RETURN(rows.align, chain("align"));
+  if (config.model.prefix_ngrams) {
+    SAVIOR_ASSIGN_OR_RETURN(rows.prefix, chain("prefix"));
+  }
+  SAVIOR_ASSIGN_OR_RETURN(rows.content_vector, chain("content_vector"));
   SAVIOR_ASSIGN_OR_RETURN(const TableChain content, chain("content"));
-  SAVIOR_ASSIGN_OR_RETURN(const Aligner aligner,
-                          Aligner::Of(config, ranker, std::move(align), std::move(vectors)));
+  SAVIOR_ASSIGN_OR_RETURN(const Aligner aligner, Aligner::Of(config, ranker, std::move(rows)));
   SAVIOR_RETURN_IF_ERROR(
       WriteAligned(folder / TableFileName(kAlignedTable), config, aligner, content, precision));
   SAVIOR_ASSIGN_OR_RETURN(const TableChain aligned, chain(kAlignedTable));
-  const uint64_t rows = aligned.files()[0]->rows();
-  tables->push_back({kAlignedTable, rows, 0, rows});
+  const uint64_t total = aligned.files()[0]->rows();
+  tables->push_back({kAlignedTable, total, 0, total});
   return absl::OkStatus();
 }
 

@@ -168,9 +168,15 @@ Json ToJson(const CodebookState& c) {
                {"previous", c.previous},
                {"probation", c.probation},
                {"by_hand_only", c.by_hand_only}};
-  if (c.encoder == 0 && c.previous_encoder == 0) return json;
-  json["encoder"] = c.encoder;
-  json["previous_encoder"] = c.previous_encoder;
+  if (c.encoder > 0 || c.previous_encoder > 0) {
+    json["encoder"] = c.encoder;
+    json["previous_encoder"] = c.previous_encoder;
+  }
+  if (c.builds > 0) {
+    json["builds"] = c.builds;
+    json["build"] = c.build;
+    json["previous_build"] = c.previous_build;
+  }
   return json;
 }
 
@@ -199,7 +205,9 @@ absl::StatusOr<CodebookState> CodebookStateFromJson(const Json& j, int64_t step)
   SAVIOR_ASSIGN_OR_RETURN(const uint64_t previous, number("previous", UINT32_MAX));
   c.previous = static_cast<uint32_t>(previous);
   for (const auto& [field, value] :
-       {std::pair("encoder", &c.encoder), std::pair("previous_encoder", &c.previous_encoder)}) {
+       {std::pair("encoder", &c.encoder), std::pair("previous_encoder", &c.previous_encoder),
+        std::pair("builds", &c.builds), std::pair("build", &c.build),
+        std::pair("previous_build", &c.previous_build)}) {
     if (!j.contains(field)) continue;
     SAVIOR_ASSIGN_OR_RETURN(const uint64_t found, number(field, UINT32_MAX));
     *value = static_cast<uint32_t>(found);
@@ -209,6 +217,12 @@ absl::StatusOr<CodebookState> CodebookStateFromJson(const Json& j, int64_t step)
   if (c.previous_encoder > most || c.encoder > uint64_t{c.previous_encoder} + 1) {
     return bad("previous_encoder", std::to_string(c.previous_encoder),
                fmt::format("that of encoder version {} or a neighbour", c.encoder));
+  }
+  for (const auto& [field, build] :
+       {std::pair("build", c.build), std::pair("previous_build", c.previous_build)}) {
+    if (build > c.builds) {
+      return bad(field, std::to_string(build), fmt::format("one of {} builds", c.builds));
+    }
   }
   if (c.probation && previous + 1 != version) {
     return bad("previous", std::to_string(previous),
@@ -226,7 +240,10 @@ CodebookState RolledBack(const CodebookState& state) {
           .previous = state.version,
           .by_hand_only = true,
           .encoder = state.previous_encoder,
-          .previous_encoder = state.encoder};
+          .previous_encoder = state.encoder,
+          .builds = state.builds,
+          .build = state.previous_build,
+          .previous_build = state.build};
 }
 
 const char* CodebookFileOf(const CodebookState& state) {

@@ -59,6 +59,12 @@ struct CodebookState {
   // two differ, the former encoder's file is kept as long as the former codebook's.
   uint32_t encoder = 0;
   uint32_t previous_encoder = 0;
+  // With model.prefix_ngrams: builds of a codebook that were begun so far, those that were given up
+  // included; which of them made the version in use, and the one before (0: the codes that the run
+  // began with). Keys of prefixes have it (worker/tables.h).
+  uint32_t builds = 0;
+  uint32_t build = 0;
+  uint32_t previous_build = 0;
   bool operator==(const CodebookState&) const = default;
 };
 

@@ -58,7 +58,7 @@ absl::StatusOr<std::vector<GoldenRequest>> GoldenRequests(InspectedCommit& commi
   const Config& config = commit.config();
   const TrainingLog& log = *inputs.log;
   StepAssembler assembler(&log, config);
-  assembler.UseCodebook(commit.codebook_version());
+  assembler.UseCodebook(commit.codebook_version(), commit.codebook_build());
   Ranker ranker(config, {.features = assembler.num_features(),
                          .context = assembler.num_context(),
                          .numerics = assembler.num_numerics()});

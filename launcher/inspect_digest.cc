@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -50,16 +51,16 @@ class RowsDigest {
 class VersionInUse {
  public:
   VersionInUse(const InspectedCommit& inspected, uint32_t table)
-      : align_(table == kAlignTable),
-        content_(table == kContentTable),
+      : inspected_(inspected),
+        table_(table),
         slot_(CodebookSlot(inspected.codebook_version())),
         layout_(ContentLayout::Of(inspected.config())) {}
 
   bool Take(StoredRow* row) {
-    if (align_) {
-      if (SlotOfAlignKey(row->key) != slot_) return false;
-      row->key = WithoutSlot(row->key);
-    } else if (content_ && row->weights.size() >= layout_.codes(slot_) + layout_.levels) {
+    const std::optional<uint64_t> key = inspected_.KeyInBundle(table_, row->key);
+    if (!key) return false;
+    row->key = *key;
+    if (table_ == kContentTable && row->weights.size() >= layout_.codes(slot_) + layout_.levels) {
       const auto z = row->weights.subspan(layout_.z(slot_), layout_.dim);
       const auto codes = row->weights.subspan(layout_.codes(slot_), layout_.levels);
       alone_.assign(z.begin(), z.end());
@@ -71,8 +72,8 @@ class VersionInUse {
   }
 
  private:
-  const bool align_, content_;
-  const uint32_t slot_;
+  const InspectedCommit& inspected_;
+  const uint32_t table_, slot_;
   const ContentLayout layout_;
   std::vector<float> alone_;
 };

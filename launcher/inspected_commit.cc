@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include "worker/tables.h"
+
 namespace savior {
 namespace {
 
@@ -50,6 +52,24 @@ absl::StatusOr<std::unique_ptr<InspectedCommit>> InspectedCommit::Open(const fs:
   options.restore_from = commit.folder;
   SAVIOR_ASSIGN_OR_RETURN(inspected->store_, LocalStore::Open(options));
   return inspected;
+}
+
+std::optional<uint64_t> InspectedCommit::KeyInBundle(uint32_t table, uint64_t key) const {
+  if (table == kAlignTable) {
+    if (SlotOfAlignKey(key) != CodebookSlot(codebook_version())) return std::nullopt;
+    return WithoutSlot(key);
+  }
+  if (table == kPrefixTable) {
+    if (!IsOfBuild(key, codebook_build())) return std::nullopt;
+    return WithoutBuild(key);
+  }
+  return key;
+}
+
+uint64_t InspectedCommit::KeyInCommit(uint32_t table, uint64_t key) const {
+  if (table == kAlignTable) return key | AlignKey(codebook_version(), 0, 0);
+  if (table == kPrefixTable) return key | PrefixKey(codebook_build(), 1, 0);
+  return key;
 }
 
 absl::StatusOr<uint32_t> InspectedCommit::TableNamed(const std::string& name) const {

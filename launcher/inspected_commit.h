@@ -1,8 +1,10 @@
 // A commit opened to be looked at: its configuration, and its tables in a temporary folder.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <ostream>
 #include <string>
 
@@ -30,7 +32,14 @@ class InspectedCommit {
   const Commit& commit() const { return commit_; }
   const Config& config() const { return config_; }
   uint32_t codebook_version() const { return commit_.manifest.codebook.version; }
+  uint32_t codebook_build() const { return commit_.manifest.codebook.build; }
   LocalStore& store() { return *store_; }
+
+  // The key that a row of `table` has where the codebook in use is alone, as in a bundle. None: the
+  // row is of another codebook.
+  std::optional<uint64_t> KeyInBundle(uint32_t table, uint64_t key) const;
+  // The way back: the commit's key of a row of the codebook in use.
+  uint64_t KeyInCommit(uint32_t table, uint64_t key) const;
 
   // Index of table `name`. kNotFound names the nearest.
   [[nodiscard]] absl::StatusOr<uint32_t> TableNamed(const std::string& name) const;

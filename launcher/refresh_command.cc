@@ -13,6 +13,7 @@
 #include "launcher/commit.h"
 #include "launcher/grown_log.h"
 #include "launcher/refresh_request.h"
+#include "launcher/refresh_rollback.h"
 #include "launcher/run_commands.h"
 #include "launcher/run_folder.h"
 #include "launcher/run_inputs.h"

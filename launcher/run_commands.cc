@@ -59,7 +59,8 @@ absl::StatusOr<EvalResult> EvaluateRun(const std::string& run, const std::string
       const auto trainer,
       Trainer::Create(config, inputs.log.get(), &store->store(), inputs.periods.training));
   SAVIOR_RETURN_IF_ERROR(LoadDense(from.folder, trainer.get()));
-  SAVIOR_RETURN_IF_ERROR(trainer->UseCodebook(from.manifest.codebook.version));
+  SAVIOR_RETURN_IF_ERROR(
+      trainer->UseCodebook(from.manifest.codebook.version, from.manifest.codebook.build));
   SoloGroup alone;
   SAVIOR_ASSIGN_OR_RETURN(Scores scores, Score(inputs, &alone, trainer.get()));
   PrintTable(scores.result, out);

@@ -1,5 +1,6 @@
 #include "launcher/run_refresh.h"
 
+#include <absl/container/flat_hash_set.h>
 #include <absl/strings/str_cat.h>
 #include <absl/time/clock.h>
 #include <fmt/format.h>
@@ -7,12 +8,15 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
+#include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
 
 #include "common/failpoint.h"
 #include "worker/arm.h"
+#include "worker/tables.h"
 
 namespace savior {
 namespace {
@@ -43,6 +47,7 @@ Json FiguresOf(const RefreshFigures& f) {
                {"preserved_r2", f.preserved_r2},
                {"cpu_s", f.cpu_s},
                {"wall_s", f.wall_s}};
+  if (f.prefixes > 0) json["prefixes"]["made"] = f.prefixes;
   if (f.z_moved) json["z_moved"] = *f.z_moved;
   if (f.auc_before && f.auc_after) {
     json["replay_auc"] = {{"before", *f.auc_before}, {"after", *f.auc_after}};
@@ -56,6 +61,7 @@ Json FiguresOf(const RefreshFigures& f) {
 struct RunRefresh::Job {
   std::atomic<bool> give_up = false;
   std::atomic<bool> done = false;
+  std::atomic<int64_t> step = 0;  // training's next
   std::unique_ptr<Group> group;
   RefreshPlan plan;
   absl::StatusOr<RefreshResult> result = absl::UnknownError("not done");
@@ -113,6 +119,8 @@ bool RunRefresh::HasCodebook() const {
   return arm.uses_codes() && !arm.shuffled_codes;
 }
 
+bool RunRefresh::HasPrefixes() const { return PrefixesOf(*world_.config) > 0; }
+
 bool RunRefresh::RollbackAsked() {
   const RefreshRequest* const request = Request();
   return request != nullptr && request->what == RefreshRequest::What::kRollback &&
@@ -120,6 +128,7 @@ bool RunRefresh::RollbackAsked() {
 }
 
 absl::StatusOr<bool> RunRefresh::AfterStep(const StepFigures& figures, int64_t committed) {
+  if (job_) job_->step = world_.trainer->step();
   if (lead()) {
     AnswerRequest(committed);
     SAVIOR_RETURN_IF_ERROR(Observe(figures.data_time));
@@ -190,12 +199,19 @@ absl::Status RunRefresh::Begin() {
   const auto start = SteadyClock::now();
   SAVIOR_RETURN_IF_ERROR(world_.trainer->Settle());
   version_ = world_.state->version + 1;
+  if (HasPrefixes()) ++world_.state->builds;
+  world_.trainer->NotePrefixes(HasPrefixes());
   verdict_.clear();
   job_ = std::make_unique<Job>();
   SAVIOR_ASSIGN_OR_RETURN(job_->group,
                           world_.place->workers().Fork(&job_->give_up, DeadlineIn(kPatience)));
   RefreshPlan& plan = job_->plan;
-  plan = {.version = version_, .step = world_.trainer->step(), .seen = {}};
+  plan = {.version = version_,
+          .build = world_.state->builds,
+          .build_in_use = world_.state->build,
+          .step = world_.trainer->step(),
+          .seen = {}};
+  job_->step = plan.step;
   plan.seen.from = world_.inputs->periods.training.from;
   std::optional<RefreshSnapshot> snapshot;
   std::string said;
@@ -217,7 +233,8 @@ absl::Status RunRefresh::Begin() {
                              .store = &world_.store->background(),
                              .group = job_->group.get(),
                              .codebook = lead() ? world_.content->codebook.get() : nullptr,
-                             .encoder = lead() ? world_.content->encoder.get() : nullptr};
+                             .encoder = lead() ? world_.content->encoder.get() : nullptr,
+                             .step = &job_->step};
   job_->thread = std::thread([job = job_.get(), worker, snapshot = std::move(snapshot)] {
     job->result = RunRefreshJob(worker, job->plan, snapshot, &job->give_up);
     job->done = true;
@@ -258,10 +275,9 @@ absl::Status RunRefresh::Switch() {
   EndJob();
   RefreshResult& result = *job_->result;
   SAVIOR_RETURN_IF_ERROR(world_.trainer->Settle());
-  SAVIOR_RETURN_IF_ERROR(world_.trainer->UseCodebook(version_));
+  SAVIOR_RETURN_IF_ERROR(world_.trainer->UseCodebook(version_, job_->plan.build));
   SAVIOR_FAILPOINT("refresh.before_switch");
-  SAVIOR_RETURN_IF_ERROR(
-      world_.place->workers().Allgather("settled", DeadlineIn(kPatience)).status());
+  SAVIOR_ASSIGN_OR_RETURN(const size_t prefixes_again, CarryPrefixes(result));
   const int64_t step = world_.trainer->step();
   if (lead()) {
     SAVIOR_RETURN_IF_ERROR(
@@ -280,18 +296,48 @@ absl::Status RunRefresh::Switch() {
            .previous = version_ - 1,
            .probation = world_.config->refresh.probation_steps > 0,
            .encoder = state.encoder + (result.encoder ? 1 : 0),
-           .previous_encoder = state.encoder};
+           .previous_encoder = state.encoder,
+           .builds = state.builds,
+           .build = job_->plan.build,
+           .previous_build = state.build};
   if (flow_.state() != RefreshState::kProbation && state.probation) flow_.StartInProbation(step);
   Json figures = lead() ? FiguresOf(result.figures) : Json::object();
   if (lead()) {
     Keep(&result);
   }
+  if (lead() && HasPrefixes()) figures["prefixes"]["again"] = prefixes_again;
   job_.reset();
   monitor_.reset();
   drifted_.clear();
   figures["stood_still_ms"] = 1e3 * SecondsSince(start);
   Event("ACTIVE", std::move(figures));
   return absl::OkStatus();
+}
+
+// All pushes are in when it begins, and all rows of prefixes are carried over at all workers when
+// it ends. How many at this one.
+absl::StatusOr<size_t> RunRefresh::CarryPrefixes(const RefreshResult& result) {
+  const std::vector<uint64_t> pushed = world_.trainer->PrefixesPushedSince(result.prefixes_since);
+  world_.trainer->NotePrefixes(false);
+  const std::string_view mine(reinterpret_cast<const char*>(pushed.data()),
+                              pushed.size() * sizeof(uint64_t));
+  SAVIOR_ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                          world_.place->workers().Allgather(mine, DeadlineIn(kPatience)));
+  if (!HasPrefixes()) return 0;
+  absl::flat_hash_set<uint64_t> changed;
+  for (const std::string& theirs : all) {
+    for (size_t at = 0; at + sizeof(uint64_t) <= theirs.size(); at += sizeof(uint64_t)) {
+      uint64_t key = 0;
+      std::memcpy(&key, &theirs[at], sizeof key);
+      changed.insert(key);
+    }
+  }
+  SAVIOR_ASSIGN_OR_RETURN(const size_t again, CarryPrefixesOver(result, *world_.config, job_->plan,
+                                                                changed, world_.store->store()));
+  // Shards refuse what is of the former version from the moment on that the lead switches them.
+  SAVIOR_RETURN_IF_ERROR(
+      world_.place->workers().Allgather("prefixes", DeadlineIn(kPatience)).status());
+  return again;
 }
 
 // What is in use now, for the commits to come, and what was, while it may come back.
@@ -320,6 +366,7 @@ void RunRefresh::Abort(const std::string& why) {
   if (lead() && job_->result.ok()) figures.update(FiguresOf(job_->result->figures));
   Event("ABORTED", std::move(figures));
   job_.reset();
+  world_.trainer->NotePrefixes(false);
   if (!lead()) return;
   LOG(ERROR) << "the codebook stays at version " << world_.state->version << ": " << why;
   if (request_ && request_->what == RefreshRequest::What::kRefresh) {
@@ -402,56 +449,6 @@ void RunRefresh::Event(const char* state, Json figures) {
   LOG(INFO) << "codebook version " << version << ": " << state << " " << figures.dump();
   const absl::Status added = world_.events->Add(line);
   LOG_IF(WARNING, !added.ok()) << "a line of refresh.jsonl is lost: " << added.message();
-}
-
-Json RollbackEvent(uint32_t version, int64_t step) {
-  return {{"step", step},
-          {"state", "ROLLED_BACK"},
-          {"version", version},
-          {"time", absl::ToUnixSeconds(absl::Now())}};
-}
-
-absl::Status RollBackCodebook(const fs::path& run, uint32_t version,
-                              absl::FunctionRef<absl::Status(const Commit&)> fits) {
-  const fs::path commits = run / "commits";
-  SAVIOR_ASSIGN_OR_RETURN(const Commit newest, NewestCommit(commits));
-  const CodebookState& state = newest.manifest.codebook;
-  if (state.version == version) return absl::OkStatus();
-  if (!state.probation || state.previous != version) {
-    return absl::FailedPreconditionError(fmt::format(
-        "{}: codebook version {} is in use, and no version {} to go back to is kept: probation "
-        "(refresh.probation_steps) is over",
-        newest.folder.string(), state.version, version));
-  }
-  const int64_t since = state.since_step;
-  SAVIOR_ASSIGN_OR_RETURN(const Commit at, OpenCommit(CommitFolder(commits, since), true));
-  if (at.manifest.codebook != state) {
-    return absl::DataLossError(
-        fmt::format("{}: not the commit of the switch to codebook version {}", at.folder.string(),
-                    state.version));
-  }
-  SAVIOR_RETURN_IF_ERROR(fits(at));
-  std::vector<fs::path> newer = ListCommits(commits);
-  std::erase_if(newer, [&](const fs::path& folder) { return folder <= at.folder; });
-  // From the newest down: at any instant the newest commit is in this probation, so that whoever
-  // goes on finds the rollback to be done.
-  for (auto folder = newer.rbegin(); folder != newer.rend(); ++folder) {
-    SAVIOR_FAILPOINT("refresh.before_rollback_removal");
-    // Out of sight first: half a commit must not have a commit's name.
-    fs::path unfinished = *folder;
-    unfinished += ".part";
-    std::error_code error;
-    fs::rename(*folder, unfinished, error);
-    if (error) {
-      return absl::InternalError(fmt::format("{}: {}", folder->string(), error.message()));
-    }
-    SAVIOR_RETURN_IF_ERROR(RemoveAll(unfinished));
-  }
-  SAVIOR_FAILPOINT("refresh.before_rollback");
-  return RepublishCommit(
-             commits, since,
-             [](CommitManifest* manifest) { manifest->codebook = RolledBack(manifest->codebook); })
-      .status();
 }
 
 }  // namespace savior

@@ -4,8 +4,6 @@
 // for two moments, at T0, when the lead copies a few rows, and at the switch.
 #pragma once
 
-#include <absl/functional/function_ref.h>
-
 #include <atomic>
 #include <filesystem>
 #include <memory>
@@ -77,6 +75,7 @@ class RunRefresh {
 
   bool lead() const { return world_.place->lead(); }
   bool HasCodebook() const;
+  bool HasPrefixes() const;
   // The lead: a person asks for a rollback that can be done.
   bool RollbackAsked();
   // The lead, at the end of a day of training data: looks for drift.
@@ -86,6 +85,7 @@ class RunRefresh {
   std::string Report() const;
   absl::StatusOr<bool> Judge();
   absl::Status Switch();
+  absl::StatusOr<size_t> CarryPrefixes(const RefreshResult& result);
   void Keep(RefreshResult* result);
   void Abort(const std::string& why);
   void Retire();
@@ -108,16 +108,5 @@ class RunRefresh {
   std::string drifted_;  // which bound is passed; "": none
   std::string why_;      // the refresh that it wishes: "by hand", "drift: ..."
 };
-
-// The line of refresh.jsonl for a rollback to `version` that was done: the run goes on from `step`.
-nlohmann::ordered_json RollbackEvent(uint32_t version, int64_t step);
-
-// Makes the commit of the switch to the codebook in use the newest one, with the version before it
-// in use, and deletes those after it. Does nothing if that version is in use already. `run`: its
-// folder, which nobody else writes into. `fits` says whether the run can go on from that commit,
-// and is asked before anything is deleted. kFailedPrecondition: no switch can be undone; kNotFound,
-// kDataLoss: its commit is not there or damaged; or what `fits` says.
-[[nodiscard]] absl::Status RollBackCodebook(const std::filesystem::path& run, uint32_t version,
-                                            absl::FunctionRef<absl::Status(const Commit&)> fits);
 
 }  // namespace savior

@@ -17,6 +17,7 @@
 #include "common/progress.h"
 #include "common/tensor_file.h"
 #include "launcher/commit.h"
+#include "launcher/refresh_rollback.h"
 #include "worker/device.h"
 #include "worker/eval/prediction_share.h"
 
@@ -151,7 +152,7 @@ absl::Status TrainingRun::Restore() {
   codebook_ = start_.codebook;
   SAVIOR_RETURN_IF_ERROR(LoadDense(start_.restore_from, trainer_.get()));
   SAVIOR_RETURN_IF_ERROR(trainer_->Seek(start_.step));
-  SAVIOR_RETURN_IF_ERROR(trainer_->UseCodebook(codebook_.version));
+  SAVIOR_RETURN_IF_ERROR(trainer_->UseCodebook(codebook_.version, codebook_.build));
   samples_ = start_.samples;
   committed_step_ = start_.step;
   if (!lead()) return absl::OkStatus();

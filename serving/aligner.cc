@@ -39,8 +39,7 @@ absl::StatusOr<Mlp> FusionOf(const Config& config, const TensorFile& ranker, int
 
 }  // namespace
 
-absl::StatusOr<Aligner> Aligner::Of(const Config& config, const TensorFile& ranker,
-                                    TableChain align, TableChain content_vector) {
+absl::StatusOr<Aligner> Aligner::Of(const Config& config, const TensorFile& ranker, Tables tables) {
   const Arm arm = ArmOf(config.model.arm);
   Aligner aligner;
   aligner.on_ = arm.alignment;
@@ -50,40 +49,60 @@ absl::StatusOr<Aligner> Aligner::Of(const Config& config, const TensorFile& rank
   aligner.shrinks_ = aligner.codes_ && config.model.alignment == "hybrid";
   aligner.own_ = arm.free_content || aligner.shrinks_;
   aligner.shrinkage_ = config.model.hybrid_shrinkage;
-  if (aligner.codes_) aligner.levels_ = static_cast<size_t>(config.codebook.levels);
-  SAVIOR_ASSIGN_OR_RETURN(
-      aligner.fusion_,
-      FusionOf(config, ranker, static_cast<int64_t>(aligner.levels_) + (aligner.own_ ? 1 : 0)));
-  const auto dim = static_cast<uint32_t>(aligner.dim_);
   if (aligner.codes_) {
-    SAVIOR_ASSIGN_OR_RETURN(aligner.align_row_, RowDecoder::Of(align.columns(), "row", dim));
-    aligner.align_ = std::move(align);
+    aligner.levels_ = static_cast<size_t>(config.codebook.levels);
+    aligner.prefixes_ = PrefixesOf(config);
+    aligner.num_codes_ = static_cast<uint64_t>(config.codebook.codes);
   }
-  if (aligner.own_) {
-    const std::vector<Column>& columns = content_vector.columns();
-    SAVIOR_ASSIGN_OR_RETURN(aligner.vector_row_, RowDecoder::Of(columns, "row", dim));
+  SAVIOR_ASSIGN_OR_RETURN(aligner.fusion_,
+                          FusionOf(config, ranker, static_cast<int64_t>(aligner.num_parts())));
+  SAVIOR_RETURN_IF_ERROR(aligner.TakeTables(std::move(tables)));
+  return aligner;
+}
+
+absl::Status Aligner::TakeTables(Tables tables) {
+  const auto dim = static_cast<uint32_t>(dim_);
+  if (codes_) {
+    SAVIOR_ASSIGN_OR_RETURN(align_row_, RowDecoder::Of(tables.align.columns(), "row", dim));
+    tables_.align = std::move(tables.align);
+  }
+  if (prefixes_ > 0) {
+    SAVIOR_ASSIGN_OR_RETURN(prefix_row_, RowDecoder::Of(tables.prefix.columns(), "row", dim));
+    tables_.prefix = std::move(tables.prefix);
+  }
+  if (own_) {
+    const std::vector<Column>& columns = tables.content_vector.columns();
+    SAVIOR_ASSIGN_OR_RETURN(vector_row_, RowDecoder::Of(columns, "row", dim));
     const auto updates = std::ranges::find(columns, Column{kUpdatesColumn, ColumnType::kU32, 1});
     if (updates == columns.end()) {
       return absl::DataLossError(fmt::format("no column \"{}\"", kUpdatesColumn));
     }
-    aligner.updates_ = static_cast<size_t>(updates - columns.begin());
-    aligner.content_vector_ = std::move(content_vector);
+    updates_ = static_cast<size_t>(updates - columns.begin());
+    tables_.content_vector = std::move(tables.content_vector);
   }
-  return aligner;
+  return absl::OkStatus();
 }
 
 void Aligner::Align(std::span<const float> z, std::span<const uint16_t> codes,
                     std::optional<uint64_t> key, std::span<float> aligned) const {
   std::ranges::copy(z, aligned.begin());
   if (!on_) return;
-  std::vector<float> parts((levels_ + (own_ ? 1 : 0)) * dim_);  // a missing row reads as zeros
+  std::vector<float> parts(num_parts() * dim_);  // a missing row reads as zeros
+  const auto part = [&](size_t number) { return std::span(parts).subspan(number * dim_, dim_); };
   for (size_t l = 0; l < levels_; ++l) {
-    const auto place = align_.Find(AlignKey(0, static_cast<uint32_t>(l), codes[l]));
-    if (place) align_row_.Decode(*place, std::span(parts).subspan(l * dim_, dim_));
+    const auto place = tables_.align.Find(AlignKey(0, static_cast<uint32_t>(l), codes[l]));
+    if (place) align_row_.Decode(*place, part(l));
+  }
+  if (prefixes_ > 0) {
+    size_t number = levels_;
+    ForEachPrefix(0, codes, num_codes_, [&](uint64_t prefix) {
+      if (const auto place = tables_.prefix.Find(prefix)) prefix_row_.Decode(*place, part(number));
+      ++number;
+    });
   }
   if (own_ && key) {
-    if (const auto place = content_vector_.Find(*key)) {
-      const std::span<float> own = std::span(parts).subspan(levels_ * dim_, dim_);
+    if (const auto place = tables_.content_vector.Find(*key)) {
+      const std::span<float> own = part(levels_ + prefixes_);
       vector_row_.Decode(*place, own);
       uint32_t updates = 0;
       std::memcpy(&updates, place->file->Value(updates_, place->row).data(), sizeof(updates));

@@ -6,11 +6,13 @@
 //     manifest.json                names every other file with size and digest (sealed_folder.h)
 //     resolved.toml                the configuration
 //     schema.json                  features, their values and those's keys, numerics, modalities;
-//                                  which table and column each input of the graph is of
+//                                  which table and column each input of the graph is of; an
+//                                  input of two tables is named twice, its left columns first
 //     ranker.safetensors           dense weights;  ranker.onnx, ranker.pt: the same as graphs
 //     encoder.safetensors, codebook.safetensors    where the arm has them
 //     tables/<table>.safetensors   rows by key (table_file.h): user, item, feature, align,
-//                                  content_vector, content (z, codes), items (the catalogue)
+//                                  content_vector, content (z, codes), items (the catalogue);
+//                                  prefix, with model.prefix_ngrams
 //     tables/aligned.safetensors   z~ by content key; of full bundles only, as it follows from
 //                                  the rest
 //     golden.json                  requests with the live model's scores

@@ -146,6 +146,9 @@ absl::Status BundleModel::LoadTables(const BundleChain& chain) {
   SAVIOR_ASSIGN_OR_RETURN(users_, LoadIds(chain, kUserTable));
   SAVIOR_ASSIGN_OR_RETURN(items_, LoadIds(chain, kItemTable));
   SAVIOR_ASSIGN_OR_RETURN(align_, LoadIds(chain, kAlignTable));
+  if (config_.model.prefix_ngrams) {
+    SAVIOR_ASSIGN_OR_RETURN(prefix_, LoadIds(chain, kPrefixTable));
+  }
   SAVIOR_ASSIGN_OR_RETURN(catalogue_, chain.Table(kItemsTable));
   for (const BundleManifest::Table& table : chain.newest().manifest.tables) {
     if (table.name == kItemsTable) items_count_ = table.total;
@@ -183,7 +186,10 @@ absl::Status BundleModel::LoadContent(const BundleChain& chain, const fs::path& 
                                       ContentColumns(config_, arm_.uses_codes())));
   SAVIOR_ASSIGN_OR_RETURN(z_, RowDecoder::Of(content_.columns(), kZColumn, dim));
   SAVIOR_ASSIGN_OR_RETURN(TableChain vectors, chain.Table("content_vector"));
-  SAVIOR_ASSIGN_OR_RETURN(aligner_, Aligner::Of(config_, ranker_, align_.rows, std::move(vectors)));
+  SAVIOR_ASSIGN_OR_RETURN(aligner_, Aligner::Of(config_, ranker_,
+                                                {.align = align_.rows,
+                                                 .prefix = prefix_.rows,
+                                                 .content_vector = std::move(vectors)}));
   if (encoder_ == nullptr || (arm_.uses_codes() && codebook_ == nullptr)) {
     return absl::DataLossError(
         fmt::format("{}: encoder or codebook is missing", newest.folder.string()));
@@ -282,6 +288,12 @@ void BundleModel::CodeRows(std::span<const uint16_t> codes, std::span<float> row
   for (size_t l = 0; l < codes.size(); ++l) {
     align_.Read(AlignKey(0, static_cast<uint32_t>(l), codes[l]), rows.subspan(l * dim, dim));
   }
+  if (!config_.model.prefix_ngrams) return;
+  std::span<float> rest = rows.subspan(codes.size() * dim);
+  ForEachPrefix(0, codes, static_cast<uint64_t>(config_.codebook.codes), [&](uint64_t key) {
+    prefix_.Read(key, rest.first(dim));
+    rest = rest.subspan(dim);
+  });
 }
 
 ColdContent BundleModel::Encode(std::span<const float> x) const {

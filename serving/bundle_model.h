@@ -93,7 +93,8 @@ class BundleModel {
 
   // z, aligned [dim], or empty: not wanted. Zeros if the content is not there.
   void Content(uint64_t key, std::span<float> z, std::span<float> aligned) const;
-  // Rows of the align table, coarse to fine: codes [levels * dim].
+  // Rows of the align table, coarse to fine, then those of the prefixes, shortest first (none
+  // without model.prefix_ngrams): codes [levels] -> rows [(levels + prefixes) * dim].
   void CodeRows(std::span<const uint16_t> codes, std::span<float> rows) const;
   std::optional<std::vector<uint16_t>> Codes(uint64_t key) const;
 
@@ -124,6 +125,7 @@ class BundleModel {
   std::optional<Aligner> aligner_;
 
   IdTable users_, items_, align_;
+  IdTable prefix_;  // with model.prefix_ngrams
   TableChain catalogue_, content_, aligned_;
   RowDecoder z_, aligned_row_;
   uint64_t items_count_ = 0;

@@ -9,6 +9,7 @@
 #include "worker/arm.h"
 #include "worker/model/attention_kernel.h"
 #include "worker/model/dense.h"
+#include "worker/tables.h"
 
 namespace savior {
 namespace {
@@ -67,7 +68,8 @@ class Builder {
       numerics_ = graph_.AddInput("numerics", Rows::kCandidates, sizes_.numerics);
     }
     if (arm_.codes_in_dnn) {
-      codes_ = graph_.AddInput("codes", Rows::kCandidates, config_.codebook.levels * modal_);
+      const int64_t rows = config_.codebook.levels + static_cast<int64_t>(PrefixesOf(config_));
+      codes_ = graph_.AddInput("codes", Rows::kCandidates, rows * modal_);
     }
   }
 

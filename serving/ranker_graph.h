@@ -18,7 +18,9 @@
 //   features         [C, F * feature_dim]
 //   context          [C, X * feature_dim]
 //   numerics         [C, numerics]
-//   codes            [C, levels * dim]     arm sid: rows of the align table, coarse to fine
+//   codes            [C, levels * dim]     arm sid: rows of the align table, coarse to fine; with
+//                                          model.prefix_ngrams [C, (levels + prefixes) * dim]: then
+//                                          those of the prefix table, shortest first
 //
 // Outputs: p_ctr, p_cvr, p_ctcvr = p_ctr * p_cvr, each [C].
 #pragma once

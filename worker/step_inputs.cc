@@ -2,6 +2,7 @@
 
 #include <absl/strings/str_cat.h>
 
+#include <span>
 #include <utility>
 
 #include "worker/numerics.h"
@@ -39,6 +40,8 @@ StepAssembler::StepAssembler(const TrainingLog* log, const Config& config)
     : log_(log),
       arm_(ArmOf(config.model.arm)),
       content_(ContentLayout::Of(config)),
+      num_codes_(static_cast<uint64_t>(config.codebook.codes)),
+      prefixes_(arm_.uses_codes() ? PrefixesOf(config) : 0),
       features_of_history_(config.model.behaviour_features),
       content_vectors_(arm_.free_content || (arm_.alignment && config.model.alignment == "hybrid")),
       item_feature_keys_(KeysOf(log->schema().item_features)),
@@ -48,8 +51,9 @@ StepAssembler::StepAssembler(const TrainingLog* log, const Config& config)
                                                       log->schema().context_numerics.size());
 }
 
-void StepAssembler::UseCodebook(uint32_t version) {
+void StepAssembler::UseCodebook(uint32_t version, uint32_t build) {
   codebook_version_ = version;
+  build_ = build;
   ForgetContents();
 }
 
@@ -152,9 +156,10 @@ absl::Status StepAssembler::AssembleContents(StepInputs& in, EmbeddingStore& sto
   const bool codes = arm_.uses_codes();
   const size_t dim = content_.dim, levels = content_.levels;
   const size_t z_from = content_.z(codebook_version_), from = content_.codes(codebook_version_);
-  UniqueKeys align(&in.align.keys);
+  UniqueKeys align(&in.align.keys), prefix(&in.prefix.keys);
   in.z.resize(n * dim);
   if (codes) in.codes_of_content.resize(n * levels);
+  in.prefixes_of_content.resize(n * prefixes_);
   for (size_t c = 0; c < n; ++c) {
     const float* row = cache_rows_.data() + cached_.at(in.content_keys[c]);
     std::copy_n(row + z_from, dim, in.z.data() + c * dim);
@@ -162,6 +167,12 @@ absl::Status StepAssembler::AssembleContents(StepInputs& in, EmbeddingStore& sto
       in.codes_of_content[l * n + c] = align.Number(AlignKey(
           codebook_version_, static_cast<uint32_t>(l), static_cast<uint32_t>(row[from + l])));
     }
+    if (prefixes_ == 0) continue;
+    size_t place = c;
+    ForEachPrefix(build_, std::span(row + from, levels), num_codes_, [&](uint64_t key) {
+      in.prefixes_of_content[place] = prefix.Number(key);
+      place += n;
+    });
   }
   if (content_vectors_) in.content_vector.keys = in.content_keys;
   return absl::OkStatus();
@@ -195,11 +206,13 @@ absl::Status StepAssembler::FetchContents(const std::vector<uint64_t>& keys, Emb
 }
 
 std::vector<TableKeys> LearnedKeys(const StepInputs& in) {
-  return {{kUserTable, in.user.keys},
-          {kItemTable, in.item.keys},
-          {kFeatureTable, in.feature.keys},
-          {kAlignTable, in.align.keys},
-          {kContentVectorTable, in.content_vector.keys}};
+  std::vector<TableKeys> keys = {{kUserTable, in.user.keys},
+                                 {kItemTable, in.item.keys},
+                                 {kFeatureTable, in.feature.keys},
+                                 {kAlignTable, in.align.keys},
+                                 {kContentVectorTable, in.content_vector.keys}};
+  if (!in.prefix.keys.empty()) keys.push_back({kPrefixTable, in.prefix.keys});
+  return keys;
 }
 
 std::vector<TablePull> PullsOf(StepInputs& in, const std::vector<TableSpec>& tables) {
@@ -215,6 +228,7 @@ std::vector<TablePull> PullsOf(StepInputs& in, const std::vector<TableSpec>& tab
   add(kFeatureTable, in.feature);
   add(kAlignTable, in.align);
   add(kContentVectorTable, in.content_vector);
+  add(kPrefixTable, in.prefix);
   return pulls;
 }
 

@@ -30,7 +30,7 @@ struct Lookup {
 // of which the first `candidates` occur as candidates; C unique contents.
 struct StepInputs {
   Batch batch;
-  Lookup user, item, feature, align, content_vector;
+  Lookup user, item, feature, align, content_vector, prefix;
   std::vector<float> z;                // [C, dim]
   std::vector<uint64_t> content_keys;  // [C]
 
@@ -42,7 +42,9 @@ struct StepInputs {
   std::vector<int64_t> features_of_item;  // [F, U or candidates] into feature
   std::vector<int64_t> context_of_row;    // [context features, N] into feature
   std::vector<int64_t> codes_of_content;  // [levels, C] into align
-  std::vector<float> numerics;            // [N, num_numerics]
+  // [levels - 1, C] into prefix, shortest first; empty without model.prefix_ngrams.
+  std::vector<int64_t> prefixes_of_content;
+  std::vector<float> numerics;  // [N, num_numerics]
 };
 
 // Knows the log and the model's shape. Single-threaded; keeps a bounded cache of content rows: who
@@ -52,8 +54,9 @@ class StepAssembler {
   // `log` must outlive the assembler. Of codebook version 0.
   StepAssembler(const TrainingLog* log, const Config& config);
 
-  // From now on codes and keys of alignment rows are those of `version`. Forgets contents.
-  void UseCodebook(uint32_t version);
+  // From now on codes and keys of alignment rows are those of `version`, made by `build`
+  // (worker/tables.h). Forgets contents.
+  void UseCodebook(uint32_t version, uint32_t build);
   uint32_t codebook_version() const { return codebook_version_; }
   // Drops the cache of content rows: others were put, for contents that are new, or beside the
   // codes in use.
@@ -79,10 +82,12 @@ class StepAssembler {
   const TrainingLog* const log_;
   const Arm arm_;
   const ContentLayout content_;
+  const uint64_t num_codes_;
+  const size_t prefixes_;  // of a content
   const bool features_of_history_;
   const bool content_vectors_;  // the model has a vector per content
   int64_t num_numerics_ = 0;
-  uint32_t codebook_version_ = 0;
+  uint32_t codebook_version_ = 0, build_ = 0;
   std::vector<std::vector<uint64_t>> item_feature_keys_;  // per feature: code -> key
   std::vector<std::vector<uint64_t>> context_keys_;
   std::vector<uint64_t> content_key_;  // content number -> key

@@ -67,6 +67,7 @@ std::vector<TableSpec> ModelTables(const Config& config) {
       {"content_vector", dim, TableKind::kAlign, align},
       {"content", row, TableKind::kFrozen, none},
   };
+  if (config.model.prefix_ngrams) tables.push_back({"prefix", dim, TableKind::kAlign, align});
   for (TableSpec& table : tables) {
     if (table.kind == TableKind::kFrozen) continue;
     table.dtype = DtypeOf(config.ps.store_dtype);
@@ -74,7 +75,8 @@ std::vector<TableSpec> ModelTables(const Config& config) {
         config.ps.bad_gradients == "skip" ? BadGradients::kSkip : BadGradients::kReject;
   }
   // The tables that grow with the data and whose keys come and go.
-  for (const ModelTable number : {kUserTable, kItemTable}) {
+  for (const uint32_t number : {kUserTable, kItemTable, kPrefixTable}) {
+    if (number == tables.size()) continue;
     tables[number].admission = AdmissionOf(config.ps);
     tables[number].eviction = EvictionOf(config.ps);
   }

@@ -19,11 +19,13 @@ enum ModelTable : uint32_t {
   kAlignTable,          // "align"           AlignKey     encoder.dim, from 0 (SaviorRec's A_l)
   kContentVectorTable,  // "content_vector"  content key  encoder.dim, from 0 (hybrid, free_content)
   kContentTable,        // "content"         content key  ContentLayout: z and codes; frozen
-  kModelTables
+  kModelTables,
+  // Only with model.prefix_ngrams.
+  kPrefixTable = kModelTables,  // "prefix"  PrefixKey    encoder.dim, from 0
 };
 
-// `user` and `item` have the rules of admission and eviction of config.ps; all learned tables its
-// dtype and what it says about bad gradients.
+// `user`, `item` and `prefix` have the rules of admission and eviction of config.ps; all learned
+// tables its dtype and what it says about bad gradients.
 //
 // A content's key is the id of its first item: stable when the log is prepared again with more
 // items.
@@ -49,6 +51,45 @@ constexpr uint64_t SlotOfAlignKey(uint64_t key) { return key >> 48; }
 
 // The key where one version is alone, as in a bundle: that of version 0.
 constexpr uint64_t WithoutSlot(uint64_t align_key) { return align_key & ((uint64_t{1} << 48) - 1); }
+
+// Prefixes of codes are many, mostly rare, and come and go with the codes: their keys say which
+// build of a codebook they are of, and are never used again. A build has a number of its own even
+// if it was given up (CodebookState::builds); the codes that a run begins with have 0.
+//
+// build mod 2^16 << 48 | length - 1 << 45 | the codes as digits, the first one leading; 2 <= length
+// <= 8. Needs codes ^ levels <= 2^45.
+inline constexpr int kPrefixBits = 45;
+
+constexpr uint64_t PrefixKey(uint32_t build, uint32_t length, uint64_t number) {
+  return (uint64_t{build & 0xffff} << 48) | (uint64_t{length - 1} << kPrefixBits) | number;
+}
+
+// Whether it is a prefix of `build`.
+constexpr bool IsOfBuild(uint64_t prefix_key, uint32_t build) {
+  return prefix_key >> 48 == (build & 0xffff);
+}
+
+// The key where one build is alone, as in a bundle: that of build 0.
+constexpr uint64_t WithoutBuild(uint64_t prefix_key) {
+  return prefix_key & ((uint64_t{1} << 48) - 1);
+}
+
+// Calls add(key) for the prefixes of `codes` (something like a span of numbers), shortest first:
+// of two codes, of three, ... of all. `num_codes`: K.
+template <typename Codes, typename Add>
+constexpr void ForEachPrefix(uint32_t build, const Codes& codes, uint64_t num_codes,
+                             const Add& add) {
+  uint64_t number = 0;
+  for (size_t l = 0; l < codes.size(); ++l) {
+    number = number * num_codes + static_cast<uint64_t>(codes[l]);
+    if (l > 0) add(PrefixKey(build, static_cast<uint32_t>(l) + 1, number));
+  }
+}
+
+// How many prefixes a content has.
+inline size_t PrefixesOf(const Config& config) {
+  return config.model.prefix_ngrams ? static_cast<size_t>(config.codebook.levels) - 1 : 0;
+}
 
 // A row of the content table: z, the codes of slot 0, those of slot 1, padded to a multiple of 4. A
 // code is a float, and exact. Where the encoder may be refreshed with the codebook there is a z for

@@ -121,9 +121,9 @@ absl::Status Trainer::Seek(int64_t step) {
   return DropUnderWay();
 }
 
-absl::Status Trainer::UseCodebook(uint32_t version) {
+absl::Status Trainer::UseCodebook(uint32_t version, uint32_t build) {
   SAVIOR_RETURN_IF_ERROR(DropUnderWay());
-  assembler_.UseCodebook(version);
+  assembler_.UseCodebook(version, build);
   return absl::OkStatus();
 }
 
@@ -305,6 +305,10 @@ absl::Status Trainer::StartPush(const StepInputs& in, const RowGradients& grads)
   add(kFeatureTable, in.feature, grads.feature);
   add(kAlignTable, in.align, grads.align);
   add(kContentVectorTable, in.content_vector, grads.content_vector);
+  add(kPrefixTable, in.prefix, grads.prefix);
+  if (noting_prefixes_) {
+    for (const uint64_t key : in.prefix.keys) pushed_prefixes_[key] = step_;
+  }
   SAVIOR_ASSIGN_OR_RETURN(push_, store_->StartPush(step_, pushes, NextDeadline()));
   return absl::OkStatus();
 }
@@ -314,6 +318,20 @@ absl::Status Trainer::Settle() {
   const Ticket push = *push_;
   push_.reset();
   return store_->Finish(push);
+}
+
+void Trainer::NotePrefixes(bool on) {
+  noting_prefixes_ = on;
+  pushed_prefixes_.clear();
+}
+
+std::vector<uint64_t> Trainer::PrefixesPushedSince(int64_t step) const {
+  std::vector<uint64_t> keys;
+  for (const auto& [key, last] : pushed_prefixes_) {
+    if (last >= step) keys.push_back(key);
+  }
+  std::ranges::sort(keys);
+  return keys;
 }
 
 absl::Status Trainer::ScoreBefore(const StepInputs& in) {

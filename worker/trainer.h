@@ -15,11 +15,14 @@
 // step computes.
 #pragma once
 
+#include <absl/container/flat_hash_map.h>
+
 #include <array>
 #include <cstdint>
 #include <deque>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "common/config.h"
 #include "common/store.h"
@@ -91,7 +94,8 @@ class Trainer {
   // returns; the next step assembles anew. All workers do, between the same steps, and none goes on
   // before all have (a pull that is dropped may wait for their pushes). With staleness > 0 the
   // steps that were pulled ahead see newer rows than they would have: as after Seek(step()).
-  [[nodiscard]] absl::Status UseCodebook(uint32_t version);
+  // `build`: what made it (worker/tables.h).
+  [[nodiscard]] absl::Status UseCodebook(uint32_t version, uint32_t build);
   uint32_t codebook_version() const { return assembler_.codebook_version(); }
   // Content rows were put, with what this version knows unchanged: the next steps to be assembled
   // read them again.
@@ -102,6 +106,11 @@ class Trainer {
   // kResourceExhausted: the device's memory is full; errors of the store and of the allreduce.
   // After an error the trainer is of no use.
   [[nodiscard]] absl::StatusOr<StepFigures> Step(StepWishes wishes = {});
+
+  // From now on, or no more, this worker notes which rows of prefixes it has pushed gradients of.
+  void NotePrefixes(bool on);
+  // Their keys, of `step` and later steps; ascending.
+  std::vector<uint64_t> PrefixesPushedSince(int64_t step) const;
 
   // The time of this worker's latest request of the step before step(), unix seconds; without such
   // a step or request, the beginning of the training period.
@@ -177,6 +186,8 @@ class Trainer {
   std::array<float, 8> totals_ = {};
   bool summing_ = false;  // started, not finished
   PredictionShare progressive_;
+  bool noting_prefixes_ = false;
+  absl::flat_hash_map<uint64_t, int64_t> pushed_prefixes_;  // key -> last step
 };
 
 }  // namespace savior

@@ -29,8 +29,8 @@ COMMON = (
     # Small worlds: what gates refuse is tested elsewhere.
     "refresh.min_preserved_r2=-100", "refresh.max_churn=1", "refresh.max_dead_share=1", "refresh.max_error_ratio=100",
     "refresh.max_auc_loss=100", "refresh.cpu_share=1", "refresh.probation_steps=1000",
-    # The encoder is renewed as well.
-    "encoder.refreshable=true", "refresh.encoder_steps=10")
+    # The encoder is renewed as well, and rows of prefixes carried over by both workers.
+    "encoder.refreshable=true", "refresh.encoder_steps=10", "model.prefix_ngrams=true")
 REFRESH = (f"refresh.at_step={BEGIN}", f"refresh.switch_after_steps={SWITCH - BEGIN}")
 NP = ("--np", str(RANKS))
 # Ends a process at the point; every worker comes to the first ones, the lead alone to the others.
@@ -82,6 +82,9 @@ class RefreshTest(runs.WorldTest):
         self.assertEqual(states(self.path / "once"), ["BUILDING", "ACTIVE"])
         self.assertEqual(self.once["codebook_version"], 1)
         self.assertGreater(events(self.path / "once")[1]["z_moved"], 0)
+        self.assertGreater(events(self.path / "once")[1]["prefixes"]["made"], 0)
+        self.assertGreater(self.once["tables"]["prefix"]["rows"], events(self.path / "once")[1]["prefixes"]["made"],
+                           "the other worker made some, too")
         self.assertNotEqual(self.once["dense"], self.never["dense"])
         figure("refresh", f"two workers, two servers: training stood still for "
                           f"{events(self.path / 'once')[1]['stood_still_ms']:.0f} ms at the switch")

@@ -212,6 +212,21 @@ TEST_F(ConfigTest, AStringMayComeWithQuotesOnTheCommandLine) {
   EXPECT_EQ(LoadConfig("", {"data.raw=a=b"})->data.raw, "a=b");
 }
 
+TEST_F(ConfigTest, PrefixesNeedLevelsAndKeysWithRoomForThem) {
+  const auto refused = [](std::vector<std::string> overrides) {
+    overrides.emplace_back("model.prefix_ngrams=true");
+    return std::string(LoadConfig("", overrides).status().message());
+  };
+  EXPECT_THAT(refused({"codebook.levels=1"}),
+              AllOf(HasSubstr("model.prefix_ngrams = true"), HasSubstr("codebook.levels = 1")));
+  EXPECT_EQ(refused({"codebook.levels=5", "codebook.codes=512"}), "") << "2^45";
+  EXPECT_THAT(refused({"codebook.levels=5", "codebook.codes=513"}),
+              AllOf(HasSubstr("codebook.codes = 513"), HasSubstr("2^45")));
+  EXPECT_EQ(refused({"codebook.levels=3", "codebook.codes=4096"}), "");
+  EXPECT_THAT(refused({"refresh.remap=hungarian"}), HasSubstr("refresh.remap = \"hungarian\""));
+  EXPECT_TRUE(LoadConfig("", {"refresh.remap=hungarian", "codebook.levels=1"}).ok());
+}
+
 // Gives `field` another value within its bounds.
 void Change(const ConfigField& field) {
   std::visit(

@@ -73,6 +73,7 @@ class KillEachFailpoint : public ::testing::Test {
     config.commit.keep = 1;
     config.ps.shards = 2;
     config.encoder.steps = config.codebook.finetune_steps = 2;
+    config.model.prefix_ngrams = true;
     return config;
   }
   static std::vector<std::string> PointsOf(const std::string& prefix) {

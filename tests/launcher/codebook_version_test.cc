@@ -289,5 +289,81 @@ TEST_F(CodebookVersion, IsSaidWhenCommitsAreCompared) {
   EXPECT_EQ(json.at("tables").at("align").at("changed"), 0);
 }
 
+// With prefixes: their keys name the build that made the codes, and both builds lie side by side.
+class PrefixBuild : public CodebookVersion {
+ protected:
+  static void SetUpTestSuite() {
+    folder_ = new TempFolder;
+    MakeRaw(folder_->path());
+    Config config = Named("run");
+    config.model.prefix_ngrams = true;
+    config.codebook.levels = 3;
+    config.train.max_steps = kStop;
+    RunToTheEnd(config);
+    switched_ = new Commit(CommitNextCodebook(config));
+  }
+
+  static size_t OfBuild(const fs::path& commit, uint32_t build) {
+    size_t n = 0;
+    for (const auto& [key, row] : RowsIn(commit).at("prefix")) n += IsOfBuild(key, build);
+    return n;
+  }
+};
+
+TEST_F(PrefixBuild, InUseIsExportedAloneAndScoresAsTheLiveModel) {
+  const fs::path full = out_ / "full", chain = out_ / "chain", merged = out_ / "merged";
+  const std::string name = BundleName(kStop + 1);
+  ASSERT_TRUE(ExportBundle({.from = Switched(), .out = full, .golden = 40}).ok());
+  ASSERT_TRUE(ExportBundle({.from = Before(), .out = chain, .golden = 8}).ok());
+  const auto delta = ExportBundle({.from = Switched(), .out = chain, .since = kStop, .golden = 40});
+  ASSERT_TRUE(delta.ok()) << delta.status();
+  for (const fs::path& dir : {full, chain}) {
+    const auto verified = VerifyBundle(dir, name);
+    ASSERT_TRUE(verified.ok()) << verified.status();
+    EXPECT_EQ(verified->parity.requests, 40);
+    EXPECT_GT(verified->rows_compared, 100);
+  }
+  ASSERT_TRUE(MergeBundle(chain, name, merged).ok());
+  for (const char* table : {"align", "prefix", "aligned"}) {
+    const fs::path file = fs::path(name) / TableFileName(table);
+    EXPECT_EQ(*ReadFile(merged / file), *ReadFile(full / file)) << table;
+  }
+
+  EXPECT_GT(OfBuild(Switched(), 0), 0u);
+  const TableChain prefix = *OpenChain(full, name, /*digests=*/false)->Table("prefix");
+  size_t n = 0;
+  for (TableChain::Cursor cursor(&prefix); cursor.at(); cursor.Next(), ++n) {
+    EXPECT_TRUE(IsOfBuild(cursor.at()->key(), 0));
+  }
+  EXPECT_EQ(n, OfBuild(Switched(), 1));
+}
+
+// The codebook is the same, and its alignment rows; those of prefixes are another build's.
+TEST_F(PrefixBuild, IsComparedWithTheCommits) {
+  CopyOfTheRun("exported");
+  const fs::path commits = CommitsOf("exported");
+  const auto bundle =
+      ExportBundle({.from = CommitFolder(commits, kStop + 1), .out = out_.path(), .golden = 4});
+  ASSERT_TRUE(bundle.ok()) << bundle.status();
+  const auto wrong = RepublishCommit(commits, kStop + 1, [](CommitManifest* manifest) {
+    manifest->codebook.builds = manifest->codebook.build = 2;
+  });
+  ASSERT_TRUE(wrong.ok()) << wrong.status();
+  const absl::Status status = VerifyBundle(out_.path(), bundle->version()).status();
+  EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+  EXPECT_THAT(status.message(), HasSubstr("table prefix, key"));
+}
+
+TEST_F(PrefixBuild, InUseIsWhatDigestsAreOf) {
+  CopyOfTheRun("digested");
+  RollBack(CommitsOf("digested"));
+  const auto before = Digest(Before()).at("tables"), next = Digest(Switched()).at("tables");
+  const auto back = Digest(CommitFolder(CommitsOf("digested"), kStop + 1)).at("tables");
+  EXPECT_EQ(back, before);
+  EXPECT_EQ(before.at("prefix").at("rows"), OfBuild(Before(), 0));
+  EXPECT_EQ(next.at("prefix").at("rows"), OfBuild(Switched(), 1));
+  EXPECT_NE(next.at("prefix").at("digest"), before.at("prefix").at("digest"));
+}
+
 }  // namespace
 }  // namespace savior

@@ -361,7 +361,9 @@ TEST(Commit, AWrongCodebookIsDamageThatNamesTheField) {
       {"previous", 3},      {"previous", true},
       {"probation", 1},     {"probation", nullptr},
       {"encoder", -1},      {"encoder", 2},  // one more than the one before it, at most
-      {"encoder", "1"},     {"previous_encoder", 1}};
+      {"encoder", "1"},     {"previous_encoder", 1},
+      {"builds", -1},       {"build", 1},  // of none
+      {"build", "0"},       {"previous_build", 1}};
   for (const auto& [field, value] : wrong) {
     const absl::Status status = write(field, value);
     EXPECT_TRUE(absl::IsDataLoss(status)) << field << " " << value << ": " << status;
@@ -390,6 +392,23 @@ TEST(CodebookState, TheEncoderGoesBackWithTheCodebookItWasRefreshedWith) {
   EXPECT_STREQ(EncoderFileOf(back), kPreviousEncoderFile);
   EXPECT_FALSE(KeepsFormerEncoder(back));
   for (const CodebookState& each : {state, back, CodebookState{}}) {
+    const auto text = ToJson(each).dump();
+    const auto read = CodebookStateFromJson(nlohmann::ordered_json::parse(text), 120);
+    ASSERT_TRUE(read.ok()) << read.status();
+    EXPECT_EQ(*read, each);
+  }
+}
+
+TEST(CodebookState, RowsOfPrefixesGoBackWithTheCodebookTheyWereMadeFor) {
+  CodebookState state{5, 120, 4, true};
+  state.builds = 7;
+  state.build = 7;
+  state.previous_build = 4;
+  const CodebookState back = RolledBack(state);
+  EXPECT_EQ(back.build, 4u);
+  EXPECT_EQ(back.previous_build, 7u);
+  EXPECT_EQ(back.builds, 7u) << "no number is used twice";
+  for (const CodebookState& each : {state, back}) {
     const auto text = ToJson(each).dump();
     const auto read = CodebookStateFromJson(nlohmann::ordered_json::parse(text), 120);
     ASSERT_TRUE(read.ok()) << read.status();

@@ -59,6 +59,17 @@ class ExportTest : public testing::Test {
       EXPECT_EQ(bundle->manifest.sequence, step / 20 - 1);
     }
   }
+  // A bundle of `config`'s newest commit in `out` scores as the live model does.
+  static void ExpectServedAsLearned(const Config& config, const fs::path& out) {
+    const auto bundle = ExportBundle({.from = config.run.dir, .out = out, .golden = 40});
+    ASSERT_TRUE(bundle.ok()) << bundle.status();
+    EXPECT_FALSE(bundle->manifest.metrics.empty());
+    const auto verified = VerifyBundle(out, bundle->version());
+    ASSERT_TRUE(verified.ok()) << verified.status();
+    EXPECT_EQ(verified->parity.requests, 40);
+    EXPECT_LE(verified->parity.max_difference, 1e-5);
+    EXPECT_GT(verified->rows_compared, 100);
+  }
   static std::string TableBytes(const fs::path& dir, int64_t step, const std::string& table) {
     return *ReadFile(dir / BundleName(step) / TableFileName(table));
   }
@@ -80,16 +91,85 @@ TEST_F(ExportTest, EveryArmsBundleScoresAsTheLiveModelDoes) {
     config.train.max_steps = 25;
     config.train.align_lr = 0.5;  // z~ moves away from z
     RunToTheEnd(config);
-    const fs::path out = out_ / arm;
-    const auto bundle = ExportBundle({.from = config.run.dir, .out = out, .golden = 40});
-    ASSERT_TRUE(bundle.ok()) << bundle.status();
-    EXPECT_FALSE(bundle->manifest.metrics.empty());
-    const auto verified = VerifyBundle(out, bundle->version());
-    ASSERT_TRUE(verified.ok()) << verified.status();
-    EXPECT_EQ(verified->parity.requests, 40);
-    EXPECT_LE(verified->parity.max_difference, 1e-5);
-    EXPECT_GT(verified->rows_compared, 100);
+    ExpectServedAsLearned(config, out_ / arm);
   }
+}
+
+// Runs with rows for prefixes, of two and of three codes.
+class PrefixExport : public ExportTest {
+ protected:
+  static void SetUpTestSuite() {
+    folder_ = new TempFolder;
+    MakeRaw(folder_->path());
+    run_ = nullptr;
+  }
+  // One run of each arm, for all tests.
+  static Config RunOf(const std::string& arm) {
+    Config config = SmallRun(folder_->path(), "prefixes-" + arm);
+    config.model.arm = arm;
+    config.model.prefix_ngrams = true;
+    config.codebook.levels = 3;
+    config.train.max_steps = 25;
+    config.train.align_lr = 0.5;
+    config.commit.every_steps = 10;
+    config.commit.keep = 100;
+    if (!fs::exists(config.run.dir)) RunToTheEnd(config);
+    return config;
+  }
+  static size_t RowsOfPrefixes(const fs::path& dir) {
+    const BundleChain chain = *OpenChain(dir, *CurrentBundle(dir), true);
+    const TableChain table = *chain.Table("prefix");
+    size_t rows = 0;
+    for (TableChain::Cursor cursor(&table); cursor.at(); cursor.Next()) ++rows;
+    return rows;
+  }
+};
+
+TEST_F(PrefixExport, ScoresAsTheLiveModelDoesInEveryArmWithCodes) {
+  for (const char* arm : {"sid", "mba", "savior", "shuffled_sid", "free_content"}) {
+    SCOPED_TRACE(arm);
+    const Config config = RunOf(arm);
+    ExpectServedAsLearned(config, out_ / arm);
+    const size_t rows = RowsOfPrefixes(out_ / arm);
+    EXPECT_EQ(rows, LearnedBy(config).tables.at("prefix").size());
+    EXPECT_EQ(rows > 0, std::string(arm) != "free_content");
+  }
+}
+
+TEST_F(PrefixExport, DeltasAmountToAFullExportByteForByte) {
+  const Config config = RunOf("savior");
+  const fs::path chain = out_ / "chain", full = out_ / "full", merged = out_ / "merged";
+  const fs::path commits = fs::path(config.run.dir) / "commits";
+  ASSERT_TRUE(ExportBundle({.from = CommitFolder(commits, 10), .out = chain, .golden = 8}).ok());
+  const auto delta = ExportBundle({.from = config.run.dir, .out = chain, .since = 10, .golden = 8});
+  ASSERT_TRUE(delta.ok()) << delta.status();
+  const auto verified = VerifyBundle(chain, delta->version());
+  EXPECT_TRUE(verified.ok()) << verified.status();
+  ASSERT_TRUE(ExportBundle({.from = config.run.dir, .out = full, .golden = 8}).ok());
+  const auto merge = MergeBundle(chain, delta->version(), merged);
+  ASSERT_TRUE(merge.ok()) << merge.status();
+  for (const BundleManifest::Table& table : merge->manifest.tables) {
+    EXPECT_EQ(TableBytes(merged, 25, table.name), TableBytes(full, 25, table.name)) << table.name;
+  }
+  EXPECT_GT(RowsOfPrefixes(merged), 0u);
+}
+
+// What readers without our code go by.
+TEST_F(PrefixExport, NamesBothTablesOfTheGraphsInput) {
+  const Config config = RunOf("sid");
+  const auto bundle = ExportBundle({.from = config.run.dir, .out = out_.path(), .golden = 2});
+  ASSERT_TRUE(bundle.ok()) << bundle.status();
+  const auto schema = nlohmann::json::parse(*ReadFile(bundle->folder / kBundleSchema));
+  std::vector<nlohmann::json> codes;
+  for (const auto& input : schema.at("inputs")) {
+    if (input.at("name") == "codes") codes.push_back(input);
+  }
+  ASSERT_EQ(codes.size(), 2u);
+  EXPECT_EQ(codes[0].at("table"), "align");
+  EXPECT_EQ(codes[0].at("width"), 3 * config.encoder.dim);
+  EXPECT_EQ(codes[1].at("table"), "prefix");
+  EXPECT_EQ(codes[1].at("keys"), "prefixes");
+  EXPECT_EQ(codes[1].at("width"), 2 * config.encoder.dim);
 }
 
 TEST_F(ExportTest, TablesHaveExactlyTheRowsThatAreNotForgotten) {

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <filesystem>
+#include <set>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -19,10 +21,12 @@
 
 namespace savior {
 
-// Alignment rows of `version`, all that there may be, and other codes of level 1 than the version
-// before has.
+// Alignment rows of version `next`, all that there may be, other codes of level 1 than the version
+// before has, and with model.prefix_ngrams rows for all their prefixes.
 inline absl::Status WriteNextCodebook(const Config& config, const std::vector<uint64_t>& contents,
-                                      uint32_t version, int64_t step, EmbeddingStore& store) {
+                                      const CodebookState& next, int64_t step,
+                                      EmbeddingStore& store) {
+  const uint32_t version = next.version;
   const Deadline soon = DeadlineIn(std::chrono::seconds(20));
   const ContentLayout layout = ContentLayout::Of(config);
   const auto levels = static_cast<uint32_t>(layout.levels);
@@ -51,8 +55,18 @@ inline absl::Status WriteNextCodebook(const Config& config, const std::vector<ui
       }
     }
   }
-  const TablePush push = {kAlignTable, keys, grads};
-  return store.Push(step, {&push, 1}, soon);
+  std::vector<TablePush> pushes = {{kAlignTable, keys, grads}};
+  std::set<uint64_t> prefixes;
+  for (size_t i = 0; i < contents.size() && config.model.prefix_ngrams; ++i) {
+    ForEachPrefix(
+        next.build, std::span(rows).subspan(i * width + layout.codes(version), layout.levels),
+        static_cast<uint64_t>(config.codebook.codes), [&](uint64_t key) { prefixes.insert(key); });
+  }
+  const std::vector<uint64_t> prefix_keys(prefixes.begin(), prefixes.end());
+  std::vector<float> prefix_grads(prefix_keys.size() * layout.dim);
+  for (size_t i = 0; i < prefix_grads.size(); ++i) prefix_grads[i] = i % 3 == 0 ? -1.0f : 0.5f;
+  if (!prefix_keys.empty()) pushes.push_back({kPrefixTable, prefix_keys, prefix_grads});
+  return store.Push(step, pushes, soon);
 }
 
 // Goes over to the next version in the newest commit of `config`'s run: a commit of the step after
@@ -74,10 +88,15 @@ inline Commit CommitNextCodebook(const Config& config) {
   CommitContents next;
   next.manifest = from->manifest;
   ++next.manifest.step;
-  const uint32_t version = from->manifest.codebook.version + 1;
-  next.manifest.codebook = {version, next.manifest.step, version - 1, /*probation=*/true};
+  const CodebookState& last = from->manifest.codebook;
+  CodebookState& state = next.manifest.codebook;
+  state = {last.version + 1, next.manifest.step, last.version, /*probation=*/true};
+  if (config.model.prefix_ngrams) {
+    state.builds = state.build = last.builds + 1;
+    state.previous_build = last.build;
+  }
   const absl::Status written =
-      WriteNextCodebook(config, contents, version, next.manifest.step, (*store)->store());
+      WriteNextCodebook(config, contents, state, next.manifest.step, (*store)->store());
   EXPECT_TRUE(written.ok()) << written;
   next.dense = ReadTensorFile(from->folder / kDenseFile).value();
   next.resolved = ReadFile(from->folder / kResolvedFile).value();

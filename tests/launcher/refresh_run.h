@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "launcher/commit.h"
+#include "launcher/refresh_rollback.h"
 #include "tests/common/temp_folder.h"
 #include "tests/launcher/small_run.h"
 #include "worker/tables.h"
@@ -86,6 +87,13 @@ inline Learned InUse(const Config& config) {
   std::erase_if(learned.tables["align"], [&](const auto& row) {
     return SlotOfAlignKey(row.first) != CodebookSlot(version);
   });
+  if (config.model.prefix_ngrams) {
+    std::map<uint64_t, Row> used;
+    for (auto& [key, row] : learned.tables["prefix"]) {
+      if (IsOfBuild(key, StateOf(config).build)) used[WithoutBuild(key)] = row;
+    }
+    learned.tables["prefix"] = used;
+  }
   const ContentLayout layout = ContentLayout::Of(config);
   for (auto& [key, row] : learned.tables["content"]) {
     const std::span<const float> all = row.weights;

@@ -48,7 +48,7 @@ class ExportedGraph(unittest.TestCase):
         cls.folder.cleanup()
 
     def for_each_case(self, check):
-        self.assertEqual(len(self.cases), 28)
+        self.assertEqual(len(self.cases), 30)
         for case in self.cases:
             with self.subTest(case.name):
                 check(case)

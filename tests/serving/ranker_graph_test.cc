@@ -43,6 +43,20 @@ TEST(RankerGraph, TakesWhatItsArmUses) {
                                                      "context", "numerics", "codes"));
 }
 
+TEST(RankerGraph, TakesRowsOfPrefixesBehindThoseOfCodes) {
+  for (const int64_t levels : {2, 4}) {
+    RankerCase model = DefaultCase("sid");
+    model.config.model.prefix_ngrams = true;
+    model.config.codebook.levels = levels;
+    const auto graph =
+        RankerGraph(model.config, model.sizes, RandomRanker(model, 1).dense().Save());
+    ASSERT_TRUE(graph.ok()) << graph.status();
+    const GraphValue& codes = graph->value(graph->inputs().back());
+    EXPECT_EQ(codes.name, "codes");
+    EXPECT_EQ(codes.width, (levels + levels - 1) * model.config.encoder.dim);
+  }
+}
+
 class BadWeights : public testing::Test {
  protected:
   std::string MessageOf(const TensorFile& file) {

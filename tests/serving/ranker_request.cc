@@ -4,6 +4,8 @@
 #include <cmath>
 #include <utility>
 
+#include "worker/tables.h"
+
 namespace savior {
 namespace {
 
@@ -42,7 +44,7 @@ void AppendRow(const Matrix& rows, int64_t dim, int64_t index, Matrix* to) {
 void FillRows(const RankerCase& model, int64_t contents, Random* random, StepInputs* in) {
   const Config::Model& m = model.config.model;
   const Arm arm = ArmOf(m.arm);
-  const int64_t modal = model.config.encoder.dim, features = 5, codes = 8;
+  const int64_t modal = model.config.encoder.dim, features = 5, codes = 8, prefixes = 9;
   in->user.keys = Keys(1);
   in->user.rows = Normals(m.id_dim, 1, random);
   in->item.rows = Normals(static_cast<int64_t>(in->item.keys.size()) * m.id_dim, 1, random);
@@ -63,6 +65,11 @@ void FillRows(const RankerCase& model, int64_t contents, Random* random, StepInp
     in->align.keys = Keys(codes);
     in->align.rows = Normals(codes * modal, 0.3, random);
     in->codes_of_content = Numbers(model.config.codebook.levels * contents, codes, random);
+    if (const auto lengths = static_cast<int64_t>(PrefixesOf(model.config)); lengths > 0) {
+      in->prefix.keys = Keys(prefixes);
+      in->prefix.rows = Normals(prefixes * modal, 0.3, random);
+      in->prefixes_of_content = Numbers(lengths * contents, prefixes, random);
+    }
   }
   if (arm.free_content || (arm.alignment && m.alignment == "hybrid")) {
     in->content_vector.keys = in->content_keys;
@@ -78,7 +85,7 @@ void FillItems(const RankerCase& model, const StepInputs& in, const Matrix& alig
                const std::vector<int64_t>& items, const std::string& prefix,
                const std::string& item, std::map<std::string, Matrix>* inputs) {
   const Config::Model& m = model.config.model;
-  const int64_t modal = model.config.encoder.dim, levels = model.config.codebook.levels;
+  const int64_t modal = model.config.encoder.dim;
   const auto contents = static_cast<int64_t>(in.content_keys.size());
   const int64_t featured =
       model.sizes.features == 0
@@ -89,12 +96,17 @@ void FillItems(const RankerCase& model, const StepInputs& in, const Matrix& alig
     const int64_t content = in.content_of_item[static_cast<size_t>(i)];
     AppendRow(aligned, modal, content, &(*inputs)[prefix + "aligned"]);
     AppendRow(in.z, modal, content, &(*inputs)[prefix + "content"]);
-    for (int64_t l = 0; l < levels; ++l) {
-      const int64_t code = content < contents && !in.align.keys.empty()
-                               ? in.codes_of_content[static_cast<size_t>(l * contents + content)]
-                               : static_cast<int64_t>(in.align.keys.size());
-      AppendRow(in.align.rows, modal, code, &(*inputs)[prefix + "codes"]);
-    }
+    const auto append_rows = [&](const Lookup& of, const std::vector<int64_t>& of_content,
+                                 int64_t parts) {
+      for (int64_t p = 0; p < parts; ++p) {
+        const int64_t row = content < contents && !of.keys.empty()
+                                ? of_content[static_cast<size_t>(p * contents + content)]
+                                : static_cast<int64_t>(of.keys.size());
+        AppendRow(of.rows, modal, row, &(*inputs)[prefix + "codes"]);
+      }
+    };
+    append_rows(in.align, in.codes_of_content, model.config.codebook.levels);
+    append_rows(in.prefix, in.prefixes_of_content, static_cast<int64_t>(PrefixesOf(model.config)));
     for (int64_t f = 0; f < model.sizes.features && i < featured; ++f) {
       AppendRow(in.feature.rows, m.feature_dim,
                 in.features_of_item[static_cast<size_t>(f * featured + i)],
@@ -148,6 +160,12 @@ std::vector<RankerCase> RankerCases() {
       c.config.model.dnn.clear();
       c.config.model.tower.clear();
       c.sizes = {};
+    });
+  }
+  for (const std::string arm : {"sid", "savior"}) {
+    add(arm, "prefixes", [](RankerCase& c) {
+      c.config.model.prefix_ngrams = true;
+      c.config.codebook.levels = 3;
     });
   }
   return cases;

@@ -25,7 +25,8 @@ struct RankerCase {
   RankerSizes sizes;
 };
 
-// Every arm, and what may be there or not: behaviour features, SimTier, side features, layers.
+// Every arm, and what may be there or not: behaviour features, SimTier, side features, layers,
+// prefixes of codes.
 std::vector<RankerCase> RankerCases();
 
 // The arm with the default configuration, as large as the data sets' logs: 6 item features, 3

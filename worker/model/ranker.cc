@@ -60,12 +60,14 @@ Ranker::Ranker(const Config& config, const Sizes& sizes, const Placement& placem
       arm_(ArmOf(config.model.arm)),
       sizes_(sizes),
       modal_(config.encoder.dim),
+      prefixes_(arm_.uses_codes() ? static_cast<int64_t>(PrefixesOf(config)) : 0),
       hybrid_(arm_.alignment && !arm_.free_content && config.model.alignment == "hybrid"),
       tiers_(arm_.cross_attention && config.model.simtier),
       device_(placement.device) {
   const int64_t id = config.model.id_dim, hidden = config.model.attention_hidden;
   if (arm_.alignment) {
-    const int64_t parts = arm_.free_content ? 1 : config.codebook.levels + (hybrid_ ? 1 : 0);
+    const int64_t parts =
+        arm_.free_content ? 1 : config.codebook.levels + prefixes_ + (hybrid_ ? 1 : 0);
     // Bias-free and SiLU: with a bias z~ would not start at z, with ReLU the zero rows would never
     // get a gradient.
     fusion_in_ = AddLayer("fusion.in", parts * modal_, config.model.fusion_hidden, false);
@@ -124,7 +126,7 @@ void Ranker::AddTargetLayers(const Sizes& sizes) {
   if (arm_.cross_attention) width += modal_ + id;
   width += 3 * id;                        // u, b_t, u * b_t
   if (arm_.content) width += 2 * modal_;  // z~_t, Wu u * z~_t
-  if (arm_.codes_in_dnn) width += config_.codebook.levels * modal_;
+  if (arm_.codes_in_dnn) width += (config_.codebook.levels + prefixes_) * modal_;
   if (tiers_) width += kSimilarityTiers;
   width += (sizes.features + sizes.context) * config_.model.feature_dim + sizes.numerics;
 
@@ -178,6 +180,7 @@ StepTensors Ranker::TensorsOf(const StepInputs& in, bool learn) const {
                                    .context = sizes_.context,
                                    .numerics = sizes_.numerics,
                                    .levels = config_.codebook.levels,
+                                   .prefixes = prefixes_,
                                    .content = arm_.content});
   if (staging_) {
     const RowHistories histories = HistoriesOf(in.batch.row_offsets, in.batch.history_offsets);
@@ -191,16 +194,17 @@ StepTensors Ranker::TensorsOf(const StepInputs& in, bool learn) const {
     staging_->ToDevice(t.all());
     t.pairs = PairsOf(t.history_begin, t.history_length, histories.pairs);
   }
-  for (at::Tensor* rows : {&t.user, &t.item, &t.feature, &t.align, &t.content_vector}) {
+  for (at::Tensor* rows : {&t.user, &t.item, &t.feature, &t.align, &t.content_vector, &t.prefix}) {
     if (rows->defined()) rows->requires_grad_(learn);
   }
   return t;
 }
 
 void Ranker::TakeGradients(const StepTensors& t, RowGradients* grads) const {
-  const at::Tensor* const rows[] = {&t.user, &t.item, &t.feature, &t.align, &t.content_vector};
-  std::vector<float>* const to[] = {&grads->user, &grads->item, &grads->feature, &grads->align,
-                                    &grads->content_vector};
+  const at::Tensor* const rows[] = {&t.user,  &t.item,           &t.feature,
+                                    &t.align, &t.content_vector, &t.prefix};
+  std::vector<float>* const to[] = {&grads->user,  &grads->item,           &grads->feature,
+                                    &grads->align, &grads->content_vector, &grads->prefix};
   if (!staging_) {
     for (size_t i = 0; i < std::size(rows); ++i) *to[i] = TakeGradient(*rows[i]);
     return;
@@ -219,6 +223,17 @@ at::Tensor Ranker::OnDevice(at::Tensor host) const {
 
 at::Tensor Ranker::Zeros(at::IntArrayRef shape) const {
   return at::zeros(shape, at::TensorOptions(at::kFloat).device(device_));
+}
+
+std::vector<at::Tensor> Ranker::CodeRows(const StepTensors& t) const {
+  std::vector<at::Tensor> rows;
+  for (int64_t l = 0; l < config_.codebook.levels; ++l) {
+    rows.push_back(Gather(t.align, t.codes_of_content[l]));
+  }
+  for (int64_t p = 0; p < prefixes_; ++p) {
+    rows.push_back(Gather(t.prefix, t.prefixes_of_content[p]));
+  }
+  return rows;
 }
 
 // [C, parts, 1] of 0 and 1: for a share of the contents a random suffix of the parts is dropped, so
@@ -241,11 +256,7 @@ at::Tensor Ranker::Align(const StepInputs& in, const StepTensors& t, int64_t ste
   const auto n = static_cast<int64_t>(in.content_keys.size());
   if (!arm_.alignment || n == 0) return t.z;
   std::vector<at::Tensor> parts;
-  if (!arm_.free_content) {
-    for (int64_t l = 0; l < config_.codebook.levels; ++l) {
-      parts.push_back(Gather(t.align, t.codes_of_content[l]));
-    }
-  }
+  if (!arm_.free_content) parts = CodeRows(t);
   if (hybrid_) {
     // Finest part: the content's own vector, shrunk towards what its codes say until it has been
     // seen often.
@@ -356,10 +367,10 @@ Ranker::Logits Ranker::Forward(const StepInputs& in, const StepTensors& t, int64
   if (arm_.codes_in_dnn) {
     const auto contents = static_cast<int64_t>(in.content_keys.size());
     const at::Tensor of_row = t.content_of_item.index_select(0, t.item_of_row);
-    for (int64_t l = 0; l < config_.codebook.levels; ++l) {
-      const at::Tensor level =
-          contents == 0 ? Zeros({0, modal_}) : Gather(t.align, t.codes_of_content[l]);
-      x.push_back(Gather(at::cat({level, Zeros({1, modal_})}, 0), of_row));
+    const std::vector<at::Tensor> none(static_cast<size_t>(config_.codebook.levels + prefixes_),
+                                       Zeros({0, modal_}));
+    for (const at::Tensor& rows : contents == 0 ? none : CodeRows(t)) {
+      x.push_back(Gather(at::cat({rows, Zeros({1, modal_})}, 0), of_row));
     }
   }
   if (tiers_) x.push_back(Tiers(in, t));

@@ -2,6 +2,7 @@
 // pCVR.
 //
 //   z~   = z + FusionMLP([A_1[c_1]; ...; A_L[c_L]])     all A = 0 at the start: z~ = z bit for bit
+//                        and with model.prefix_ngrams [...; P[c_1 c_2]; ...; P[c_1 ... c_L]], ours
 //   attn = [ModalTA; Modal2BehavTA; Behav2ModalTA; BehaviorTA]
 //   y    = towers(DNN([attn; u; b_t; u*b_t; z~_t; Wu*z~_t; SimTier; features; numerics]))
 //   pCTR = sigmoid(y_1), pCVR = sigmoid(y_2), pCTCVR = pCTR * pCVR      (ESMM, Ma et al. 2018)
@@ -32,7 +33,7 @@ namespace savior {
 // Gradients of the rows pulled, in the order of the Lookup's keys; empty where the table is not
 // used.
 struct RowGradients {
-  std::vector<float> user, item, feature, align, content_vector;
+  std::vector<float> user, item, feature, align, content_vector, prefix;
 };
 
 // Sums of BCE over the rows of the worker's slice, divided by the rows of the global batch: added
@@ -99,6 +100,9 @@ class Ranker {
   void TakeGradients(const StepTensors& t, RowGradients* grads) const;
   at::Tensor OnDevice(at::Tensor host) const;
   at::Tensor Zeros(at::IntArrayRef shape) const;
+  // Rows of the codes of the step's contents, level by level, then those of their prefixes:
+  // [C, dim] each.
+  std::vector<at::Tensor> CodeRows(const StepTensors& t) const;
   at::Tensor SuffixMask(const StepInputs& in, int64_t parts, int64_t step) const;
   at::Tensor Align(const StepInputs& in, const StepTensors& t, int64_t step) const;
   at::Tensor Behaviours(const StepTensors& t) const;
@@ -112,6 +116,7 @@ class Ranker {
   const Arm arm_;
   const Sizes sizes_;
   const int64_t modal_;  // dim of z
+  const int64_t prefixes_;
   const bool hybrid_;
   const bool tiers_;
   DenseWeights dense_;

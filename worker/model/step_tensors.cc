@@ -24,12 +24,13 @@ at::Tensor Rows(const Lookup& lookup, int64_t dim) {
 
 }  // namespace
 
-std::array<at::Tensor*, 18> StepTensors::all() {
+std::array<at::Tensor*, 20> StepTensors::all() {
   return {&user,
           &item,
           &feature,
           &align,
           &content_vector,
+          &prefix,
           &z,
           &user_of_row,
           &item_of_row,
@@ -38,6 +39,7 @@ std::array<at::Tensor*, 18> StepTensors::all() {
           &features_of_item,
           &context_of_row,
           &codes_of_content,
+          &prefixes_of_content,
           &numerics,
           &clicks,
           &conversions,
@@ -52,6 +54,7 @@ StepTensors HostTensors(const StepInputs& in, const StepShape& shape) {
   t.feature = Rows(in.feature, shape.feature_dim);
   t.align = Rows(in.align, shape.modal);
   t.content_vector = Rows(in.content_vector, shape.modal);
+  t.prefix = Rows(in.prefix, shape.modal);
   if (shape.content) t.z = View(in.z, {static_cast<int64_t>(in.content_keys.size()), shape.modal});
   t.user_of_row = Indices(in.user_of_row);
   t.item_of_row = Indices(in.item_of_row);
@@ -60,6 +63,7 @@ StepTensors HostTensors(const StepInputs& in, const StepShape& shape) {
   t.features_of_item = Indices(in.features_of_item, shape.features);
   t.context_of_row = Indices(in.context_of_row, shape.context);
   t.codes_of_content = Indices(in.codes_of_content, shape.levels);
+  t.prefixes_of_content = Indices(in.prefixes_of_content, shape.prefixes);
   t.numerics = View(in.numerics, {in.batch.rows(), shape.numerics});
   t.clicks = View(in.batch.clicks, {in.batch.rows()});
   t.conversions = View(in.batch.conversions, {in.batch.rows()});

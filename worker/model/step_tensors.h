@@ -14,13 +14,15 @@ namespace savior {
 // Shapes and meaning as in StepInputs, whose names these are. Tables that the step does not touch
 // and z of a model without content are undefined.
 struct StepTensors {
-  at::Tensor user, item, feature, align, content_vector;  // rows, [n, dim]; leaves when learning
-  at::Tensor z;                                           // [C, dim]
+  // Rows, [n, dim]; leaves when learning.
+  at::Tensor user, item, feature, align, content_vector, prefix;
+  at::Tensor z;  // [C, dim]
 
   at::Tensor user_of_row, item_of_row, item_of_position, content_of_item;
   at::Tensor features_of_item;     // [features, U or candidates]
   at::Tensor context_of_row;       // [context features, N]
   at::Tensor codes_of_content;     // [levels, C]
+  at::Tensor prefixes_of_content;  // [prefixes, C]
   at::Tensor numerics;             // [N, numerics]
   at::Tensor clicks, conversions;  // [N]
 
@@ -29,12 +31,12 @@ struct StepTensors {
   Pairs pairs;
 
   // But `pairs`, which are made on the device.
-  std::array<at::Tensor*, 18> all();
+  std::array<at::Tensor*, 20> all();
 };
 
 struct StepShape {
   int64_t id_dim = 0, feature_dim = 0, modal = 0;  // lengths of rows
-  int64_t features = 0, context = 0, numerics = 0, levels = 0;
+  int64_t features = 0, context = 0, numerics = 0, levels = 0, prefixes = 0;
   bool content = false;  // the model reads z
 };
 

@@ -41,9 +41,10 @@ class FusionTensors {
     out_ = FromHost(fusion.out, {dim, hidden});
   }
 
-  // rows [levels * K, dim]; codes: [contents, levels] of the sample.
+  // rows [levels * K, dim]; codes, rest: [contents, ...] of the sample.
   at::Tensor Forward(const at::Tensor& rows, size_t num_codes, const AlignSample& sample,
-                     const std::vector<int32_t>& codes, std::span<const size_t> contents) const {
+                     const std::vector<int32_t>& codes, const std::vector<float>& rest,
+                     std::span<const size_t> contents) const {
     std::vector<at::Tensor> parts;
     for (size_t l = 0; l < sample.levels; ++l) {
       std::vector<int64_t> places;
@@ -53,7 +54,9 @@ class FusionTensors {
       }
       parts.push_back(rows.index_select(0, Int64(places)));
     }
-    if (!sample.own.empty()) parts.push_back(RowsOf(sample.own, fusion_.dim, contents));
+    if (!rest.empty()) {
+      parts.push_back(RowsOf(rest, (fusion_.parts - sample.levels) * fusion_.dim, contents));
+    }
     at::Tensor all = at::cat(parts, 1);
     if (fusion_.hidden == 0) return all;
     return at::linear(at::silu(at::linear(all, in_)), out_);
@@ -77,10 +80,15 @@ at::Tensor WeightsOf(const AlignSample& sample, std::span<const size_t> contents
   return FromHost(weights, {static_cast<int64_t>(weights.size())});
 }
 
+const std::vector<float>& RestNow(const AlignSample& sample) {
+  return sample.rest_now.empty() ? sample.rest : sample.rest_now;
+}
+
 // What D' is to be.
 at::Tensor TargetOf(const FusionTensors& map, const at::Tensor& old_rows, size_t num_codes,
                     const AlignSample& sample, std::span<const size_t> contents) {
-  at::Tensor target = map.Forward(old_rows, num_codes, sample, sample.before, contents);
+  at::Tensor target =
+      map.Forward(old_rows, num_codes, sample, sample.before, sample.rest, contents);
   if (!sample.z_change.empty()) target += RowsOf(sample.z_change, map.dim(), contents);
   return target;
 }
@@ -105,7 +113,8 @@ absl::Status DistilRows(const Fusion& fusion, const AlignRows& before, const Ali
       const at::NoGradGuard no_grad;
       target = TargetOf(map, old_rows, before.codes, sample, contents);
     }
-    const at::Tensor got = map.Forward(rows, now->codes, sample, sample.now, contents);
+    const at::Tensor got =
+        map.Forward(rows, now->codes, sample, sample.now, RestNow(sample), contents);
     const at::Tensor weights = WeightsOf(sample, contents);
     const at::Tensor loss = ((got - target).square().sum(1) * weights).sum() / weights.sum();
     // To 0, so that the rows settle.
@@ -158,7 +167,8 @@ double PreservedR2(const Fusion& fusion, const AlignRows& before, const AlignRow
     const at::Tensor weights = WeightsOf(sample, contents).to(at::kDouble);
     const at::Tensor d = TargetOf(map, old_rows, before.codes, sample, contents).to(at::kDouble);
     const at::Tensor now_d =
-        map.Forward(new_rows, now.codes, sample, sample.now, contents).to(at::kDouble);
+        map.Forward(new_rows, now.codes, sample, sample.now, RestNow(sample), contents)
+            .to(at::kDouble);
     lost += ((now_d - d).square().sum(1) * weights).sum().item<double>();
     all += (d.square().sum(1) * weights).sum().item<double>();
   }

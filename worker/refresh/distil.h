@@ -1,6 +1,6 @@
 // What an alignment block adds to z, before and after a change of codes, and rows that keep it.
 //
-//   D_i = FusionMLP([A_1[c_i1]; ...; A_L[c_iL]; own_i])           own: hybrid alignment only
+//   D_i = FusionMLP([A_1[c_i1]; ...; A_L[c_iL]; rest_i])    rest: rows of prefixes, own vector
 //
 // After a change of codebook D'_i is the same with the new codes and rows. Distillation moves the
 // new rows, and nothing else, so that sum_i w_i |D'_i - D_i|^2 becomes small: Adam over a sample of
@@ -22,7 +22,7 @@ namespace savior {
 // that use code rows directly).
 struct Fusion {
   size_t dim = 0;
-  size_t parts = 0;        // levels, and 1 for `own`
+  size_t parts = 0;        // levels, and those of `rest`
   size_t hidden = 0;       // 0: no weights
   std::vector<float> in;   // [hidden, parts * dim]
   std::vector<float> out;  // [dim, hidden]
@@ -40,9 +40,12 @@ struct AlignRows {
 struct AlignSample {
   size_t levels = 0;
   std::vector<int32_t> before, now;  // [n, levels] codes
-  std::vector<float> own;            // [n, dim], shrunk as the ranker shrinks it; or empty
-  std::vector<float> z_change;       // [n, dim] z - z'; or empty: none
-  std::vector<double> weights;       // [n] > 0
+  // [n, (parts - levels) * dim] what else the fusion MLP reads, a content's own vector shrunk as
+  // the ranker shrinks it; or empty. Distillation leaves it alone.
+  std::vector<float> rest;
+  std::vector<float> rest_now;  // the same after the change; empty: it stays
+  std::vector<float> z_change;  // [n, dim] z - z'; or empty: none
+  std::vector<double> weights;  // [n] > 0
 
   size_t size() const { return weights.size(); }
 };

@@ -1,5 +1,6 @@
 #include "worker/refresh/refresh_job.h"
 
+#include <absl/strings/numbers.h>
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_format.h>
 #include <glog/logging.h>
@@ -7,6 +8,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <tuple>
 #include <utility>
 
 #include "common/failpoint.h"
@@ -16,7 +18,7 @@
 #include "worker/eval/metrics.h"
 #include "worker/model/codebook.h"
 #include "worker/refresh/content_weights.h"
-#include "worker/refresh/group_sums.h"
+#include "worker/refresh/distil.h"
 #include "worker/refresh/work_budget.h"
 #include "worker/step_inputs.h"
 #include "worker/tables.h"
@@ -27,16 +29,22 @@ namespace {
 
 constexpr std::chrono::hours kPatience{24};
 constexpr size_t kContentsPerCall = 4096;
-constexpr uint64_t kSampleStream = 0x5A3B;
+// Of steps from this many before the one that a worker says it is at, pushes of any worker may be
+// on their way, beside cluster.staleness: workers are within a step of each other, and each has one
+// push under way.
+constexpr int64_t kStepsUnderWay = 4;
 // Beside training, which goes first where cores are short.
 constexpr int kNice = 10;
 
-bool Hybrid(const Config& config) {
-  return ArmOf(config.model.arm).alignment && config.model.alignment == "hybrid";
-}
-
 Deadline StoreDeadline(const Config& config) {
   return DeadlineIn(Milliseconds(config.ps.timeout_s));
+}
+
+PrefixRemap::Place PlaceOfPrefixes(const RefreshPlan& plan) {
+  return {.table = kPrefixTable,
+          .build_before = plan.build_in_use,
+          .build_now = plan.build,
+          .step = plan.step};
 }
 
 RemapKind KindOf(const std::string& remap) {
@@ -53,17 +61,6 @@ std::vector<size_t> ContentsOf(size_t contents, size_t rank, size_t size) {
   return own;
 }
 
-// The rest of a list after a seeded shuffle, `most` at most; ascending.
-std::vector<int32_t> Sampled(std::vector<int32_t> from, size_t most, uint64_t seed) {
-  if (from.size() > most) {
-    Random random(seed, kSampleStream);
-    for (size_t i = 0; i < most; ++i) std::swap(from[i], from[i + random.Below(from.size() - i)]);
-    from.resize(most);
-    std::ranges::sort(from);
-  }
-  return from;
-}
-
 class Job {
  public:
   Job(const RefreshWorker& worker, const RefreshPlan& plan, std::optional<RefreshSnapshot> snapshot,
@@ -72,12 +69,14 @@ class Job {
         config_(*worker.config),
         store_(*worker.store),
         group_(*worker.group),
+        training_step_(worker.step),
         plan_(plan),
         snapshot_(std::move(snapshot)),
         budget_(config_.refresh.cpu_share, give_up),
         layout_(ContentLayout::Of(config_)),
         dim_(layout_.dim),
         levels_(layout_.levels),
+        prefixes_(PrefixesOf(config_)),
         width_(store_.tables()[kContentTable].dim) {}
 
   absl::StatusOr<RefreshResult> Run(const Codebook* in_use, const Encoder* encoder) {
@@ -109,6 +108,7 @@ class Job {
     SAVIOR_FAILPOINT("refresh.published");
     RefreshResult result;
     result.encoder = std::move(next_encoder);
+    if (prefixes_ > 0) SAVIOR_RETURN_IF_ERROR(MakePrefixes(own, build.codes, &result));
     if (snapshot_) SAVIOR_RETURN_IF_ERROR(Lead(weights, std::move(build), &result));
     result.figures.cpu_s = budget_.cpu_seconds();
     result.figures.wall_s = SecondsSince(start);
@@ -121,36 +121,41 @@ class Job {
   }
 
  private:
-  absl::StatusOr<std::unique_ptr<Codebook>> ShareCodebook(const Codebook* in_use) {
-    std::string mine;
-    if (in_use != nullptr) {
-      SAVIOR_ASSIGN_OR_RETURN(mine, EncodeTensors(in_use->Save()));
+  // The file that the lead gives, others nothing, at all workers; null: it gave none.
+  absl::StatusOr<std::optional<TensorFile>> OfLead(const std::optional<TensorFile>& mine) {
+    std::string bytes;
+    if (mine) {
+      SAVIOR_ASSIGN_OR_RETURN(bytes, EncodeTensors(*mine));
     }
     SAVIOR_ASSIGN_OR_RETURN(const std::vector<std::string> all,
-                            group_.Allgather(mine, DeadlineIn(kPatience)));
-    SAVIOR_ASSIGN_OR_RETURN(const TensorFile file, DecodeTensors(all[0]));
-    return LoadCodebook(file);
+                            group_.Allgather(bytes, DeadlineIn(kPatience)));
+    if (all[0].empty()) return std::nullopt;
+    return DecodeTensors(all[0]);
+  }
+
+  absl::StatusOr<std::unique_ptr<Codebook>> ShareCodebook(const Codebook* in_use) {
+    std::optional<TensorFile> mine;
+    if (in_use != nullptr) mine = in_use->Save();
+    SAVIOR_ASSIGN_OR_RETURN(const std::optional<TensorFile> file, OfLead(mine));
+    if (!file) return absl::FailedPreconditionError("worker 0 has no codebook in use");
+    return LoadCodebook(*file);
   }
 
   // The lead trains it; null: the encoder stays.
   absl::StatusOr<std::unique_ptr<Encoder>> ShareNextEncoder(const Encoder* in_use) {
     if (!config_.encoder.refreshable) return nullptr;
-    std::string mine;
+    std::optional<TensorFile> mine;
     if (in_use != nullptr) {
       SAVIOR_ASSIGN_OR_RETURN(
           const std::unique_ptr<Encoder> next,
           RefreshEncoder(log_, config_, *in_use, plan_.seen,
                          MixTwo(static_cast<uint64_t>(config_.seed), plan_.version),
                          [this] { return budget_.Spend(); }));
-      if (next) {
-        SAVIOR_ASSIGN_OR_RETURN(mine, EncodeTensors(next->Save()));
-      }
+      if (next) mine = next->Save();
     }
-    SAVIOR_ASSIGN_OR_RETURN(const std::vector<std::string> all,
-                            group_.Allgather(mine, DeadlineIn(kPatience)));
-    if (all[0].empty()) return nullptr;
-    SAVIOR_ASSIGN_OR_RETURN(const TensorFile file, DecodeTensors(all[0]));
-    return LoadEncoder(file);
+    SAVIOR_ASSIGN_OR_RETURN(const std::optional<TensorFile> file, OfLead(mine));
+    if (!file) return nullptr;
+    return LoadEncoder(*file);
   }
 
   // z of this worker's contents under the next version, if that has another encoder.
@@ -220,11 +225,37 @@ class Job {
     return absl::OkStatus();
   }
 
+  absl::Status MakePrefixes(const std::vector<double>& weights, const std::vector<int32_t>& codes,
+                            RefreshResult* result) {
+    SAVIOR_ASSIGN_OR_RETURN(
+        result->prefixes, PrefixRemap::Share({levels_, num_codes(), codes_, codes, weights},
+                                             KindOf(config_.refresh.remap), config_.refresh.lambda,
+                                             &group_, &budget_));
+    // What training has pulled rows for, and all workers go in step: pushes of steps before are in.
+    const int64_t settled =
+        training_step_->load() - kStepsUnderWay - std::max<int64_t>(0, config_.cluster.staleness);
+    SAVIOR_ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                            group_.Allgather(absl::StrCat(settled), DeadlineIn(kPatience)));
+    result->prefixes_since = settled;
+    for (const std::string& theirs : all) {
+      int64_t step = 0;
+      if (!absl::SimpleAtoi(theirs, &step)) {
+        return absl::DataLossError("a worker's step does not decode");
+      }
+      result->prefixes_since = std::min(result->prefixes_since, step);
+    }
+    SAVIOR_ASSIGN_OR_RETURN(result->figures.prefixes,
+                            result->prefixes.Make(store_, PlaceOfPrefixes(plan_), nullptr,
+                                                  Milliseconds(config_.ps.timeout_s),
+                                                  [this] { return budget_.Spend(); }));
+    SAVIOR_FAILPOINT("refresh.prefixes_made");
+    return group_.Allgather("prefixes", DeadlineIn(kPatience)).status();
+  }
+
   absl::Status Lead(const std::vector<double>& weights, CodebookBuild build,
                     RefreshResult* result) {
-    const auto k = static_cast<size_t>(config_.codebook.codes);
     result->figures.build = build.figures;
-    result->joint = {levels_, k, std::move(build.joint)};
+    result->joint = {levels_, num_codes(), std::move(build.joint)};
     result->shares = SharesOf(result->joint, KindOf(config_.refresh.remap), config_.refresh.lambda);
     result->from = std::move(snapshot_->align);
     const OptimizerKind optimizer = store_.tables()[kAlignTable].optimizer.kind;
@@ -242,8 +273,8 @@ class Job {
   absl::Status Preserve(const std::vector<double>& weights, const std::vector<int32_t>& codes,
                         RefreshResult* result) {
     const bool mlp = ArmOf(config_.model.arm).alignment;
-    const bool hybrid = Hybrid(config_);
-    const size_t parts = levels_ + (hybrid ? 1 : 0);
+    const bool hybrid = HasOwnVectors(config_);
+    const size_t parts = levels_ + prefixes_ + (hybrid ? 1 : 0);
     Fusion fusion{dim_, parts, 0, {}, {}};
     if (mlp) {
       SAVIOR_ASSIGN_OR_RETURN(fusion, FusionOf(snapshot_->dense, dim_, parts));
@@ -259,19 +290,20 @@ class Job {
         sample.before.push_back(codes_[place * levels_ + l]);
         sample.now.push_back(codes[place * levels_ + l]);
       }
-      if (hybrid) {
-        const auto from = snapshot_->own.begin() + static_cast<std::ptrdiff_t>(s * dim_);
-        sample.own.insert(sample.own.end(), from, from + static_cast<std::ptrdiff_t>(dim_));
-      }
+      const auto add_rest = [&](const std::vector<float>& rows, size_t width) {
+        const auto from = rows.begin() + static_cast<std::ptrdiff_t>(s * width);
+        sample.rest.insert(sample.rest.end(), from, from + static_cast<std::ptrdiff_t>(width));
+      };
+      add_rest(snapshot_->prefixes, prefixes_ * dim_);
+      if (hybrid) add_rest(snapshot_->own, dim_);
       // Arms that take codes without z have nothing to make up for.
       for (size_t d = 0; mlp && result->encoder && d < dim_; ++d) {
         sample.z_change.push_back(z_[place * dim_ + d] - z_now_[place * dim_ + d]);
       }
     }
     if (result->encoder) result->figures.z_moved = MovedBy();
-    const auto k = static_cast<size_t>(config_.codebook.codes);
-    const AlignRows before = {k, result->from.weights};
-    AlignRows now = {k, std::move(result->made.weights)};
+    const AlignRows before = {num_codes(), result->from.weights};
+    AlignRows now = {num_codes(), std::move(result->made.weights)};
     if (mlp && config_.refresh.remap == "distilled") {
       const DistilOptions options = {
           .steps = static_cast<int>(config_.refresh.distil_steps),
@@ -280,13 +312,32 @@ class Job {
       SAVIOR_RETURN_IF_ERROR(
           Distil(fusion, before, samples[0], options, &now, [this] { return budget_.Spend(); }));
     }
-    const AlignSample& measured = samples[1].size() > 0 ? samples[1] : samples[0];
+    AlignSample& measured = samples[1].size() > 0 ? samples[1] : samples[0];
+    SAVIOR_RETURN_IF_ERROR(ReadPrefixes(parts - levels_, &measured));
     result->figures.preserved_r2 =
         measured.size() > 0 ? PreservedR2(fusion, before, now, measured) : 1.0;
     result->made.weights = std::move(now.rows);
     return absl::OkStatus();
   }
 
+  // Of the sample, as they are: before and after.
+  absl::Status ReadPrefixes(size_t rest, AlignSample* sample) {
+    if (prefixes_ == 0) return absl::OkStatus();
+    sample->rest_now = sample->rest;
+    for (const auto& [codes, build, to] :
+         {std::tuple(&sample->before, plan_.build_in_use, &sample->rest),
+          std::tuple(&sample->now, plan_.build, &sample->rest_now)}) {
+      SAVIOR_ASSIGN_OR_RETURN(const std::vector<float> rows,
+                              PrefixRowsOf(*codes, levels_, num_codes(), kPrefixTable, build,
+                                           store_, StoreDeadline(config_)));
+      for (size_t i = 0; i < sample->size(); ++i) {
+        std::copy_n(&rows[i * prefixes_ * dim_], prefixes_ * dim_, &(*to)[i * rest * dim_]);
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  size_t num_codes() const { return static_cast<size_t>(config_.codebook.codes); }
   const std::vector<float>& z_now() const { return z_now_.empty() ? z_ : z_now_; }
 
   // Mean |z' - z|^2 over this worker's contents.
@@ -357,7 +408,8 @@ class Job {
     period.from = std::max(period.from, period.until - seconds);
     SAVIOR_ASSIGN_OR_RETURN(const auto trainer, Trainer::Create(config_, &log_, &store_, period));
     SAVIOR_RETURN_IF_ERROR(trainer->dense().Load(snapshot_->dense));
-    SAVIOR_RETURN_IF_ERROR(trainer->UseCodebook(version));
+    SAVIOR_RETURN_IF_ERROR(
+        trainer->UseCodebook(version, version == plan_.version ? plan_.build : plan_.build_in_use));
     SAVIOR_ASSIGN_OR_RETURN(const Predictions predictions, trainer->Predict(period));
     SAVIOR_RETURN_IF_ERROR(budget_.Spend());
     return Auc(predictions.p_ctr, predictions.clicks);
@@ -367,11 +419,12 @@ class Job {
   const Config& config_;
   EmbeddingStore& store_;
   Group& group_;
+  const std::atomic<int64_t>* const training_step_;
   const RefreshPlan plan_;
   std::optional<RefreshSnapshot> snapshot_;
   WorkBudget budget_;
   const ContentLayout layout_;
-  const size_t dim_, levels_, width_;
+  const size_t dim_, levels_, prefixes_, width_;
   std::vector<size_t> contents_;  // this worker's
   std::vector<uint64_t> keys_;
   std::vector<float> z_;        // in use
@@ -380,39 +433,6 @@ class Job {
 };
 
 }  // namespace
-
-absl::StatusOr<RefreshSnapshot> TakeSnapshot(const TrainingLog& log, const Config& config,
-                                             const RefreshPlan& plan, uint32_t workers,
-                                             TensorFile dense, EmbeddingStore& store) {
-  RefreshSnapshot snapshot;
-  snapshot.dense = std::move(dense);
-  SAVIOR_ASSIGN_OR_RETURN(snapshot.align,
-                          ReadAlignTable(store, config, plan.version - 1, StoreDeadline(config)));
-  const std::vector<uint8_t> listed = ListedBefore(log, plan.seen.until);
-  std::vector<int32_t> known;
-  for (size_t c = 0; c < listed.size(); c += workers) {
-    if (listed[c] != 0) known.push_back(static_cast<int32_t>(c));
-  }
-  // Half of them to measure on.
-  snapshot.contents = Sampled(std::move(known), 2 * static_cast<size_t>(config.refresh.sample),
-                              MixTwo(static_cast<uint64_t>(config.seed), plan.version));
-  if (!Hybrid(config)) return snapshot;
-  const std::vector<uint64_t> all = ContentKeys(log);
-  std::vector<uint64_t> keys;
-  for (const int32_t c : snapshot.contents) keys.push_back(all[static_cast<size_t>(c)]);
-  const auto dim = static_cast<size_t>(config.encoder.dim);
-  snapshot.own.resize(keys.size() * dim);
-  std::vector<uint32_t> updates(keys.size());
-  const TablePull pull = {kContentVectorTable, keys, snapshot.own, updates};
-  SAVIOR_RETURN_IF_ERROR(store.Pull({&pull, 1}, StoreDeadline(config)));
-  for (size_t i = 0; i < keys.size(); ++i) {
-    const double seen = updates[i];
-    const auto shrink =
-        static_cast<float>(seen == 0 ? 0.0 : seen / (seen + config.model.hybrid_shrinkage));
-    for (size_t d = 0; d < dim; ++d) snapshot.own[i * dim + d] *= shrink;
-  }
-  return snapshot;
-}
 
 absl::StatusOr<RefreshResult> RunRefreshJob(const RefreshWorker& worker, const RefreshPlan& plan,
                                             std::optional<RefreshSnapshot> snapshot,
@@ -431,6 +451,14 @@ absl::Status CarryOver(const RefreshResult& result, const Config& config, uint32
       store, version, step,
       CarriedOver(result.made, result.from, now, result.shares, result.joint, optimizer),
       StoreDeadline(config));
+}
+
+absl::StatusOr<size_t> CarryPrefixesOver(const RefreshResult& result, const Config& config,
+                                         const RefreshPlan& plan,
+                                         const absl::flat_hash_set<uint64_t>& changed,
+                                         EmbeddingStore& store) {
+  return result.prefixes.Make(store, PlaceOfPrefixes(plan), &changed,
+                              Milliseconds(config.ps.timeout_s), [] { return absl::OkStatus(); });
 }
 
 }  // namespace savior

@@ -2,13 +2,16 @@
 //
 //   T0      training stands still for a moment: the lead copies alignment rows and dense weights
 //   build   the encoder, where it is refreshed, too, by the lead -> z of this worker's contents ->
-//           codebook, by all workers -> z and codes into the content table, beside those in use
+//           codebook, by all workers -> z and codes into the content table, beside those in use;
+//           rows of prefixes, by all workers (worker/refresh/prefix_remap.h)
 //   lead    alignment rows of the new version: remapped, distilled, written; gates
 //   end     all workers have the same verdict
 //
 // Nothing of this is read by training before the switch, and all of it is written again by the next
 // attempt: given up at any instant, it leaves no trace.
 #pragma once
+
+#include <absl/container/flat_hash_set.h>
 
 #include <atomic>
 #include <cstdint>
@@ -20,46 +23,24 @@
 #include "common/config.h"
 #include "common/status.h"
 #include "common/store.h"
-#include "common/tensor_file.h"
-#include "worker/data/batch.h"
 #include "worker/data/training_log.h"
 #include "worker/group.h"
 #include "worker/model/codebook.h"
 #include "worker/model/encoder.h"
 #include "worker/refresh/align_table.h"
 #include "worker/refresh/codebook_build.h"
-#include "worker/refresh/distil.h"
+#include "worker/refresh/prefix_remap.h"
+#include "worker/refresh/refresh_snapshot.h"
 #include "worker/refresh/remap.h"
 
 namespace savior {
-
-// What all workers build from, the same at all of them.
-struct RefreshPlan {
-  uint32_t version = 1;  // to build; the one in use is that less 1
-  int64_t step = 0;      // T0
-  Period seen;           // of the data that it may learn from: until T0's time
-};
-
-// As of T0, of the lead.
-struct RefreshSnapshot {
-  AlignTable align;
-  TensorFile dense;
-  std::vector<int32_t> contents;  // sampled for distillation, the lead's own
-  std::vector<float> own;         // [contents, dim] their own vectors, shrunk; hybrid only
-};
-
-// Of the lead's store, while no push is under way.
-[[nodiscard]] absl::StatusOr<RefreshSnapshot> TakeSnapshot(const TrainingLog& log,
-                                                           const Config& config,
-                                                           const RefreshPlan& plan,
-                                                           uint32_t workers, TensorFile dense,
-                                                           EmbeddingStore& store);
 
 struct RefreshFigures {
   BuildFigures build;
   double preserved_r2 = 0;        // on contents that distillation has not seen
   std::optional<double> z_moved;  // the encoder's: mean |z' - z|^2 over the lead's contents
   std::optional<double> auc_before, auc_after;  // replay of the last hours, with either version
+  size_t prefixes = 0;                          // rows of them that the lead made
   double cpu_s = 0;                             // of the lead's part
   double wall_s = 0;
 };
@@ -69,6 +50,10 @@ struct RefreshResult {
   // names the gate, value and bound.
   absl::Status verdict;
   std::unique_ptr<Encoder> encoder;  // null: it stays
+  // This worker's. Made of rows as they were in pushes of steps before `prefixes_since`, a step
+  // that is the same at all workers, and may be in part of later ones.
+  PrefixRemap prefixes;
+  int64_t prefixes_since = 0;
   // The lead's.
   std::unique_ptr<Codebook> codebook;
   CodeJoint joint;
@@ -88,6 +73,8 @@ struct RefreshWorker {
   // In use; the lead's.
   const Codebook* codebook = nullptr;
   const Encoder* encoder = nullptr;
+  // Training's next step, as far as it has said.
+  const std::atomic<int64_t>* step = nullptr;
 };
 
 // Blocks for as long as it takes; `give_up` ends it (kCancelled). Errors are this worker's own
@@ -101,5 +88,12 @@ struct RefreshWorker {
 // Written to `store`, the lead's, while no push is under way. `step`: the switch's.
 [[nodiscard]] absl::Status CarryOver(const RefreshResult& result, const Config& config,
                                      uint32_t version, int64_t step, EmbeddingStore& store);
+// Likewise this worker's rows of prefixes that are made of one of `changed`, keys of rows that any
+// worker has pushed gradients of in result.prefixes_since or later. Returns how many.
+[[nodiscard]] absl::StatusOr<size_t> CarryPrefixesOver(const RefreshResult& result,
+                                                       const Config& config,
+                                                       const RefreshPlan& plan,
+                                                       const absl::flat_hash_set<uint64_t>& changed,
+                                                       EmbeddingStore& store);
 
 }  // namespace savior

@@ -43,6 +43,16 @@ TEST(ModelTables, OfUsersAndItemsHaveTheRulesOfTheConfiguration) {
     EXPECT_EQ(tables[t].admission.count, ids ? 3u : 1u);
     EXPECT_EQ(tables[t].eviction, ids ? eviction : EvictionSpec{});
   }
+  config.model.prefix_ngrams = true;
+  const std::vector<TableSpec> more = ModelTables(config);
+  ASSERT_EQ(more.size(), size_t{kPrefixTable} + 1);
+  EXPECT_EQ(more[kPrefixTable].name, "prefix");
+  EXPECT_EQ(more[kPrefixTable].kind, TableKind::kAlign);
+  EXPECT_EQ(more[kPrefixTable].dtype, StoreDtype::kBfloat16);
+  EXPECT_EQ(more[kPrefixTable].admission.count, 3u);
+  EXPECT_EQ(more[kPrefixTable].eviction, eviction);
+  EXPECT_EQ(more[kPrefixTable].optimizer, tables[kAlignTable].optimizer);
+  config.model.prefix_ngrams = false;
   config.ps.admission = "probability";
   config.ps.admission_probability = 0.125;
   config.ps.store_dtype = "float16";
@@ -85,6 +95,33 @@ TEST(ContentRow, HasAVectorForEachSlotWhereTheEncoderIsRefreshed) {
   EXPECT_EQ(layout.codes(0), 128u);
   EXPECT_EQ(layout.codes(1), 131u);
   EXPECT_EQ(layout.row(), 136u);
+}
+
+TEST(Prefixes, HaveKeysOfTheirBuildLengthAndCodes) {
+  const std::vector<int32_t> codes = {3, 0, 7};
+  const auto keys = [](uint32_t build, const std::vector<int32_t>& of, uint64_t num_codes) {
+    std::vector<uint64_t> all;
+    ForEachPrefix(build, of, num_codes, [&](uint64_t key) { all.push_back(key); });
+    return all;
+  };
+  EXPECT_EQ(keys(0, codes, 10),
+            (std::vector<uint64_t>{(uint64_t{1} << 45) | 30, (uint64_t{2} << 45) | 307}));
+  EXPECT_EQ(keys(2, codes, 10)[1], (uint64_t{2} << 48) | (uint64_t{2} << 45) | 307);
+  EXPECT_EQ(keys(65536 + 2, codes, 10), keys(2, codes, 10));
+  EXPECT_TRUE(keys(0, {5}, 10).empty());
+  EXPECT_TRUE(keys(0, {}, 10).empty());
+  // The most there is room for: 2^45 of eight codes.
+  const std::vector<int32_t> last(5, 511);
+  EXPECT_EQ(keys(65535, last, 512).back(),
+            (~uint64_t{0} << 48) | (uint64_t{4} << 45) | 0x1fffffffffff);
+  for (const uint32_t build : {0u, 1u, 65535u, 65536u}) {
+    for (const uint64_t key : keys(build, codes, 10)) {
+      EXPECT_TRUE(IsOfBuild(key, build));
+      EXPECT_FALSE(IsOfBuild(key, build + 1));
+      EXPECT_EQ(WithoutBuild(key) | PrefixKey(build, 1, 0), key);
+    }
+    EXPECT_EQ(WithoutBuild(keys(build, codes, 10)[0]), keys(0, codes, 10)[0]);
+  }
 }
 
 }  // namespace

@@ -45,7 +45,7 @@ AlignSample MakeSample(size_t n, bool own) {
                                                 : (code + 1) % static_cast<int32_t>(kCodes));
     }
     for (size_t d = 0; own && d < kDim; ++d) {
-      sample.own.push_back(static_cast<float>(random.Normal()));
+      sample.rest.push_back(static_cast<float>(random.Normal()));
     }
   }
   return sample;

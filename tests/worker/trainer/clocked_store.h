@@ -46,11 +46,15 @@ class ClockedStore {
     const std::lock_guard lock(mutex_);
     return ports_[w]->pulled_steps;
   }
-  // The alignment rows of codebook version `from` under the keys of version `to`, too.
+  // The alignment rows of codebook version `from` under the keys of version `to`, too, and rows of
+  // prefixes of the builds of the same numbers.
   void CopyAlignment(uint32_t from, uint32_t to) {
     const std::lock_guard lock(mutex_);
     const std::map<RowKey, Row> rows = rows_;
     for (const auto& [key, row] : rows) {
+      if (key.first == kPrefixTable && IsOfBuild(key.second, from)) {
+        rows_[{kPrefixTable, PrefixKey(to, 1, 0) | WithoutBuild(key.second)}] = row;
+      }
       if (key.first != kAlignTable || SlotOfAlignKey(key.second) != CodebookSlot(from)) continue;
       rows_[{kAlignTable, AlignKey(to, 0, 0) | WithoutSlot(key.second)}] = row;
     }

@@ -77,6 +77,7 @@ class SlicesTest : public testing::TestWithParam<const char*> {
       AddRows(kFeatureTable, in->feature, grads.feature, sum);
       AddRows(kAlignTable, in->align, grads.align, sum);
       AddRows(kContentVectorTable, in->content_vector, grads.content_vector, sum);
+      AddRows(kPrefixTable, in->prefix, grads.prefix, sum);
       if (in->batch.rows() == 0) ++sum->slices_without_rows;
     }
   }
@@ -104,6 +105,7 @@ void ExpectNear(const std::vector<float>& sum, const std::vector<float>& whole,
 TEST_P(SlicesTest, GradientsOfTheSlicesAddUpToThoseOfTheBatch) {
   Config config = SmallModel(GetParam());
   config.model.behaviour_features = true;
+  config.model.prefix_ngrams = true;
   Gradients whole;
   ASSERT_NO_FATAL_FAILURE(Learn(config, 1, 1, &whole));
   ASSERT_GT(whole.losses.ctr, 0.0);

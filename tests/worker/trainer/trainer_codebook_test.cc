@@ -111,12 +111,14 @@ TEST_F(CodebookSwitch, ToEqualCodesAndRowsChangesNoBit) {
     const char* arm;
     int64_t staleness;
     uint32_t workers;
+    bool prefixes = false;
   };
-  for (const auto& [arm, staleness, workers] :
+  for (const auto& [arm, staleness, workers, prefixes] :
        {Case{"savior", 0, 1}, Case{"savior", 0, 2}, Case{"sid", 0, 2}, Case{"savior", 1, 1},
-        Case{"savior", -1, 1}}) {
+        Case{"savior", -1, 1}, Case{"savior", 0, 2, true}, Case{"sid", 0, 1, true}}) {
     SCOPED_TRACE(testing::Message() << arm << ", staleness " << staleness << ", " << workers);
-    const Config config = ShortRun(arm, staleness);
+    Config config = ShortRun(arm, staleness);
+    config.model.prefix_ngrams = prefixes;
     const Trained plain = TrainUndisturbed(config, workers);
     Rows before;
     const Trained over = Train(
@@ -125,25 +127,28 @@ TEST_F(CodebookSwitch, ToEqualCodesAndRowsChangesNoBit) {
           before = store.learned();
           store.CopyAlignment(0, 1);
         },
-        [](Trainer& trainer) { return trainer.UseCodebook(1); });
+        [](Trainer& trainer) { return trainer.UseCodebook(1, 1); });
     EXPECT_EQ(over.digests, plain.digests);
     EXPECT_EQ(over.unfinished, 0u);
     ASSERT_GT(RowsOfSlot(plain.rows, 0), 0u);
     EXPECT_EQ(RowsOfSlot(plain.rows, 1), 0u);
     EXPECT_EQ(RowsOfSlot(over.rows, 1), RowsOfSlot(plain.rows, 0));
-    size_t changed = 0;
+    size_t changed = 0, of_prefixes = 0;
     for (const auto& [key, row] : plain.rows) {
       const auto [table, number] = key;
-      if (table != kAlignTable) {
+      if (table != kAlignTable && table != kPrefixTable) {
         EXPECT_EQ(over.rows.at(key), row) << table << ", " << number;
         continue;
       }
-      EXPECT_EQ(over.rows.at({table, AlignKey(1, 0, 0) | number}), row) << number;
+      of_prefixes += table == kPrefixTable;
+      const uint64_t next = table == kAlignTable ? AlignKey(1, 0, 0) : PrefixKey(1, 1, 0);
+      EXPECT_EQ(over.rows.at({table, next | number}), row) << number;
       if (!before.contains(key)) continue;
       EXPECT_EQ(over.rows.at(key), before.at(key)) << "a row of version 0 was touched";
       changed += row != before.at(key);
     }
     EXPECT_GT(changed, 0u) << "nothing was learned after the switch";
+    EXPECT_EQ(of_prefixes > 0, prefixes);
   }
 }
 
@@ -199,10 +204,10 @@ TEST_F(CodebookSwitch, CodesAreThoseOfTheVersionInUse) {
   EXPECT_EQ(keys(), first);
   assembler.ForgetContents();
   EXPECT_EQ(keys(), first);
-  assembler.UseCodebook(1);
+  assembler.UseCodebook(1, 0);
   EXPECT_EQ(assembler.codebook_version(), 1u);
   EXPECT_THAT(keys(), testing::UnorderedElementsAre(AlignKey(1, 0, 7), AlignKey(1, 1, 7)));
-  assembler.UseCodebook(2);
+  assembler.UseCodebook(2, 0);
   EXPECT_EQ(keys(), first);
 }
 
@@ -230,11 +235,48 @@ TEST_F(CodebookSwitch, RowsOfOneVersionReadAsVersionZero) {
   EXPECT_THAT(in->align.keys,
               testing::ElementsAre(AlignKey(0, 0, 3), AlignKey(0, 1, 4), AlignKey(0, 2, 5)));
   EXPECT_THAT(in->z, testing::Each(0.5f));
-  assembler.UseCodebook(1);
+  assembler.UseCodebook(1, 0);
   const absl::Status status =
       assembler.Assemble(*(*reader)->Read(0), port, Deadline::max()).status();
   EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
   EXPECT_THAT(std::string(status.message()), testing::HasSubstr("16 floats"));
+}
+
+// For who makes rows of them while this goes on: which ones gradients came for.
+TEST_F(CodebookSwitch, NotesPrefixesThatArePushed) {
+  Config config = ShortRun();
+  config.model.prefix_ngrams = true;
+  ClockedStore store(config, 1);
+  auto trainer = Trainer::Create(config, log_, &store.port(0), kWholeLog);
+  ASSERT_TRUE(trainer.ok()) << trainer.status();
+  const auto prefixes = [&] {
+    std::map<uint64_t, std::vector<float>> rows;
+    for (const auto& [key, row] : store.learned()) {
+      if (key.first == kPrefixTable) rows[key.second] = row;
+    }
+    return rows;
+  };
+  ASSERT_TRUE((*trainer)->Step().ok());
+  EXPECT_TRUE((*trainer)->PrefixesPushedSince(0).empty()) << "nobody has asked";
+  (*trainer)->NotePrefixes(true);
+  auto before = prefixes();
+  ASSERT_TRUE((*trainer)->Step().ok());
+  const auto between = prefixes();
+  ASSERT_TRUE((*trainer)->Step().ok());
+  for (const int64_t since : {1, 2}) {
+    std::vector<uint64_t> changed;
+    for (const auto& [key, row] : prefixes()) {
+      if (!before.contains(key) || before.at(key) != row) changed.push_back(key);
+    }
+    ASSERT_FALSE(changed.empty());
+    // A gradient may leave a row as it is, in which case it is named for nothing.
+    EXPECT_THAT((*trainer)->PrefixesPushedSince(since), testing::IsSupersetOf(changed));
+    before = between;
+  }
+  EXPECT_GT((*trainer)->PrefixesPushedSince(1).size(), (*trainer)->PrefixesPushedSince(2).size());
+  EXPECT_TRUE((*trainer)->PrefixesPushedSince(3).empty());
+  (*trainer)->NotePrefixes(false);
+  EXPECT_TRUE((*trainer)->PrefixesPushedSince(0).empty());
 }
 
 // As with Seek, pulls that are under way are finished and their steps pulled again.
@@ -247,7 +289,7 @@ TEST_F(CodebookSwitch, ForgetsWhatIsUnderWay) {
     EXPECT_EQ((*trainer)->codebook_version(), 0u);
     ASSERT_TRUE((*trainer)->Step().ok());
     ASSERT_GT(store.unfinished(), 0u);
-    ASSERT_TRUE((*trainer)->UseCodebook(1).ok());
+    ASSERT_TRUE((*trainer)->UseCodebook(1, 0).ok());
     EXPECT_EQ(store.unfinished(), 0u);
     EXPECT_EQ((*trainer)->codebook_version(), 1u);
     EXPECT_EQ((*trainer)->step(), 1);

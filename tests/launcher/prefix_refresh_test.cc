@@ -1,0 +1,229 @@
+// A refresh of the codebook of a run with rows of prefixes (model.prefix_ngrams).
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "launcher/bundle_export.h"
+#include "launcher/refresh_command.h"
+#include "launcher/run_inputs.h"
+#include "tests/launcher/refresh_run.h"
+#include "worker/refresh/content_weights.h"
+#include "worker/step_inputs.h"
+
+namespace savior {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::ElementsAre;
+
+class PrefixRefresh : public RefreshSuite<PrefixRefresh> {
+ public:
+  static Config Named(const std::string& name) {
+    Config config = DriftingRun(folder_->path(), name);
+    config.model.prefix_ngrams = true;
+    config.codebook.levels = 3;
+    return config;
+  }
+
+ protected:
+  using Rows = std::map<uint64_t, Row>;
+
+  static Rows OfBuild(const Rows& rows, uint32_t build) {
+    Rows some;
+    for (const auto& [key, row] : rows) {
+      if (IsOfBuild(key, build)) some[WithoutBuild(key)] = row;
+    }
+    return some;
+  }
+
+  // Of a content's row, of build 0.
+  static std::vector<uint64_t> PrefixesIn(const Row& content, const Config& config,
+                                          uint32_t version) {
+    const ContentLayout layout = ContentLayout::Of(config);
+    std::vector<uint64_t> keys;
+    ForEachPrefix(0, std::span(content.weights).subspan(layout.codes(version), layout.levels),
+                  static_cast<uint64_t>(config.codebook.codes),
+                  [&](uint64_t key) { keys.push_back(key); });
+    return keys;
+  }
+};
+
+// The rows in the commit of the switch, against the definition on that commit's other rows: what
+// was made beside training and what was made again at the switch are one.
+TEST_F(PrefixRefresh, RowsAreTheMeansOfTheRowsAtTheSwitch) {
+  Config config = WithRefresh(Named("at-the-switch"));
+  config.train.max_steps = kRefreshSwitch;
+  RunToTheEnd(config);
+  EXPECT_THAT(StatesOf(config), ElementsAre("BUILDING", "ACTIVE"));
+  const CodebookState state = StateOf(config);
+  EXPECT_EQ(state.builds, 1u);
+  EXPECT_EQ(state.build, 1u);
+  EXPECT_EQ(state.previous_build, 0u);
+  const nlohmann::json figures = EventsOf(config)[1].at("prefixes");
+  Learned learned = LearnedBy(config);
+  const Rows before = OfBuild(learned.tables.at("prefix"), 0);
+  const Rows now = OfBuild(learned.tables.at("prefix"), 1);
+  EXPECT_EQ(figures.at("made"), now.size());
+  EXPECT_GT(figures.at("again"), 0);
+
+  const auto log = OpenOrPrepare(config);
+  ASSERT_TRUE(log.ok()) << log.status();
+  const auto inputs = RunInputs::Open(config);
+  ASSERT_TRUE(inputs.ok()) << inputs.status();
+  SoloGroup alone;
+  WorkBudget budget(1.0);
+  const Period seen = {inputs->periods.training.from,
+                       EventsOf(config)[0].at("data_until").get<int64_t>()};
+  const auto weights = ContentWeights(**log, seen, &alone, &budget);
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  const std::vector<uint64_t> keys = ContentKeys(**log);
+  std::map<uint64_t, std::map<uint64_t, double>> joint;  // now -> before -> weight
+  for (size_t c = 0; c < keys.size(); ++c) {
+    if ((*weights)[c] <= 0) continue;
+    const Row& content = learned.tables.at("content").at(keys[c]);
+    const auto from = PrefixesIn(content, config, 0), to = PrefixesIn(content, config, 1);
+    for (size_t p = 0; p < to.size(); ++p) joint[to[p]][from[p]] += (*weights)[c];
+  }
+  size_t compared = 0, moved = 0;
+  for (const auto& [key, parts] : joint) {
+    double all = config.refresh.lambda;
+    std::vector<double> mean(static_cast<size_t>(config.encoder.dim));
+    for (const auto& [from, weight] : parts) all += weight;
+    for (const auto& [from, weight] : parts) {
+      moved += from != key;
+      if (!before.contains(from)) continue;
+      for (size_t d = 0; d < mean.size(); ++d) {
+        mean[d] += weight / all * before.at(from).weights[d];
+      }
+    }
+    if (!now.contains(key)) continue;
+    ++compared;
+    EXPECT_EQ(now.at(key).last_step, kRefreshBegin) << "whenever it was made";
+    for (size_t d = 0; d < mean.size(); ++d) {
+      ASSERT_NEAR(now.at(key).weights[d], mean[d], 1e-6) << key;
+    }
+  }
+  EXPECT_EQ(compared, now.size());
+  EXPECT_GT(compared, 20u);
+  EXPECT_GT(moved, 3u);
+}
+
+TEST_F(PrefixRefresh, TwiceIsTheSameRunForAnyNumberOfShards) {
+  Config config = WithRefresh(Named("shards"));
+  config.ps.shards = 3;
+  RunToTheEnd(config);
+  ExpectSame(Once(), config);
+}
+
+TEST_F(PrefixRefresh, OfARunStoppedAtAnyStepIsBitIdentical) {
+  for (const int64_t stop : {kRefreshBegin - 1, kRefreshSwitch, kRefreshSwitch + 9}) {
+    SCOPED_TRACE(stop);
+    Config config = WithRefresh(Named("stopped-at-" + std::to_string(stop)));
+    config.train.max_steps = stop;
+    RunToTheEnd(config);
+    config.train.max_steps = 0;
+    RunToTheEnd(config, /*resume=*/true);
+    ExpectSame(Once(), config);
+  }
+}
+
+// What a build that was given up has written is of no use to the next one, nor in its way.
+TEST_F(PrefixRefresh, EveryBuildHasRowsOfItsOwn) {
+  Config config = WithRefresh(Named("given-up"));
+  config.refresh.min_preserved_r2 = 1;
+  config.train.max_steps = kRefreshSwitch + 3;
+  RunToTheEnd(config);
+  ASSERT_THAT(StatesOf(config), ::testing::Contains("ABORTED"));
+  const uint32_t given_up = StateOf(config).builds;
+  EXPECT_GE(given_up, 1u);
+  EXPECT_EQ(StateOf(config).build, 0u);
+  EXPECT_FALSE(OfBuild(LearnedBy(config).tables.at("prefix"), 1).empty()) << "it wrote some";
+  Config never = Named("given-up-never");
+  never.train.max_steps = kRefreshSwitch + 3;
+  RunToTheEnd(never);
+  EXPECT_EQ(ResultOf(config), ResultOf(never));
+  EXPECT_EQ(InUse(config), InUse(never));
+  config.refresh.min_preserved_r2 = -10;
+  config.train.max_steps = 0;
+  RunToTheEnd(config, /*resume=*/true);
+  const CodebookState state = StateOf(config);
+  EXPECT_EQ(state.version, 1u);
+  EXPECT_EQ(state.build, state.builds);
+  EXPECT_GT(state.build, given_up);
+  EXPECT_FALSE(InUse(config).tables.at("prefix").empty());
+}
+
+TEST_F(PrefixRefresh, OfARunThatStandsStill) {
+  Config config = Named("standing");
+  config.train.max_steps = kRefreshSwitch;
+  RunToTheEnd(config);
+  std::ostringstream out;
+  for (const uint32_t version : {1u, 2u}) {
+    const absl::Status done =
+        RefreshCodebook({config.run.dir, {"refresh.probation_steps=0"}, false, false}, out);
+    ASSERT_TRUE(done.ok()) << done;
+    const CodebookState state = StateOf(config);
+    EXPECT_EQ(state.version, version);
+    EXPECT_EQ(state.build, version);
+    EXPECT_EQ(state.previous_build, version - 1);
+    EXPECT_FALSE(InUse(config).tables.at("prefix").empty());
+  }
+  config.train.max_steps = 0;
+  RunToTheEnd(config, /*resume=*/true);
+  EXPECT_EQ(StateOf(config).version, 2u);
+}
+
+TEST_F(PrefixRefresh, RolledBackItIsTheRunThatNeverSwitched) {
+  Config config = WithRefresh(Named("rolled-back"));
+  RunToTheEnd(config);
+  ASSERT_TRUE(RollBackCodebook(config.run.dir, 0, Anyhow).ok());
+  EXPECT_EQ(StateOf(config).build, 0u);
+  EXPECT_EQ(StateOf(config).builds, 1u) << "its number is never used again";
+  config.refresh.at_step = 0;
+  RunToTheEnd(config, /*resume=*/true);
+  EXPECT_EQ(ResultOf(config), ResultOf(Never()));
+  EXPECT_EQ(InUse(config), InUse(Never()));
+}
+
+TEST_F(PrefixRefresh, ArmsOfTheAblation) {
+  for (const std::string remap : {"index", "zero", "conditional_mean"}) {
+    SCOPED_TRACE(remap);
+    Config config = WithRefresh(Named("remap-" + remap));
+    config.refresh.remap = remap;
+    config.train.max_steps = kRefreshSwitch;
+    RunToTheEnd(config);
+    ASSERT_EQ(StateOf(config).version, 1u);
+    const Rows rows = LearnedBy(config).tables.at("prefix");
+    const Rows before = OfBuild(rows, 0), now = OfBuild(rows, 1);
+    EXPECT_EQ(now.empty(), remap == "zero");
+    for (const auto& [key, row] : now) {
+      if (remap == "index") EXPECT_EQ(row.weights, before.at(key).weights);
+    }
+  }
+}
+
+TEST_F(PrefixRefresh, ArmSidLearnsAndKeepsThem) {
+  Config config = WithRefresh(Named("sid"));
+  config.model.arm = "sid";
+  RunToTheEnd(config);
+  EXPECT_EQ(StateOf(config).version, 1u);
+  EXPECT_GT(InUse(config).tables.at("prefix").size(), 20u);
+}
+
+TEST_F(PrefixRefresh, BundlesHaveTheRowsInUse) {
+  const fs::path out = folder_->path() / "bundles";
+  const auto bundle = ExportBundle({.from = Once().run.dir, .out = out});
+  ASSERT_TRUE(bundle.ok()) << bundle.status();
+  const auto verified = VerifyBundle(out, bundle->version(), Digests::kAll);
+  ASSERT_TRUE(verified.ok()) << verified.status();
+  EXPECT_LT(verified->parity.max_difference, 1e-5);
+}
+
+}  // namespace
+}  // namespace savior
