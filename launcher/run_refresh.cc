@@ -1,6 +1,5 @@
 #include "launcher/run_refresh.h"
 
-#include <absl/container/flat_hash_set.h>
 #include <absl/strings/str_cat.h>
 #include <absl/time/clock.h>
 #include <fmt/format.h>
@@ -9,6 +8,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <numeric>
 #include <string_view>
 #include <system_error>
 #include <utility>
@@ -16,6 +16,7 @@
 
 #include "common/failpoint.h"
 #include "worker/arm.h"
+#include "worker/refresh/group_sums.h"
 #include "worker/tables.h"
 
 namespace savior {
@@ -44,9 +45,9 @@ Json FiguresOf(const RefreshFigures& f) {
                {"levels", std::move(levels)},
                {"reseeded", f.build.reseeded},
                {"sha256", f.build.sha256},
-               {"preserved_r2", f.preserved_r2},
                {"cpu_s", f.cpu_s},
                {"wall_s", f.wall_s}};
+  if (f.preserved_r2) json["preserved_r2"] = *f.preserved_r2;
   if (f.prefixes > 0) json["prefixes"]["made"] = f.prefixes;
   if (f.z_moved) json["z_moved"] = *f.z_moved;
   if (f.auc_before && f.auc_after) {
@@ -100,14 +101,14 @@ void RunRefresh::AddWishes(bool committing, StepWishes* wishes) {
   wishes->roll_back = RollbackAsked();
   if (flow_.state() != RefreshState::kIdle) return;
   const int64_t at_step = world_.config->refresh.at_step;
-  const bool by_step =
-      at_step > 0 && world_.state->version == 0 && world_.trainer->step() + 1 >= at_step;
+  const bool by_step = at_step > 0 && world_.state->version == 0 && !given_up_ &&
+                       world_.trainer->step() + 1 >= at_step;
   const RefreshRequest* const request = Request();
   const bool by_hand = request != nullptr && request->what == RefreshRequest::What::kRefresh &&
                        request->version > world_.state->version;
   const bool by_drift = world_.config->refresh.on_drift && !drifted_.empty();
   const bool by_itself = (by_step || by_drift) && !world_.state->by_hand_only;
-  wishes->refresh_begin = HasCodebook() && (by_hand || by_itself);
+  wishes->refresh_begin = (by_hand || by_itself) && CanBuild().ok();
   if (wishes->refresh_begin) {
     why_ = by_hand ? "by hand" : by_step ? "refresh.at_step" : "drift: " + drifted_;
   }
@@ -117,6 +118,16 @@ bool RunRefresh::HasCodebook() const {
   // Of shuffled codes there is nothing to keep.
   const Arm arm = ArmOf(world_.config->model.arm);
   return arm.uses_codes() && !arm.shuffled_codes;
+}
+
+absl::Status RunRefresh::CanBuild() const {
+  if (!HasCodebook()) {
+    return absl::FailedPreconditionError(
+        fmt::format("model.arm = \"{}\" has no codebook to refresh", world_.config->model.arm));
+  }
+  if (world_.state->builds < kMostBuilds) return absl::OkStatus();
+  return absl::FailedPreconditionError(fmt::format(
+      "with model.prefix_ngrams a run builds {} codebooks at most, and this one has", kMostBuilds));
 }
 
 bool RunRefresh::HasPrefixes() const { return PrefixesOf(*world_.config) > 0; }
@@ -183,6 +194,7 @@ absl::Status RunRefresh::Observe(int64_t data_time) {
 
 absl::StatusOr<bool> RunRefresh::Now(std::string* why) {
   why_ = "by hand";
+  SAVIOR_RETURN_IF_ERROR(CanBuild());
   SAVIOR_RETURN_IF_ERROR(Begin());
   SAVIOR_ASSIGN_OR_RETURN(const bool good, Judge());
   if (!good) {
@@ -277,7 +289,7 @@ absl::Status RunRefresh::Switch() {
   SAVIOR_RETURN_IF_ERROR(world_.trainer->Settle());
   SAVIOR_RETURN_IF_ERROR(world_.trainer->UseCodebook(version_, job_->plan.build));
   SAVIOR_FAILPOINT("refresh.before_switch");
-  SAVIOR_ASSIGN_OR_RETURN(const size_t prefixes_again, CarryPrefixes(result));
+  SAVIOR_ASSIGN_OR_RETURN(const int64_t prefixes_again, CarryPrefixes(result));
   const int64_t step = world_.trainer->step();
   if (lead()) {
     SAVIOR_RETURN_IF_ERROR(
@@ -315,29 +327,28 @@ absl::Status RunRefresh::Switch() {
 }
 
 // All pushes are in when it begins, and all rows of prefixes are carried over at all workers when
-// it ends. How many at this one.
-absl::StatusOr<size_t> RunRefresh::CarryPrefixes(const RefreshResult& result) {
+// it ends. How many they were.
+absl::StatusOr<int64_t> RunRefresh::CarryPrefixes(const RefreshResult& result) {
   const std::vector<uint64_t> pushed = world_.trainer->PrefixesPushedSince(result.prefixes_since);
   world_.trainer->NotePrefixes(false);
   const std::string_view mine(reinterpret_cast<const char*>(pushed.data()),
                               pushed.size() * sizeof(uint64_t));
+  Group& workers = world_.place->workers();
   SAVIOR_ASSIGN_OR_RETURN(const std::vector<std::string> all,
-                          world_.place->workers().Allgather(mine, DeadlineIn(kPatience)));
+                          workers.Allgather(mine, DeadlineIn(kPatience)));
   if (!HasPrefixes()) return 0;
-  absl::flat_hash_set<uint64_t> changed;
+  std::vector<uint64_t> changed;
   for (const std::string& theirs : all) {
-    for (size_t at = 0; at + sizeof(uint64_t) <= theirs.size(); at += sizeof(uint64_t)) {
-      uint64_t key = 0;
-      std::memcpy(&key, &theirs[at], sizeof key);
-      changed.insert(key);
-    }
+    const size_t begin = changed.size();
+    changed.resize(begin + theirs.size() / sizeof(uint64_t));
+    std::memcpy(changed.data() + begin, theirs.data(), (changed.size() - begin) * sizeof(uint64_t));
   }
   SAVIOR_ASSIGN_OR_RETURN(const size_t again, CarryPrefixesOver(result, *world_.config, job_->plan,
                                                                 changed, world_.store->store()));
   // Shards refuse what is of the former version from the moment on that the lead switches them.
-  SAVIOR_RETURN_IF_ERROR(
-      world_.place->workers().Allgather("prefixes", DeadlineIn(kPatience)).status());
-  return again;
+  SAVIOR_ASSIGN_OR_RETURN(const std::vector<int64_t> numbers,
+                          NumbersOf(&workers, static_cast<int64_t>(again), DeadlineIn(kPatience)));
+  return std::accumulate(numbers.begin(), numbers.end(), int64_t{0});
 }
 
 // What is in use now, for the commits to come, and what was, while it may come back.
@@ -366,6 +377,9 @@ void RunRefresh::Abort(const std::string& why) {
   if (lead() && job_->result.ok()) figures.update(FiguresOf(job_->result->figures));
   Event("ABORTED", std::move(figures));
   job_.reset();
+  // Not again at once: drift is looked at when the next day ends.
+  given_up_ = true;
+  drifted_.clear();
   world_.trainer->NotePrefixes(false);
   if (!lead()) return;
   LOG(ERROR) << "the codebook stays at version " << world_.state->version << ": " << why;
@@ -393,9 +407,9 @@ void RunRefresh::AnswerRequest(int64_t committed) {
   std::string answer;
   if (request->what == RefreshRequest::What::kRefresh) {
     if (request->version > state.version) {
-      if (HasCodebook()) return;  // its turn comes
-      answer =
-          fmt::format("model.arm = \"{}\" has no codebook to refresh", world_.config->model.arm);
+      const absl::Status can = CanBuild();
+      if (can.ok()) return;  // its turn comes
+      answer = std::string(can.message());
     } else if (committed < state.since_step) {
       return;  // until the switch is durable
     }

@@ -76,6 +76,8 @@ class RunRefresh {
   bool lead() const { return world_.place->lead(); }
   bool HasCodebook() const;
   bool HasPrefixes() const;
+  // kFailedPrecondition: why this run cannot have another codebook.
+  absl::Status CanBuild() const;
   // The lead: a person asks for a rollback that can be done.
   bool RollbackAsked();
   // The lead, at the end of a day of training data: looks for drift.
@@ -85,7 +87,7 @@ class RunRefresh {
   std::string Report() const;
   absl::StatusOr<bool> Judge();
   absl::Status Switch();
-  absl::StatusOr<size_t> CarryPrefixes(const RefreshResult& result);
+  absl::StatusOr<int64_t> CarryPrefixes(const RefreshResult& result);
   void Keep(RefreshResult* result);
   void Abort(const std::string& why);
   void Retire();
@@ -99,6 +101,7 @@ class RunRefresh {
   RefreshFlow flow_;
   uint32_t version_ = 0;  // being built
   std::unique_ptr<Job> job_;
+  bool given_up_ = false;                  // a refresh of this process's
   std::string verdict_;                    // of the last job; "": good
   std::optional<RefreshRequest> request_;  // the lead's, as last seen
   SteadyClock::time_point looked_;

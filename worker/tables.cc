@@ -32,13 +32,14 @@ AdmissionSpec AdmissionOf(const Config::Ps& ps) {
   return {};
 }
 
-EvictionSpec EvictionOf(const Config::Ps& ps) {
-  EvictionSpec spec{.idle_steps = static_cast<uint32_t>(ps.eviction_idle_steps),
-                    .min_score = static_cast<float>(ps.eviction_min_score),
-                    .score_idle_steps = static_cast<uint32_t>(ps.eviction_score_idle_steps),
-                    .capacity_rows = static_cast<uint64_t>(ps.eviction_capacity_rows),
-                    .floor_rows = static_cast<uint64_t>(ps.eviction_floor_rows),
-                    .max_share_per_minute = static_cast<float>(ps.eviction_max_share_per_minute)};
+EvictionSpec EvictionOf(const Config::Ps& ps, bool capacity) {
+  EvictionSpec spec{
+      .idle_steps = static_cast<uint32_t>(ps.eviction_idle_steps),
+      .min_score = static_cast<float>(ps.eviction_min_score),
+      .score_idle_steps = static_cast<uint32_t>(ps.eviction_score_idle_steps),
+      .capacity_rows = capacity ? static_cast<uint64_t>(ps.eviction_capacity_rows) : 0,
+      .floor_rows = static_cast<uint64_t>(ps.eviction_floor_rows),
+      .max_share_per_minute = static_cast<float>(ps.eviction_max_share_per_minute)};
   return spec.enabled() ? spec : EvictionSpec{};
 }
 
@@ -78,7 +79,7 @@ std::vector<TableSpec> ModelTables(const Config& config) {
   for (const uint32_t number : {kUserTable, kItemTable, kPrefixTable}) {
     if (number == tables.size()) continue;
     tables[number].admission = AdmissionOf(config.ps);
-    tables[number].eviction = EvictionOf(config.ps);
+    tables[number].eviction = EvictionOf(config.ps, number != kPrefixTable);
   }
   return tables;
 }

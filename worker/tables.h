@@ -24,8 +24,9 @@ enum ModelTable : uint32_t {
   kPrefixTable = kModelTables,  // "prefix"  PrefixKey    encoder.dim, from 0
 };
 
-// `user`, `item` and `prefix` have the rules of admission and eviction of config.ps; all learned
-// tables its dtype and what it says about bad gradients.
+// `user`, `item` and `prefix` have the rules of admission and eviction of config.ps, but `prefix`
+// no capacity: what a build leaves that was given up is younger than what is in use. All learned
+// tables have its dtype and what it says about bad gradients.
 //
 // A content's key is the id of its first item: stable when the log is prepared again with more
 // items.
@@ -56,18 +57,18 @@ constexpr uint64_t WithoutSlot(uint64_t align_key) { return align_key & ((uint64
 // build of a codebook they are of, and are never used again. A build has a number of its own even
 // if it was given up (CodebookState::builds); the codes that a run begins with have 0.
 //
-// build mod 2^16 << 48 | length - 1 << 45 | the codes as digits, the first one leading; 2 <= length
+// build << 48 | length - 1 << 45 | the codes as digits, the first one leading; 2 <= length
 // <= 8. Needs codes ^ levels <= 2^45.
 inline constexpr int kPrefixBits = 45;
+// After so many no other is begun: its keys would be those of an earlier one.
+inline constexpr uint32_t kMostBuilds = 0xffff;
 
 constexpr uint64_t PrefixKey(uint32_t build, uint32_t length, uint64_t number) {
-  return (uint64_t{build & 0xffff} << 48) | (uint64_t{length - 1} << kPrefixBits) | number;
+  return (uint64_t{build} << 48) | (uint64_t{length - 1} << kPrefixBits) | number;
 }
 
 // Whether it is a prefix of `build`.
-constexpr bool IsOfBuild(uint64_t prefix_key, uint32_t build) {
-  return prefix_key >> 48 == (build & 0xffff);
-}
+constexpr bool IsOfBuild(uint64_t prefix_key, uint32_t build) { return prefix_key >> 48 == build; }
 
 // The key where one build is alone, as in a bundle: that of build 0.
 constexpr uint64_t WithoutBuild(uint64_t prefix_key) {

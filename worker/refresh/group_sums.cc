@@ -1,6 +1,7 @@
 #include "worker/refresh/group_sums.h"
 
 #include <absl/strings/escaping.h>
+#include <absl/strings/numbers.h>
 #include <absl/strings/str_cat.h>
 #include <openssl/sha.h>
 
@@ -25,6 +26,18 @@ absl::Status SumOverGroup(Group* group, std::span<double> values, Deadline deadl
     }
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<int64_t>> NumbersOf(Group* group, int64_t mine, Deadline deadline) {
+  SAVIOR_ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                          group->Allgather(absl::StrCat(mine), deadline));
+  std::vector<int64_t> numbers(all.size());
+  for (size_t r = 0; r < all.size(); ++r) {
+    if (absl::SimpleAtoi(all[r], &numbers[r])) continue;
+    return absl::FailedPreconditionError(
+        absl::StrCat("worker ", r, " does something else than saying a number"));
+  }
+  return numbers;
 }
 
 std::string Sha256(std::string_view bytes) {

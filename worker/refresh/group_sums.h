@@ -1,9 +1,11 @@
 // Sums and agreement over a group of processes, for what has to have the same bits at all of them.
 #pragma once
 
+#include <cstdint>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "common/clock.h"
 #include "common/status.h"
@@ -16,6 +18,10 @@ namespace savior {
 // times the bytes of `values` to every member: for arrays of megabytes. Errors: Allgather's;
 // kFailedPrecondition: the members gave different numbers of values.
 [[nodiscard]] absl::Status SumOverGroup(Group* group, std::span<double> values, Deadline deadline);
+
+// What every member said, by rank. kFailedPrecondition: one said no number.
+[[nodiscard]] absl::StatusOr<std::vector<int64_t>> NumbersOf(Group* group, int64_t mine,
+                                                             Deadline deadline);
 
 // SHA-256 in hex.
 std::string Sha256(std::string_view bytes);

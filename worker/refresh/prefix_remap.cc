@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -127,10 +128,6 @@ class RowMaker {
         width_(RowFloats(spec_)),
         sum_(width_) {}
 
-  uint64_t KeyBefore(const PrefixPart& part) const {
-    return PrefixKey(place_.build_before, 1, 0) | part.before;
-  }
-
   // Returns how many of them are not missing.
   absl::StatusOr<size_t> Make(std::span<const RowParts> rows) {
     from_keys_.clear();
@@ -139,9 +136,10 @@ class RowMaker {
     to_updates_.clear();
     UniqueKeys unique(&from_keys_);
     std::vector<size_t> places;
+    const uint64_t build = PrefixKey(place_.build_before, 1, 0);
     for (const RowParts row : rows) {
       for (const PrefixPart& part : row) {
-        places.push_back(static_cast<size_t>(unique.Number(KeyBefore(part))));
+        places.push_back(static_cast<size_t>(unique.Number(build | part.before)));
       }
     }
     from_.resize(from_keys_.size() * width_);
@@ -215,39 +213,47 @@ absl::StatusOr<PrefixRemap> PrefixRemap::Share(const CodeMoves& mine, RemapKind 
     }
     for (size_t i = begin; i < end; ++i) {
       const SharedMove& m = shared[i];
+      remap.rows_of_.emplace_back(m.before, remap.rows_.size() - 1);
       remap.parts_.push_back({m.now, m.before, m.weight / all, m.from, m.until});
     }
+    remap.rows_.push_back(end);
   }
+  std::ranges::sort(remap.rows_of_);
   SAVIOR_RETURN_IF_ERROR(budget->Spend());
   return remap;
 }
 
 absl::StatusOr<size_t> PrefixRemap::Make(EmbeddingStore& store, const Place& place,
-                                         const absl::flat_hash_set<uint64_t>* changed,
+                                         std::optional<std::span<const uint64_t>> changed,
                                          std::chrono::milliseconds timeout,
                                          const std::function<absl::Status()>& breathe) const {
+  std::vector<size_t> wanted;
+  if (!changed) {
+    wanted.resize(rows_.size() - 1);
+    std::iota(wanted.begin(), wanted.end(), size_t{0});
+  } else {
+    for (const uint64_t key : *changed) {
+      CHECK(IsOfBuild(key, place.build_before));
+      const auto rows = std::ranges::equal_range(rows_of_, WithoutBuild(key), {},
+                                                 &std::pair<uint64_t, size_t>::first);
+      for (const auto& [before, r] : rows) wanted.push_back(r);
+    }
+    std::ranges::sort(wanted);
+    wanted.erase(std::ranges::unique(wanted).begin(), wanted.end());
+  }
   RowMaker maker(&store, place, timeout);
   size_t made = 0, parts = 0;
   std::vector<RowParts> rows;  // to make next, of so many parts
-  const auto make = [&]() -> absl::Status {
-    if (rows.empty()) return absl::OkStatus();
+  for (size_t w = 0; w < wanted.size(); ++w) {
+    rows.push_back(row(wanted[w]));
+    parts += rows.back().size();
+    if (w + 1 < wanted.size() && parts + row(wanted[w + 1]).size() <= kRowsPerCall) continue;
     SAVIOR_ASSIGN_OR_RETURN(const size_t some, maker.Make(rows));
     made += some;
     rows.clear();
     parts = 0;
-    return breathe();
-  };
-  for (size_t begin = 0, end = 0; begin < parts_.size(); begin = end) {
-    bool wanted = changed == nullptr;
-    for (end = begin; end < parts_.size() && parts_[end].now == parts_[begin].now; ++end) {
-      wanted = wanted || changed->contains(maker.KeyBefore(parts_[end]));
-    }
-    if (!wanted) continue;
-    if (parts + (end - begin) > kRowsPerCall) SAVIOR_RETURN_IF_ERROR(make());
-    rows.push_back(std::span(parts_).subspan(begin, end - begin));
-    parts += end - begin;
+    SAVIOR_RETURN_IF_ERROR(breathe());
   }
-  SAVIOR_RETURN_IF_ERROR(make());
   return made;
 }
 

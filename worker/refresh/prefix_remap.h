@@ -13,18 +13,19 @@
 // floor(until_i n) - floor(from_i n), so that none is lost or doubled.
 //
 // No snapshot: rows are read as they are, and whatever has changed until the switch is made again
-// then. The result is a function of the rows at the switch alone.
-//
-// Deterministic: the same bits for the same number of workers.
+// then. So the result is a function of the rows at the switch alone, and deterministic: the same
+// bits for the same number of workers. But where rows of the table are evicted: a row that is
+// forgotten between its reading and the switch still has its part, and those made count as pushed
+// when they were made.
 #pragma once
-
-#include <absl/container/flat_hash_set.h>
 
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "common/clock.h"
@@ -68,16 +69,23 @@ class PrefixRemap {
     // Of training, that the new rows are of: the same whenever they are made.
     int64_t step = 0;
   };
-  // Makes the rows of the store's. `changed`: only those that one of these has a part in; null:
-  // all. A row whose parts are all missing is not made: it reads as zeros, too. `breathe` is called
-  // between calls of the store, and its errors end it. Idempotent. Returns how many were made.
+  // Makes rows of the store's. `changed`: keys of build_before; only rows that one of these has a
+  // part in, found without a look at the others; nothing: all. A row whose parts are all missing is
+  // not made: it reads as zeros, too. `breathe` is called between calls of the store, and its
+  // errors end it. Idempotent. Returns how many were made.
   [[nodiscard]] absl::StatusOr<size_t> Make(EmbeddingStore& store, const Place& place,
-                                            const absl::flat_hash_set<uint64_t>* changed,
+                                            std::optional<std::span<const uint64_t>> changed,
                                             std::chrono::milliseconds timeout,
                                             const std::function<absl::Status()>& breathe) const;
 
  private:
-  std::vector<PrefixPart> parts_;  // by (now, before)
+  std::span<const PrefixPart> row(size_t r) const {
+    return std::span(parts_).subspan(rows_[r], rows_[r + 1] - rows_[r]);
+  }
+
+  std::vector<PrefixPart> parts_;   // by (now, before)
+  std::vector<size_t> rows_ = {0};  // where the parts of each begin; and the end of the last
+  std::vector<std::pair<uint64_t, size_t>> rows_of_;  // (before, row), ascending
 };
 
 // The rows of all prefixes of some contents, [n, levels - 1, dim], as they are; zeros where they

@@ -1,6 +1,5 @@
 #include "worker/refresh/refresh_job.h"
 
-#include <absl/strings/numbers.h>
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_format.h>
 #include <glog/logging.h>
@@ -8,6 +7,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <numeric>
+#include <optional>
+#include <span>
 #include <tuple>
 #include <utility>
 
@@ -19,6 +21,7 @@
 #include "worker/model/codebook.h"
 #include "worker/refresh/content_weights.h"
 #include "worker/refresh/distil.h"
+#include "worker/refresh/group_sums.h"
 #include "worker/refresh/work_budget.h"
 #include "worker/step_inputs.h"
 #include "worker/tables.h"
@@ -29,9 +32,9 @@ namespace {
 
 constexpr std::chrono::hours kPatience{24};
 constexpr size_t kContentsPerCall = 4096;
-// Of steps from this many before the one that a worker says it is at, pushes of any worker may be
-// on their way, beside cluster.staleness: workers are within a step of each other, and each has one
-// push under way.
+// Pushes of steps from this many before a worker's next step on may be on their way. Who is at step
+// S has the losses of S - 1 of all workers, each of which had its pushes up to S - 3 applied by
+// then, whatever cluster.staleness lets pulls do.
 constexpr int64_t kStepsUnderWay = 4;
 // Beside training, which goes first where cores are short.
 constexpr int kNice = 10;
@@ -108,15 +111,29 @@ class Job {
     SAVIOR_FAILPOINT("refresh.published");
     RefreshResult result;
     result.encoder = std::move(next_encoder);
-    if (prefixes_ > 0) SAVIOR_RETURN_IF_ERROR(MakePrefixes(own, build.codes, &result));
-    if (snapshot_) SAVIOR_RETURN_IF_ERROR(Lead(weights, std::move(build), &result));
-    result.figures.cpu_s = budget_.cpu_seconds();
-    result.figures.wall_s = SecondsSince(start);
+    result.figures.build = build.figures;
+    result.joint = {levels_, num_codes(), std::move(build.joint)};
+    // All have the same figures: what these refuse costs no rows.
+    result.verdict = CodebookGates(build.figures, result.joint);
+    if (result.verdict.ok() && prefixes_ > 0) {
+      SAVIOR_ASSIGN_OR_RETURN(
+          result.prefixes, PrefixRemap::Share({levels_, num_codes(), codes_, build.codes, own},
+                                              KindOf(config_.refresh.remap), config_.refresh.lambda,
+                                              &group_, &budget_));
+      SAVIOR_RETURN_IF_ERROR(MakePrefixes(&result));
+    }
+    if (snapshot_ && result.verdict.ok()) {
+      SAVIOR_RETURN_IF_ERROR(Lead(weights, std::move(build), &result));
+    }
     SAVIOR_ASSIGN_OR_RETURN(
         const std::vector<std::string> verdicts,
         group_.Allgather(std::string(result.verdict.message()), DeadlineIn(kPatience)));
     // The lead's, who is worker 0.
     if (!verdicts[0].empty()) result.verdict = absl::FailedPreconditionError(verdicts[0]);
+    // Once more: what was pushed during the lead's part need not be made at the switch.
+    if (result.verdict.ok() && prefixes_ > 0) SAVIOR_RETURN_IF_ERROR(MakePrefixes(&result));
+    result.figures.cpu_s = budget_.cpu_seconds();
+    result.figures.wall_s = SecondsSince(start);
     return result;
   }
 
@@ -225,37 +242,24 @@ class Job {
     return absl::OkStatus();
   }
 
-  absl::Status MakePrefixes(const std::vector<double>& weights, const std::vector<int32_t>& codes,
-                            RefreshResult* result) {
+  absl::Status MakePrefixes(RefreshResult* result) {
     SAVIOR_ASSIGN_OR_RETURN(
-        result->prefixes, PrefixRemap::Share({levels_, num_codes(), codes_, codes, weights},
-                                             KindOf(config_.refresh.remap), config_.refresh.lambda,
-                                             &group_, &budget_));
-    // What training has pulled rows for, and all workers go in step: pushes of steps before are in.
-    const int64_t settled =
-        training_step_->load() - kStepsUnderWay - std::max<int64_t>(0, config_.cluster.staleness);
-    SAVIOR_ASSIGN_OR_RETURN(const std::vector<std::string> all,
-                            group_.Allgather(absl::StrCat(settled), DeadlineIn(kPatience)));
-    result->prefixes_since = settled;
-    for (const std::string& theirs : all) {
-      int64_t step = 0;
-      if (!absl::SimpleAtoi(theirs, &step)) {
-        return absl::DataLossError("a worker's step does not decode");
-      }
-      result->prefixes_since = std::min(result->prefixes_since, step);
-    }
-    SAVIOR_ASSIGN_OR_RETURN(result->figures.prefixes,
-                            result->prefixes.Make(store_, PlaceOfPrefixes(plan_), nullptr,
+        const std::vector<int64_t> since,
+        NumbersOf(&group_, training_step_->load() - kStepsUnderWay, DeadlineIn(kPatience)));
+    result->prefixes_since = std::ranges::min(since);
+    SAVIOR_ASSIGN_OR_RETURN(const size_t made,
+                            result->prefixes.Make(store_, PlaceOfPrefixes(plan_), std::nullopt,
                                                   Milliseconds(config_.ps.timeout_s),
                                                   [this] { return budget_.Spend(); }));
     SAVIOR_FAILPOINT("refresh.prefixes_made");
-    return group_.Allgather("prefixes", DeadlineIn(kPatience)).status();
+    SAVIOR_ASSIGN_OR_RETURN(const std::vector<int64_t> all,
+                            NumbersOf(&group_, static_cast<int64_t>(made), DeadlineIn(kPatience)));
+    result->figures.prefixes = std::accumulate(all.begin(), all.end(), int64_t{0});
+    return absl::OkStatus();
   }
 
   absl::Status Lead(const std::vector<double>& weights, CodebookBuild build,
                     RefreshResult* result) {
-    result->figures.build = build.figures;
-    result->joint = {levels_, num_codes(), std::move(build.joint)};
     result->shares = SharesOf(result->joint, KindOf(config_.refresh.remap), config_.refresh.lambda);
     result->from = std::move(snapshot_->align);
     const OptimizerKind optimizer = store_.tables()[kAlignTable].optimizer.kind;
@@ -264,8 +268,13 @@ class Job {
     SAVIOR_RETURN_IF_ERROR(CarryOver(*result, config_, plan_.version, plan_.step, store_));
     SAVIOR_FAILPOINT("refresh.remapped");
     result->codebook = std::move(build.codebook);
-    result->verdict = Gates(result->figures, result->joint);
-    if (result->verdict.ok()) result->verdict = ReplayGate(&result->figures);
+    if (*result->figures.preserved_r2 < config_.refresh.min_preserved_r2) {
+      result->verdict = absl::FailedPreconditionError(absl::StrFormat(
+          "preserved R2 of what alignment adds is %.3f, below refresh.min_preserved_r2 = %g",
+          *result->figures.preserved_r2, config_.refresh.min_preserved_r2));
+    } else {
+      result->verdict = ReplayGate(&result->figures);
+    }
     return budget_.Spend();
   }
 
@@ -280,6 +289,30 @@ class Job {
       SAVIOR_ASSIGN_OR_RETURN(fusion, FusionOf(snapshot_->dense, dim_, parts));
     }
     AlignSample samples[2];  // to distil with, and to measure on
+    FillSamples(weights, codes, result->encoder != nullptr && mlp, samples);
+    AlignSample measured = samples[samples[1].size() > 0 ? 1 : 0];
+    SAVIOR_RETURN_IF_ERROR(ReadPrefixes(parts - levels_, &measured));
+    if (result->encoder) result->figures.z_moved = MovedBy();
+    const AlignRows before = {num_codes(), result->from.weights};
+    AlignRows now = {num_codes(), std::move(result->made.weights)};
+    if (Distils(config_)) {
+      const DistilOptions options = {
+          .steps = static_cast<int>(config_.refresh.distil_steps),
+          .lr = config_.refresh.distil_lr,
+          .seed = MixTwo(static_cast<uint64_t>(config_.seed), plan_.version)};
+      SAVIOR_RETURN_IF_ERROR(
+          Distil(fusion, before, samples[0], options, &now, [this] { return budget_.Spend(); }));
+    }
+    result->figures.preserved_r2 =
+        measured.size() > 0 ? PreservedR2(fusion, before, now, measured) : 1.0;
+    result->made.weights = std::move(now.rows);
+    return absl::OkStatus();
+  }
+
+  // Rows of prefixes that the snapshot does not have are left zero.
+  void FillSamples(const std::vector<double>& weights, const std::vector<int32_t>& codes,
+                   bool z_changes, std::span<AlignSample, 2> samples) const {
+    const size_t width = prefixes_ * dim_;
     for (size_t s = 0; s < snapshot_->contents.size(); ++s) {
       const auto content = static_cast<size_t>(snapshot_->contents[s]);
       const size_t place = (content - group_.rank()) / group_.size();
@@ -290,34 +323,20 @@ class Job {
         sample.before.push_back(codes_[place * levels_ + l]);
         sample.now.push_back(codes[place * levels_ + l]);
       }
-      const auto add_rest = [&](const std::vector<float>& rows, size_t width) {
-        const auto from = rows.begin() + static_cast<std::ptrdiff_t>(s * width);
-        sample.rest.insert(sample.rest.end(), from, from + static_cast<std::ptrdiff_t>(width));
+      const auto add_rest = [&sample](std::span<const float> row) {
+        sample.rest.insert(sample.rest.end(), row.begin(), row.end());
       };
-      add_rest(snapshot_->prefixes, prefixes_ * dim_);
-      if (hybrid) add_rest(snapshot_->own, dim_);
+      if (s % 2 == 0 && !snapshot_->prefixes.empty()) {
+        add_rest(std::span(snapshot_->prefixes).subspan(s / 2 * width, width));
+      } else {
+        sample.rest.resize(sample.rest.size() + width);
+      }
+      if (!snapshot_->own.empty()) add_rest(std::span(snapshot_->own).subspan(s * dim_, dim_));
       // Arms that take codes without z have nothing to make up for.
-      for (size_t d = 0; mlp && result->encoder && d < dim_; ++d) {
+      for (size_t d = 0; z_changes && d < dim_; ++d) {
         sample.z_change.push_back(z_[place * dim_ + d] - z_now_[place * dim_ + d]);
       }
     }
-    if (result->encoder) result->figures.z_moved = MovedBy();
-    const AlignRows before = {num_codes(), result->from.weights};
-    AlignRows now = {num_codes(), std::move(result->made.weights)};
-    if (mlp && config_.refresh.remap == "distilled") {
-      const DistilOptions options = {
-          .steps = static_cast<int>(config_.refresh.distil_steps),
-          .lr = config_.refresh.distil_lr,
-          .seed = MixTwo(static_cast<uint64_t>(config_.seed), plan_.version)};
-      SAVIOR_RETURN_IF_ERROR(
-          Distil(fusion, before, samples[0], options, &now, [this] { return budget_.Spend(); }));
-    }
-    AlignSample& measured = samples[1].size() > 0 ? samples[1] : samples[0];
-    SAVIOR_RETURN_IF_ERROR(ReadPrefixes(parts - levels_, &measured));
-    result->figures.preserved_r2 =
-        measured.size() > 0 ? PreservedR2(fusion, before, now, measured) : 1.0;
-    result->made.weights = std::move(now.rows);
-    return absl::OkStatus();
   }
 
   // Of the sample, as they are: before and after.
@@ -350,11 +369,11 @@ class Job {
     return contents_.empty() ? 0.0 : sum / static_cast<double>(contents_.size());
   }
 
-  absl::Status Gates(const RefreshFigures& figures, const CodeJoint& joint) const {
+  absl::Status CodebookGates(const BuildFigures& build, const CodeJoint& joint) const {
     const auto refuse = [](const std::string& what) { return absl::FailedPreconditionError(what); };
     const auto codes = static_cast<double>(levels_ * joint.codes);
     double dead = 0, dead_before = 0;
-    for (const CodebookFigures::Level& level : figures.build.levels) dead += level.dead;
+    for (const CodebookFigures::Level& level : build.levels) dead += level.dead;
     for (size_t l = 0; l < levels_; ++l) {
       for (size_t before = 0; before < joint.codes; ++before) {
         double weight = 0;
@@ -363,7 +382,6 @@ class Job {
       }
     }
     const Config::Refresh& r = config_.refresh;
-    const BuildFigures& build = figures.build;
     if (build.rq_mse > r.max_error_ratio * build.rq_mse_before) {
       return refuse(
           absl::StrFormat("the new codebook's error, %g, is %.3f times the old one's, above "
@@ -376,15 +394,10 @@ class Job {
           absl::StrFormat("%.1f%% of the new codes are dead, above refresh.max_dead_share = %g",
                           100 * dead / codes, r.max_dead_share));
     }
-    if (figures.build.churn[0] > r.max_churn) {
+    if (build.churn[0] > r.max_churn) {
       return refuse(absl::StrFormat(
           "%.1f%% of the contents change their first code, above refresh.max_churn = %g",
-          100 * figures.build.churn[0], r.max_churn));
-    }
-    if (figures.preserved_r2 < r.min_preserved_r2) {
-      return refuse(absl::StrFormat(
-          "preserved R2 of what alignment adds is %.3f, below refresh.min_preserved_r2 = %g",
-          figures.preserved_r2, r.min_preserved_r2));
+          100 * build.churn[0], r.max_churn));
     }
     return absl::OkStatus();
   }
@@ -454,10 +467,9 @@ absl::Status CarryOver(const RefreshResult& result, const Config& config, uint32
 }
 
 absl::StatusOr<size_t> CarryPrefixesOver(const RefreshResult& result, const Config& config,
-                                         const RefreshPlan& plan,
-                                         const absl::flat_hash_set<uint64_t>& changed,
+                                         const RefreshPlan& plan, std::span<const uint64_t> changed,
                                          EmbeddingStore& store) {
-  return result.prefixes.Make(store, PlaceOfPrefixes(plan), &changed,
+  return result.prefixes.Make(store, PlaceOfPrefixes(plan), changed,
                               Milliseconds(config.ps.timeout_s), [] { return absl::OkStatus(); });
 }
 

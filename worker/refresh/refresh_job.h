@@ -7,16 +7,16 @@
 //   lead    alignment rows of the new version: remapped, distilled, written; gates
 //   end     all workers have the same verdict
 //
-// Nothing of this is read by training before the switch, and all of it is written again by the next
-// attempt: given up at any instant, it leaves no trace.
+// Nothing of this is read by training before the switch, and the next attempt writes all of it
+// again (rows of prefixes under keys of its own: those of one that was given up stay, and nobody
+// reads them). So given up at any instant, it has changed nothing.
 #pragma once
-
-#include <absl/container/flat_hash_set.h>
 
 #include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -37,10 +37,11 @@ namespace savior {
 
 struct RefreshFigures {
   BuildFigures build;
-  double preserved_r2 = 0;        // on contents that distillation has not seen
+  // On contents that distillation has not seen; none where the codebook itself was refused.
+  std::optional<double> preserved_r2;
   std::optional<double> z_moved;  // the encoder's: mean |z' - z|^2 over the lead's contents
   std::optional<double> auc_before, auc_after;  // replay of the last hours, with either version
-  size_t prefixes = 0;                          // rows of them that the lead made
+  int64_t prefixes = 0;                         // rows of them that all workers made
   double cpu_s = 0;                             // of the lead's part
   double wall_s = 0;
 };
@@ -93,7 +94,7 @@ struct RefreshWorker {
 [[nodiscard]] absl::StatusOr<size_t> CarryPrefixesOver(const RefreshResult& result,
                                                        const Config& config,
                                                        const RefreshPlan& plan,
-                                                       const absl::flat_hash_set<uint64_t>& changed,
+                                                       std::span<const uint64_t> changed,
                                                        EmbeddingStore& store);
 
 }  // namespace savior

@@ -51,6 +51,10 @@ absl::StatusOr<std::vector<float>> PrefixesInUse(const Config& config, const Ref
 
 }  // namespace
 
+bool Distils(const Config& config) {
+  return ArmOf(config.model.arm).alignment && config.refresh.remap == "distilled";
+}
+
 bool HasOwnVectors(const Config& config) {
   return ArmOf(config.model.arm).alignment && config.model.alignment == "hybrid";
 }
@@ -73,8 +77,10 @@ absl::StatusOr<RefreshSnapshot> TakeSnapshot(const TrainingLog& log, const Confi
   const std::vector<uint64_t> all = ContentKeys(log);
   std::vector<uint64_t> keys;
   for (const int32_t c : snapshot.contents) keys.push_back(all[static_cast<size_t>(c)]);
-  if (PrefixesOf(config) > 0) {
-    SAVIOR_ASSIGN_OR_RETURN(snapshot.prefixes, PrefixesInUse(config, plan, keys, store));
+  if (PrefixesOf(config) > 0 && Distils(config)) {
+    std::vector<uint64_t> learnt_from;
+    for (size_t s = 0; s < keys.size(); s += 2) learnt_from.push_back(keys[s]);
+    SAVIOR_ASSIGN_OR_RETURN(snapshot.prefixes, PrefixesInUse(config, plan, learnt_from, store));
   }
   if (!HasOwnVectors(config)) return snapshot;
   const auto dim = static_cast<size_t>(config.encoder.dim);

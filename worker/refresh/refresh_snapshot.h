@@ -29,7 +29,9 @@ struct RefreshSnapshot {
   TensorFile dense;
   std::vector<int32_t> contents;  // sampled for distillation, the lead's own
   std::vector<float> own;         // [contents, dim] their own vectors, shrunk; hybrid only
-  std::vector<float> prefixes;    // [contents, levels - 1, dim]; model.prefix_ngrams only
+  // Rows of prefixes of contents 0, 2, 4, ..., which distillation learns from: [(contents + 1) / 2,
+  // levels - 1, dim]; empty where there are none, or nothing is distilled.
+  std::vector<float> prefixes;
 };
 
 // Of the lead's store, while no push is under way.
@@ -41,5 +43,8 @@ struct RefreshSnapshot {
 
 // Whether the model has a vector of its own for every content, beside the rows of its codes.
 bool HasOwnVectors(const Config& config);
+
+// Whether rows are distilled: there is an alignment block, and refresh.remap says so.
+bool Distils(const Config& config);
 
 }  // namespace savior
