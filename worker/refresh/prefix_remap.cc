@@ -234,12 +234,14 @@ absl::StatusOr<size_t> PrefixRemap::Make(EmbeddingStore& store, const Place& pla
   } else {
     for (const uint64_t key : *changed) {
       CHECK(IsOfBuild(key, place.build_before));
-      const auto rows = std::ranges::equal_range(rows_of_, WithoutBuild(key), {},
-                                                 &std::pair<uint64_t, size_t>::first);
-      for (const auto& [before, r] : rows) wanted.push_back(r);
+      const uint64_t before = WithoutBuild(key);
+      for (auto of = std::ranges::lower_bound(rows_of_, std::pair(before, size_t{0}));
+           of != rows_of_.end() && of->first == before; ++of) {
+        wanted.push_back(of->second);
+      }
     }
     std::ranges::sort(wanted);
-    wanted.erase(std::ranges::unique(wanted).begin(), wanted.end());
+    wanted.erase(std::unique(wanted.begin(), wanted.end()), wanted.end());
   }
   RowMaker maker(&store, place, timeout);
   size_t made = 0, parts = 0;
