@@ -5,12 +5,9 @@
 #include <fmt/format.h>
 #include <glog/logging.h>
 
-#include <algorithm>
 #include <chrono>
 #include <cstring>
-#include <numeric>
 #include <string_view>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -346,9 +343,9 @@ absl::StatusOr<int64_t> RunRefresh::CarryPrefixes(const RefreshResult& result) {
   SAVIOR_ASSIGN_OR_RETURN(const size_t again, CarryPrefixesOver(result, *world_.config, job_->plan,
                                                                 changed, world_.store->store()));
   // Shards refuse what is of the former version from the moment on that the lead switches them.
-  SAVIOR_ASSIGN_OR_RETURN(const std::vector<int64_t> numbers,
-                          NumbersOf(&workers, static_cast<int64_t>(again), DeadlineIn(kPatience)));
-  return std::accumulate(numbers.begin(), numbers.end(), int64_t{0});
+  auto of_all = static_cast<double>(again);
+  SAVIOR_RETURN_IF_ERROR(SumOverGroup(&workers, {&of_all, 1}, DeadlineIn(kPatience)));
+  return static_cast<int64_t>(of_all);
 }
 
 // What is in use now, for the commits to come, and what was, while it may come back.

@@ -95,11 +95,7 @@ TEST_F(EncoderRefresh, RoomForItChangesNothingThatIsLearned) {
 TEST_F(EncoderRefresh, OfARunStoppedAtAnyStepIsBitIdentical) {
   for (const int64_t stop : {kRefreshBegin - 1, kRefreshSwitch, kRefreshSwitch + 9}) {
     SCOPED_TRACE(stop);
-    Config config = WithRefresh(Named("stopped-at-" + std::to_string(stop)));
-    config.train.max_steps = stop;
-    RunToTheEnd(config);
-    config.train.max_steps = 0;
-    RunToTheEnd(config, /*resume=*/true);
+    const Config config = StoppedAndResumed(stop);
     ExpectSame(Once(), config);
     EXPECT_EQ(EncoderIn(config), EncoderIn(Once()));
     EXPECT_EQ(EncoderIn(config, kPreviousEncoderFile), EncoderIn(Never()));

@@ -56,6 +56,16 @@ class RefreshSuite : public ::testing::Test {
   static Config Never() { return Suite::Named("never"); }
   static Config Once() { return WithRefresh(Suite::Named("once")); }
 
+  // Once(), stopped at a step and started again.
+  static Config StoppedAndResumed(int64_t stop) {
+    Config config = WithRefresh(Suite::Named("stopped-at-" + std::to_string(stop)));
+    config.train.max_steps = stop;
+    RunToTheEnd(config);
+    config.train.max_steps = 0;
+    RunToTheEnd(config, /*resume=*/true);
+    return config;
+  }
+
   static inline TempFolder* folder_ = nullptr;
 };
 

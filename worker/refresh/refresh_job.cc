@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <numeric>
 #include <optional>
 #include <span>
 #include <tuple>
@@ -38,10 +37,6 @@ constexpr size_t kContentsPerCall = 4096;
 constexpr int64_t kStepsUnderWay = 4;
 // Beside training, which goes first where cores are short.
 constexpr int kNice = 10;
-
-Deadline StoreDeadline(const Config& config) {
-  return DeadlineIn(Milliseconds(config.ps.timeout_s));
-}
 
 PrefixRemap::Place PlaceOfPrefixes(const RefreshPlan& plan) {
   return {.table = kPrefixTable,
@@ -252,9 +247,9 @@ class Job {
                                                   Milliseconds(config_.ps.timeout_s),
                                                   [this] { return budget_.Spend(); }));
     SAVIOR_FAILPOINT("refresh.prefixes_made");
-    SAVIOR_ASSIGN_OR_RETURN(const std::vector<int64_t> all,
-                            NumbersOf(&group_, static_cast<int64_t>(made), DeadlineIn(kPatience)));
-    result->figures.prefixes = std::accumulate(all.begin(), all.end(), int64_t{0});
+    auto of_all = static_cast<double>(made);
+    SAVIOR_RETURN_IF_ERROR(SumOverGroup(&group_, {&of_all, 1}, DeadlineIn(kPatience)));
+    result->figures.prefixes = static_cast<int64_t>(of_all);
     return absl::OkStatus();
   }
 

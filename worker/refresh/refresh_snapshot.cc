@@ -15,10 +15,6 @@ namespace {
 
 constexpr uint64_t kSampleStream = 0x5A3B;
 
-Deadline StoreDeadline(const Config& config) {
-  return DeadlineIn(Milliseconds(config.ps.timeout_s));
-}
-
 // The rest of a list after a seeded shuffle, `most` at most; ascending.
 std::vector<int32_t> Sampled(std::vector<int32_t> from, size_t most, uint64_t seed) {
   if (from.size() > most) {
@@ -51,6 +47,10 @@ absl::StatusOr<std::vector<float>> PrefixesInUse(const Config& config, const Ref
 
 }  // namespace
 
+Deadline StoreDeadline(const Config& config) {
+  return DeadlineIn(Milliseconds(config.ps.timeout_s));
+}
+
 bool Distils(const Config& config) {
   return ArmOf(config.model.arm).alignment && config.refresh.remap == "distilled";
 }
@@ -74,10 +74,12 @@ absl::StatusOr<RefreshSnapshot> TakeSnapshot(const TrainingLog& log, const Confi
   // Half of them to measure on.
   snapshot.contents = Sampled(std::move(known), 2 * static_cast<size_t>(config.refresh.sample),
                               MixTwo(static_cast<uint64_t>(config.seed), plan.version));
+  const bool prefixes = PrefixesOf(config) > 0 && Distils(config);
+  if (!prefixes && !HasOwnVectors(config)) return snapshot;
   const std::vector<uint64_t> all = ContentKeys(log);
   std::vector<uint64_t> keys;
   for (const int32_t c : snapshot.contents) keys.push_back(all[static_cast<size_t>(c)]);
-  if (PrefixesOf(config) > 0 && Distils(config)) {
+  if (prefixes) {
     std::vector<uint64_t> learnt_from;
     for (size_t s = 0; s < keys.size(); s += 2) learnt_from.push_back(keys[s]);
     SAVIOR_ASSIGN_OR_RETURN(snapshot.prefixes, PrefixesInUse(config, plan, learnt_from, store));

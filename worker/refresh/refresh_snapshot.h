@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "common/clock.h"
 #include "common/config.h"
 #include "common/status.h"
 #include "common/store.h"
@@ -43,6 +44,9 @@ struct RefreshSnapshot {
 
 // Whether the model has a vector of its own for every content, beside the rows of its codes.
 bool HasOwnVectors(const Config& config);
+
+// Of a call of the store from now on (ps.timeout_s).
+Deadline StoreDeadline(const Config& config);
 
 // Whether rows are distilled: there is an alignment block, and refresh.remap says so.
 bool Distils(const Config& config);
