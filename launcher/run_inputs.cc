@@ -9,6 +9,7 @@
 
 #include "common/tensor_file.h"
 #include "launcher/commit.h"
+#include "worker/data/log_manifest.h"
 
 namespace savior {
 namespace {
@@ -51,6 +52,12 @@ absl::Status RunInputs::CheckPeriods() const {
     return absl::InvalidArgumentError(fmt::format(
         "no requests to train on from data.train_from = {} until data.train_until = {}: {}",
         FormatDate(periods.training.from), FormatDate(periods.training.until), days));
+  }
+  if (const int64_t ends = log->days().back().start + kSecondsPerDay;
+      ends < periods.training.until) {
+    LOG(WARNING) << "data.train_until = " << FormatDate(periods.training.until)
+                 << " lies beyond the data: " << days << "; with train_until = " << FormatDate(ends)
+                 << " the run could go on over days that are still to come (docs/datasets.md)";
   }
   if (requests(periods.evaluation) == 0) {
     LOG(WARNING) << "no requests to score from data.eval_from = "

@@ -32,15 +32,21 @@ AdmissionSpec AdmissionOf(const Config::Ps& ps) {
   return {};
 }
 
-EvictionSpec EvictionOf(const Config::Ps& ps, bool capacity) {
-  EvictionSpec spec{
-      .idle_steps = static_cast<uint32_t>(ps.eviction_idle_steps),
-      .min_score = static_cast<float>(ps.eviction_min_score),
-      .score_idle_steps = static_cast<uint32_t>(ps.eviction_score_idle_steps),
-      .capacity_rows = capacity ? static_cast<uint64_t>(ps.eviction_capacity_rows) : 0,
-      .floor_rows = static_cast<uint64_t>(ps.eviction_floor_rows),
-      .max_share_per_minute = static_cast<float>(ps.eviction_max_share_per_minute)};
-  return spec.enabled() ? spec : EvictionSpec{};
+EvictionSpec EvictionOf(const Config::Ps& ps) {
+  return {.idle_steps = static_cast<uint32_t>(ps.eviction_idle_steps),
+          .min_score = static_cast<float>(ps.eviction_min_score),
+          .score_idle_steps = static_cast<uint32_t>(ps.eviction_score_idle_steps),
+          .capacity_rows = static_cast<uint64_t>(ps.eviction_capacity_rows),
+          .floor_rows = static_cast<uint64_t>(ps.eviction_floor_rows),
+          .max_share_per_minute = static_cast<float>(ps.eviction_max_share_per_minute)};
+}
+
+// Without what depends on how many rows there are: those that a build writes in vain
+// (docs/refresh.md, "Prefixes") must not decide about others.
+EvictionSpec OfRowsAlone(EvictionSpec spec) {
+  spec.capacity_rows = spec.floor_rows = 0;
+  spec.max_share_per_minute = 1;
+  return spec;
 }
 
 }  // namespace
@@ -79,7 +85,9 @@ std::vector<TableSpec> ModelTables(const Config& config) {
   for (const uint32_t number : {kUserTable, kItemTable, kPrefixTable}) {
     if (number == tables.size()) continue;
     tables[number].admission = AdmissionOf(config.ps);
-    tables[number].eviction = EvictionOf(config.ps, number != kPrefixTable);
+    EvictionSpec eviction = EvictionOf(config.ps);
+    if (number == kPrefixTable) eviction = OfRowsAlone(eviction);
+    if (eviction.enabled()) tables[number].eviction = eviction;
   }
   return tables;
 }

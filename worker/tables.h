@@ -24,9 +24,10 @@ enum ModelTable : uint32_t {
   kPrefixTable = kModelTables,  // "prefix"  PrefixKey    encoder.dim, from 0
 };
 
-// `user`, `item` and `prefix` have the rules of admission and eviction of config.ps, but `prefix`
-// no capacity: what a build leaves that was given up is younger than what is in use. All learned
-// tables have its dtype and what it says about bad gradients.
+// `user`, `item` and `prefix` have the rules of admission and eviction of config.ps, `prefix` only
+// those that look at a row alone: no capacity, no floor, all that is due in a minute. So what a
+// build leaves that was given up decides about no other row. All learned tables have its dtype and
+// what it says about bad gradients.
 //
 // A content's key is the id of its first item: stable when the log is prepared again with more
 // items.

@@ -135,6 +135,46 @@ class RefreshTest(runs.WorldTest):
         figure("refresh_kill_random", f"{KILLS} kills of servers and workers, all ended as undisturbed, "
                                       f"to the end {spread(recovery)} (seed {seed})")
 
+    def grown(self, name: str, *arguments, until: int) -> tuple[dict, dict]:
+        """A run of two workers up to step `until`, from there on of three; its digest and result."""
+        launch = self.start(name, *arguments, f"train.max_steps={until}")
+        self.assertEqual(launch.wait(), 0, launch.text())
+        return self.gone_on_with_three(name, *arguments)
+
+    def gone_on_with_three(self, name: str, *arguments) -> tuple[dict, dict]:
+        launch = self.start(name, *arguments, "cluster.workers=3", "--np", "5")
+        self.assertEqual(launch.wait(), 0, launch.text())
+        return runs.digest(launch.run), runs.result(launch.run)
+
+    def test_a_worker_joins_while_it_builds(self):
+        # What two were building is given up, and begun again by three.
+        joined, result = self.grown("joins-building", *REFRESH, until=BEGIN + 3)
+        self.assertEqual(states(self.path / "joins-building"), ["BUILDING", "BUILDING", "ACTIVE"])
+        self.assertEqual(joined["codebook_version"], 1)
+        # As if it had been asked for only then; its rows of prefixes are of build 1, not 2.
+        later = f"refresh.at_step={BEGIN + 4}"
+        clean, clean_result = self.grown("joins-idle", *REFRESH, later, until=BEGIN + 3)
+        self.assertEqual(states(self.path / "joins-idle"), ["BUILDING", "ACTIVE"])
+        self.assertEqual(joined["dense"], clean["dense"])
+        self.assertEqual(result["eval"], clean_result["eval"])
+        for table in ("user", "item", "align", "content"):
+            self.assertEqual(joined["tables"][table], clean["tables"][table], table)
+        self.assertEqual(joined["tables"]["prefix"]["updates"], clean["tables"]["prefix"]["updates"])
+
+    def test_a_worker_joins_in_probation(self):
+        # It reads both versions, and a rollback takes it back with the others: to the run of three that never
+        # switched.
+        joined, _ = self.grown("joins-probation", *REFRESH, until=SWITCH + 3)
+        self.assertEqual(joined["codebook_version"], 1)
+        back = refresh(self.path / "joins-probation", "--rollback")
+        self.assertEqual(back.returncode, 0, back.stdout)
+        self.assertEqual(runs.newest_commit(self.path / "joins-probation"), SWITCH)
+        again, result = self.gone_on_with_three("joins-probation")
+        never, never_result = self.grown("joins-never", until=SWITCH)
+        self.assertEqual(again["codebook_version"], 0)
+        self.assertEqual(again["dense"], never["dense"])
+        self.assertEqual(result["eval"], never_result["eval"])
+
     def test_by_hand_and_back(self):
         launch = self.start("by-hand", "train.max_steps=60000", "train.epochs=1000",
                             "commit.every_steps=50")

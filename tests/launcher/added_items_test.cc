@@ -13,6 +13,7 @@
 #include "serving/bundle_scorer.h"
 #include "tests/common/temp_folder.h"
 #include "tests/launcher/growing_world.h"
+#include "tests/launcher/publishing_run.h"
 
 namespace savior {
 namespace {
@@ -194,6 +195,40 @@ TEST_F(AddedItemsTest, ComeInADelta) {
   const auto verified = VerifyBundle(chain, delta->version());
   ASSERT_TRUE(verified.ok()) << verified.status();
   EXPECT_EQ(Scores(chain, {ById(kNew), ById(kBare)}), Scores(full, {ById(kNew), ById(kBare)}));
+}
+
+// Given while a job trains and publishes: in its next bundles, and in no bit of what it learns.
+TEST_F(AddedItemsTest, WhileAJobPublishes) {
+  Config plain = WorldRun(folder_->path(), "plain", kUntil);
+  plain.train.epochs = 6;
+  RunToTheEnd(plain);
+  Config config = ThatPublishes(WorldRun(folder_->path(), "publishing", kUntil));
+  config.train.epochs = plain.train.epochs;
+  run_ = config.run.dir;
+  constexpr int64_t kGiven = 30;  // step
+  const RunOptions options = WaitingForExports(config, [&](int64_t step) {
+    if (step == kGiven) EXPECT_TRUE(Add(Some()).ok()) << said_.str();
+  });
+  std::ostringstream out;
+  const auto result = Train(config, options, out);
+  ASSERT_TRUE(result.ok()) << result.status();
+  ExpectSame(plain, config);
+  size_t before = 0, after = 0;
+  for (const auto& [step, sequence] : BundlesIn(config.exports.dir)) {
+    SCOPED_TRACE(step);
+    const auto chain = OpenChain(config.exports.dir, BundleName(step), /*digests=*/true);
+    ASSERT_TRUE(chain.ok()) << chain.status();
+    const TableChain items = *chain->Table("items"), content = *chain->Table("content");
+    const bool has = items.Find(kNew).has_value();
+    EXPECT_EQ(items.Find(kBare).has_value(), has);
+    EXPECT_EQ(content.Find(kNew).has_value(), has);
+    // That of the very step may have been on its way.
+    if (step != kGiven) EXPECT_EQ(has, step > kGiven);
+    ++(step < kGiven ? before : after);
+  }
+  EXPECT_GE(before, 2u);
+  EXPECT_GE(after, 2u);
+  EXPECT_TRUE(VerifyBundle(config.exports.dir, *CurrentBundle(config.exports.dir)).ok());
 }
 
 TEST_F(AddedItemsTest, AgainChangesNothing) {

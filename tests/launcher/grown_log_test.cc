@@ -274,8 +274,14 @@ TEST_F(GrownLogTest, NothingNewIsNothingToDoAndMoreMayCome) {
   WriteWorld(raw, folder_->path());
   Train(quiet, 0);
   quiet.data.train_until = quiet.data.eval_from = DateOf(kBefore + 1);
+  ::testing::internal::CaptureStderr();
   Train(quiet, 0);
   EXPECT_EQ(NewestOf(quiet).step, steps_before_);
+  // What comes of that day later is lost to this run.
+  EXPECT_THAT(::testing::internal::GetCapturedStderr(),
+              HasSubstr("data.train_until = " + DateOf(kBefore + 1) +
+                        " lies beyond the data: the data's requests are from " + DateOf(0) +
+                        " to " + DateOf(kBefore - 1) + "; with train_until = " + DateOf(kBefore)));
   // Then come requests, of the day after.
   const RawData all = KnownBy(*world_, kAfter + 1);
   for (const auto& row : all.impressions) {

@@ -19,6 +19,7 @@
 #include "tests/common/temp_folder.h"
 #include "tests/faults/figure.h"
 #include "tests/launcher/growing_world.h"
+#include "tests/launcher/mpirun_job.h"
 #include "tests/launcher/process.h"
 #include "tests/launcher/small_run.h"
 
@@ -49,43 +50,11 @@ class Mpirun : public ::testing::Test {
   }
   static Config Alone() { return Named("alone"); }
 
-  // mpirun's own arguments; as people on a crowded machine need them.
-  static std::vector<std::string> Command() {
-    std::vector<std::string> command = {"/usr/bin/env",
-                                        "OMPI_MCA_mpi_yield_when_idle=1",
-                                        "OMP_NUM_THREADS=1",
-                                        "mpirun",
-                                        "--oversubscribe",
-                                        "--bind-to",
-                                        "none"};
-    if (::geteuid() == 0) command.emplace_back("--allow-run-as-root");
-    return command;
-  }
-  static std::string Write(const Config& config, const std::string& name = "") {
-    const fs::path path =
-        folder_->path() / (fs::path(config.run.dir).filename().string() + name + ".toml");
-    std::ofstream(path) << ToToml(config);
-    return path.string();
-  }
-  // A part of a job: `ranks` processes.
-  static void Add(int ranks, const std::vector<std::string>& arguments,
-                  std::vector<std::string>* command) {
-    command->insert(command->end(), {"-n", std::to_string(ranks), SAVIOR_PROGRAM, "train"});
-    command->insert(command->end(), arguments.begin(), arguments.end());
-  }
-  static std::vector<std::string> Job(int ranks, const Config& config,
-                                      const std::vector<std::string>& more = {}) {
-    std::vector<std::string> command = Command();
-    std::vector<std::string> arguments = {Write(config)};
-    arguments.insert(arguments.end(), more.begin(), more.end());
-    Add(ranks, arguments, &command);
-    return command;
-  }
   static Ended Run(const std::vector<std::string>& command) {
     return ChildProcess(command, folder_->path()).Wait(kLimit);
   }
   static void Finishes(int ranks, const Config& config, const std::vector<std::string>& more = {}) {
-    const Ended ended = Run(Job(ranks, config, more));
+    const Ended ended = Run(MpirunJob(ranks, config, more));
     ASSERT_EQ(ended.code, 0) << config.run.dir << ": " << ended.err;
   }
 
@@ -232,7 +201,7 @@ TEST_F(Mpirun, AWorkerFiveTimesSlowerThanTheOthersLeavesTheBoundOfStalenessAlone
     Config config = Named("slowed-" + std::to_string(staleness));
     config.cluster.staleness = staleness;
     config.train.metrics_every_s = 1e-6;
-    ChildProcess job(Job(4, config), folder_->path());
+    ChildProcess job(MpirunJob(4, config), folder_->path());
     ASSERT_TRUE(WaitForSteps(config));
     const std::vector<pid_t> ranks = ProcessesWith(config.run.dir + ".toml");
     ASSERT_EQ(ranks.size(), 5u) << "mpirun, a server and three workers";
@@ -291,7 +260,7 @@ TEST_F(Mpirun, EncryptedInsecureAndHalfPrecisionRunsTrain) {
   Config half = Named("half");
   half.cluster.wire_dtype = half.cluster.allreduce_dtype = "bfloat16";
   half.security.insecure = true;  // said at every start, on one machine, too
-  const Ended ended = Run(Job(3, half));
+  const Ended ended = Run(MpirunJob(3, half));
   EXPECT_EQ(ended.code, 0) << ended.err;
   EXPECT_THAT(ended.err, HasSubstr("INSECURE: security.insecure = true"));
 }
@@ -305,7 +274,7 @@ TEST_F(Mpirun, StopsInOrderAndGoesOn) {
   Config config = Named("stopped");
   config.train.epochs = 6;
   config.train.metrics_every_s = 0.01;
-  ChildProcess job(Job(3, config), folder_->path());
+  ChildProcess job(MpirunJob(3, config), folder_->path());
   ASSERT_TRUE(WaitForSteps(config));
   job.Signal(SIGUSR1);
   std::this_thread::sleep_for(std::chrono::milliseconds(20));
@@ -350,7 +319,7 @@ TEST_F(Mpirun, GoesOnOverALogThatHasGrown) {
   testing::RawData other = KnownBy(world, 8);
   other.impressions[0].hour += 1;
   WriteWorld(other, folder);
-  const Ended ended = Run(Job(3, stage("two-workers", 7), {"--resume"}));
+  const Ended ended = Run(MpirunJob(3, stage("two-workers", 7), {"--resume"}));
   EXPECT_NE(ended.code, 0);
   EXPECT_THAT(ended.err, HasSubstr("2023-11-15: 'num_hour' has other values"));
 }
@@ -359,7 +328,7 @@ TEST_F(Mpirun, AKilledProcessEndsAll) {
   Config config = Named("killed");
   config.train.epochs = 1000;
   config.train.metrics_every_s = 0.01;
-  ChildProcess job(Job(3, config), folder_->path());
+  ChildProcess job(MpirunJob(3, config), folder_->path());
   ASSERT_TRUE(WaitForSteps(config));
   const std::vector<pid_t> ranks = ProcessesWith(config.run.dir + ".toml");
   ASSERT_EQ(ranks.size(), 4u) << "mpirun and three ranks";
@@ -378,10 +347,10 @@ TEST_F(Mpirun, RanksThatDifferAreNamedWithTheKey) {
   for (const auto& [override, named] : differences) {
     SCOPED_TRACE(override);
     const Config config = Named("mismatch");
-    std::vector<std::string> command = Command();
-    Add(2, {Write(config)}, &command);
+    std::vector<std::string> command = MpirunCommand();
+    AddRanks(2, {WriteConfig(config)}, &command);
     command.emplace_back(":");
-    Add(1, {Write(config), override}, &command);
+    AddRanks(1, {WriteConfig(config), override}, &command);
     const Ended ended = Run(command);
     EXPECT_GT(ended.code, 0);
     EXPECT_THAT(ended.err, AllOf(HasSubstr("rank 0 on"), HasSubstr("rank 2 on"), HasSubstr(named)));
@@ -395,10 +364,10 @@ TEST_F(Mpirun, RanksThatDifferAreNamedWithTheKey) {
 
 TEST_F(Mpirun, RolesByCommandLine) {
   const Config config = Named("mpmd");
-  std::vector<std::string> command = Command();
-  Add(1, {Write(config), "--role", "worker"}, &command);
+  std::vector<std::string> command = MpirunCommand();
+  AddRanks(1, {WriteConfig(config), "--role", "worker"}, &command);
   command.emplace_back(":");
-  Add(1, {Write(config), "--role", "server"}, &command);
+  AddRanks(1, {WriteConfig(config), "--role", "server"}, &command);
   const Ended ended = Run(command);
   ASSERT_EQ(ended.code, 0) << ended.err;
   ExpectSame(Alone(), config);
@@ -406,7 +375,7 @@ TEST_F(Mpirun, RolesByCommandLine) {
 
 TEST_F(Mpirun, StartsThatCannotWorkSayWhy) {
   const auto refused = [](const Config& config, const std::string& why) {
-    const Ended ended = Run(Job(3, config));
+    const Ended ended = Run(MpirunJob(3, config));
     EXPECT_GT(ended.code, 0) << config.run.dir;
     EXPECT_THAT(ended.err, HasSubstr(why)) << config.run.dir;
   };

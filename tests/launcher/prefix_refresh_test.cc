@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <map>
@@ -13,6 +14,8 @@
 #include "launcher/refresh_command.h"
 #include "launcher/refresh_request.h"
 #include "launcher/run_inputs.h"
+#include "tests/launcher/mpirun_job.h"
+#include "tests/launcher/process.h"
 #include "tests/launcher/refresh_run.h"
 #include "worker/refresh/content_weights.h"
 #include "worker/step_inputs.h"
@@ -22,6 +25,8 @@ namespace {
 
 namespace fs = std::filesystem;
 using ::testing::ElementsAre;
+
+constexpr std::chrono::seconds kJobLimit{240};
 
 class PrefixRefresh : public RefreshSuite<PrefixRefresh> {
  public:
@@ -134,6 +139,18 @@ TEST_F(PrefixRefresh, RowsAreTheMeansOfTheRowsAtTheSwitch) {
   EXPECT_GT(figures.at("made"), rows / 2);
   EXPECT_LE(figures.at("made"), rows);
   EXPECT_GT(figures.at("again"), 0);
+  ExpectMeans(config, kRefreshBegin);
+}
+
+// Made by two workers, and what both have pushed since made again.
+TEST_F(PrefixRefresh, OfTwoWorkersTheyAreTheSameMeans) {
+  Config config = WithRefresh(Named("two-workers"));
+  config.train.max_steps = kRefreshSwitch;
+  config.ps.ram_budget_mb = 64;
+  const Ended ended = ChildProcess(MpirunJob(3, config), folder_->path()).Wait(kJobLimit);
+  ASSERT_EQ(ended.code, 0) << ended.err;
+  EXPECT_THAT(StatesOf(config), ElementsAre("BUILDING", "ACTIVE"));
+  EXPECT_GT(EventsOf(config)[1].at("prefixes").at("again"), 0);
   ExpectMeans(config, kRefreshBegin);
 }
 
@@ -270,6 +287,52 @@ TEST_F(PrefixRefresh, ArmSidLearnsAndKeepsThem) {
   RunToTheEnd(config);
   EXPECT_EQ(StateOf(config).version, 1u);
   EXPECT_GT(InUse(config).tables.at("prefix").size(), 20u);
+}
+
+// Rows come late and go again, as everywhere; what a refresh promises holds all the same.
+TEST_F(PrefixRefresh, WithAdmissionAndEviction) {
+  const auto forgetful = [](const std::string& name) {
+    Config config = Named("forgetful-" + name);
+    config.ps.admission = "count";
+    config.ps.admission_count = 2;
+    config.ps.eviction_idle_steps = 30;
+    config.ps.eviction_floor_rows = 50;
+    config.ps.eviction_max_share_per_minute = 0.5;
+    config.ps.steps_per_minute = 1;
+    return config;
+  };
+  const Config never = forgetful("never"), once = WithRefresh(forgetful("once"));
+  RunToTheEnd(never);
+  RunToTheEnd(once);
+  const Rows rows = LearnedBy(once).tables.at("prefix");
+  ASSERT_EQ(StateOf(once).build, 1u);
+  EXPECT_TRUE(OfBuild(rows, 0).empty()) << "nobody has pushed them since the switch";
+  EXPECT_GT(OfBuild(rows, 1).size(), 20u);
+  const size_t kept = LearnedBy(never).tables.at("prefix").size();
+  EXPECT_GT(kept, 20u);
+  EXPECT_LT(kept, LearnedBy(Never()).tables.at("prefix").size());
+  for (const int64_t stop : {kRefreshSwitch, kRefreshSwitch + 9}) {
+    SCOPED_TRACE(stop);
+    Config config = WithRefresh(forgetful("stopped-at-" + std::to_string(stop)));
+    config.ps.shards = 3;
+    config.train.max_steps = stop;
+    RunToTheEnd(config);
+    config.train.max_steps = 0;
+    RunToTheEnd(config, /*resume=*/true);
+    ExpectSame(once, config);
+  }
+  Config refused = WithRefresh(forgetful("refused"));
+  refused.refresh.min_preserved_r2 = 1;
+  RunToTheEnd(refused);
+  ASSERT_THAT(StatesOf(refused), ::testing::Contains("ABORTED"));
+  EXPECT_EQ(ResultOf(refused), ResultOf(never));
+  EXPECT_EQ(InUse(refused), InUse(never));
+  Config back = once;
+  ASSERT_TRUE(RollBackCodebook(back.run.dir, 0, Anyhow).ok());
+  back.refresh.at_step = 0;
+  RunToTheEnd(back, /*resume=*/true);
+  EXPECT_EQ(ResultOf(back), ResultOf(never));
+  EXPECT_EQ(InUse(back), InUse(never));
 }
 
 TEST_F(PrefixRefresh, BundlesHaveTheRowsInUse) {

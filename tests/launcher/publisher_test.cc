@@ -12,9 +12,10 @@
 #include <thread>
 
 #include "launcher/bundle_export.h"
-#include "launcher/commit.h"
 #include "tests/common/temp_folder.h"
+#include "tests/launcher/mpirun_job.h"
 #include "tests/launcher/process.h"
+#include "tests/launcher/publishing_run.h"
 #include "tests/launcher/small_run.h"
 
 namespace savior {
@@ -25,7 +26,6 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 constexpr std::chrono::seconds kLimit{240};
-constexpr double kAtOnce = 0.001;  // export.every_s: the next one starts when this one has ended
 
 std::string LogOf(const Config& config) { return *ReadFile(fs::path(config.run.dir) / "log"); }
 
@@ -33,18 +33,6 @@ int64_t Count(const std::string& text, const std::string& what) {
   int64_t count = 0;
   for (size_t at = text.find(what); at != text.npos; at = text.find(what, at + 1)) ++count;
   return count;
-}
-
-// Steps of the bundles in `dir`, with their numbers since the full one.
-std::map<int64_t, int64_t> BundlesIn(const fs::path& dir) {
-  std::map<int64_t, int64_t> found;
-  for (const auto& entry : fs::directory_iterator(dir)) {
-    const auto bundle = OpenBundle(entry.path(), /*digests=*/false);
-    if (!entry.is_symlink() && bundle.ok()) {
-      found[bundle->manifest.step] = bundle->manifest.sequence;
-    }
-  }
-  return found;
 }
 
 class PublisherTest : public testing::Test {
@@ -56,39 +44,7 @@ class PublisherTest : public testing::Test {
   static void TearDownTestSuite() { delete folder_; }
 
   static Config Named(const std::string& name) { return SmallRun(folder_->path(), name); }
-  static Config Publishing(const std::string& name) {
-    Config config = Named(name);
-    config.exports.dir = (folder_->path() / (name + "-bundles")).string();
-    config.exports.every_s = kAtOnce;
-    config.exports.full_every = 2;
-    config.exports.keep = 100;
-    return config;
-  }
-  // Steps of a tiny run are faster than commits and exports by far: after every step it waits until
-  // no commit is being written, and after every tenth until the export that runs has ended, which
-  // the publisher has yet to find out.
-  static RunOptions Waiting(
-      const Config& config, std::function<void()> then = [] {}) {
-    RunOptions options;
-    options.program = SAVIOR_PROGRAM;
-    const fs::path commits = fs::path(config.run.dir) / "commits";
-    options.after_step = [commits, then = std::move(then)](int64_t step, const StepFigures&) {
-      const auto writing = [&] {
-        std::error_code error;
-        for (const auto& entry : fs::directory_iterator(commits, error)) {
-          if (entry.path().string().ends_with(kUnfinished)) return true;
-        }
-        return false;
-      };
-      while (writing()) ::usleep(1000);
-      ::usleep(2000);  // until the run can know of it
-      if (step == 0 || step % 10 != 0) return;
-      siginfo_t ended;
-      ::waitid(P_ALL, 0, &ended, WEXITED | WNOWAIT);  // or there is no child
-      then();
-    };
-    return options;
-  }
+  static Config Publishing(const std::string& name) { return ThatPublishes(Named(name)); }
   static void ExpectWhole(const Config& config) {
     const fs::path dir = config.exports.dir;
     const auto verified = VerifyBundle(dir, *CurrentBundle(dir));
@@ -108,7 +64,8 @@ TEST_F(PublisherTest, BundlesAppearWhileTrainingGoesOnAndChangeNoBit) {
   RunToTheEnd(plain);
   config.commit.keep = 1;
   size_t seen = 0;  // while training goes on
-  const RunOptions options = Waiting(config, [&] { seen = BundlesIn(config.exports.dir).size(); });
+  const RunOptions options =
+      WaitingForExports(config, [&](int64_t) { seen = BundlesIn(config.exports.dir).size(); });
   std::ostringstream out;
   const auto result = Train(config, options, out);
   ASSERT_TRUE(result.ok()) << result.status();
@@ -148,7 +105,7 @@ TEST_F(PublisherTest, WithoutAnIntervalTheLastCommitIsPublished) {
   config.exports.every_s = 0;
   config.exports.precision = "float16";
   std::ostringstream out;
-  ASSERT_TRUE(Train(config, Waiting(config), out).ok());
+  ASSERT_TRUE(Train(config, WaitingForExports(config), out).ok());
   EXPECT_EQ(BundlesIn(config.exports.dir),
             (std::map<int64_t, int64_t>{{LearnedBy(config).step, 0}}));
   const Bundle bundle = *OpenBundle(
@@ -160,7 +117,7 @@ TEST_F(PublisherTest, ARunThatGoesOnContinuesItsChainAndAnotherStartsOne) {
   Config config = Publishing("resumed");
   config.exports.every_s = 0;
   config.train.max_steps = 20;
-  const RunOptions options = Waiting(config);
+  const RunOptions options = WaitingForExports(config);
   std::ostringstream out;
   ASSERT_TRUE(Train(config, options, out).ok());
   RunOptions resume = options;
@@ -194,7 +151,7 @@ TEST_F(PublisherTest, AnExportThatFailsIsCountedAndEndsNothing) {
     return fs::exists(fs::path(config.run.dir) / "log") ? Count(LogOf(config), "failed: exit code")
                                                         : 0;
   };
-  const RunOptions options = Waiting(config);
+  const RunOptions options = WaitingForExports(config);
   std::ostringstream out;
   const auto result = Train(config, options, out);
   ASSERT_TRUE(result.ok()) << result.status();
@@ -239,7 +196,7 @@ TEST_F(PublisherTest, AStoppedRunLeavesNoChildAndNothingHalf) {
   EXPECT_FALSE(fs::exists(scratch));
   // And it goes on, over what the killed one has left.
   config.train.max_steps = LearnedBy(config).step + 5;
-  RunOptions resume = Waiting(config);
+  RunOptions resume = WaitingForExports(config);
   resume.resume = true;
   ASSERT_TRUE(Train(config, resume, out).ok());
   ExpectWhole(config);
@@ -253,22 +210,7 @@ TEST_F(PublisherTest, UnderMpirunTheLeadPublishes) {
   Config config = Publishing("mpi");
   config.ps.ram_budget_mb = 64;
   config.train.epochs = 1000;
-  const auto job = [](const Config& c, const std::vector<std::string>& more = {}) {
-    const fs::path path = c.run.dir + ".toml";
-    std::ofstream(path) << ToToml(c);
-    std::vector<std::string> command = {"/usr/bin/env",
-                                        "OMPI_MCA_mpi_yield_when_idle=1",
-                                        "OMP_NUM_THREADS=1",
-                                        "mpirun",
-                                        "--oversubscribe",
-                                        "--bind-to",
-                                        "none"};
-    if (::geteuid() == 0) command.emplace_back("--allow-run-as-root");
-    command.insert(command.end(), {"-n", "3", SAVIOR_PROGRAM, "train", path.string()});
-    command.insert(command.end(), more.begin(), more.end());
-    return command;
-  };
-  ChildProcess training(job(config), folder_->path());
+  ChildProcess training(MpirunJob(3, config), folder_->path());
   const auto limit = std::chrono::steady_clock::now() + kLimit;
   while (!fs::exists(config.exports.dir) || BundlesIn(config.exports.dir).size() < 3) {
     ASSERT_LT(std::chrono::steady_clock::now(), limit);
@@ -286,9 +228,10 @@ TEST_F(PublisherTest, UnderMpirunTheLeadPublishes) {
   Config plain = config;
   plain.run.dir = (folder_->path() / "mpi-plain").string();
   plain.exports = {};
-  const Ended ended = ChildProcess(job(config, {"--resume"}), folder_->path()).Wait(kLimit);
+  const Ended ended =
+      ChildProcess(MpirunJob(3, config, {"--resume"}), folder_->path()).Wait(kLimit);
   ASSERT_EQ(ended.code, 0) << ended.err;
-  const Ended other = ChildProcess(job(plain), folder_->path()).Wait(kLimit);
+  const Ended other = ChildProcess(MpirunJob(3, plain), folder_->path()).Wait(kLimit);
   ASSERT_EQ(other.code, 0) << other.err;
   ExpectSame(plain, config);
   ExpectWhole(config);

@@ -115,6 +115,21 @@ TEST_F(Refresh, AGateThatIsNotPassedLeavesNoTrace) {
   }
 }
 
+// Of eight contents each row can be made to fit, and then it fits no others.
+TEST_F(Refresh, DistillationThatFitsItsSampleOnlyIsNotTaken) {
+  const auto preserved_by = [](const std::string& remap, int64_t sample, double lr) {
+    Config config = WithRefresh(Named(remap + "-of-" + std::to_string(sample)));
+    config.refresh.remap = remap;
+    config.refresh.sample = sample;
+    config.refresh.distil_lr = lr;
+    config.train.max_steps = kSwitch;
+    RunToTheEnd(config);
+    return EventsOf(config).back().at("preserved_r2").get<double>();
+  };
+  EXPECT_EQ(preserved_by("distilled", 16, 0.5), preserved_by("conditional_mean", 16, 0.5));
+  EXPECT_GT(preserved_by("distilled", 4096, 2e-4), preserved_by("conditional_mean", 4096, 2e-4));
+}
+
 TEST_F(Refresh, RolledBackItIsTheRunThatNeverSwitched) {
   Config config = WithRefresh(Named("rolled-back"));
   RunToTheEnd(config);

@@ -87,8 +87,8 @@ using GradientSum = std::function<absl::Status(std::span<double> values)>;
 // with rows of its own (none, too): batches are drawn from each, gradients added up by `sum`, and
 // all get the same codebook. Errors: those of `sum`; else as TrainCodebook.
 [[nodiscard]] absl::StatusOr<std::unique_ptr<Codebook>> FinetuneCodebook(
-    const Codebook& start, std::span<const float> z, std::span<const float> weights,
-    const CodebookOptions& options, const GradientSum& sum);
+    const Codebook& start, std::span<const float> z, const CodebookOptions& options,
+    const GradientSum& sum);
 // kDataLoss: not what Save wrote.
 [[nodiscard]] absl::StatusOr<std::unique_ptr<Codebook>> LoadCodebook(const TensorFile& file);
 

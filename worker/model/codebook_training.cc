@@ -422,12 +422,11 @@ absl::StatusOr<std::unique_ptr<Codebook>> TrainCodebook(std::span<const float> z
 
 absl::StatusOr<std::unique_ptr<Codebook>> FinetuneCodebook(const Codebook& start,
                                                            std::span<const float> z,
-                                                           std::span<const float> weights,
                                                            const CodebookOptions& options,
                                                            const GradientSum& sum) {
   CodebookWeights tuned = WeightsOf(start);
   if (!tuned.encoder || options.finetune_steps == 0) return MakeCodebook(std::move(tuned));
-  const Examples examples{z, static_cast<size_t>(tuned.dim), weights};
+  const Examples examples{z, static_cast<size_t>(tuned.dim), {}};
   try {
     SAVIOR_RETURN_IF_ERROR(Finetune(examples, options, {.sum = &sum}, &tuned));
     return MakeCodebook(std::move(tuned));

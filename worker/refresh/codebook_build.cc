@@ -48,13 +48,13 @@ class Builder {
             absl::StrCat("a content has code ", code, " of ", k_, " in the codebook in use"));
       }
     }
-    double total = 0.0;
-    for (const double w : shard_.weights) total += w;
-    SAVIOR_RETURN_IF_ERROR(SumOverGroup(&group_, {&total, 1}, InPatience()));
-    if (!(total > 0.0)) {
+    auto contents = static_cast<double>(
+        std::ranges::count_if(shard_.weights, [](double weight) { return weight > 0.0; }));
+    SAVIOR_RETURN_IF_ERROR(SumOverGroup(&group_, {&contents, 1}, InPatience()));
+    if (contents == 0.0) {
       return absl::InvalidArgumentError("no content to learn a codebook from");
     }
-    total_weight_ = total;
+    all_contents_ = contents;
     build_.codes.resize(n_ * levels_);
     build_.figures.iterations.resize(levels_);
     std::vector<float> embeddings(current_.embeddings().begin(), current_.embeddings().end());
@@ -110,7 +110,7 @@ class Builder {
     return absl::OkStatus();
   }
 
-  // The sums of an iteration: [K, width + 2], then the weight that changed its code.
+  // The sums of an iteration: [K, width + 2], then how many contents changed their code.
   struct Sums {
     Sums(size_t k, size_t floats) : width(floats), values(k * (floats + 2) + 1) {}
     double* of(size_t code) { return &values[code * (width + 2)]; }
@@ -127,22 +127,21 @@ class Builder {
       const CodeSearch search(codes, static_cast<int>(width_));
       Sums sums(k_, width_);
       SAVIOR_RETURN_IF_ERROR(ForEach([&](size_t n) {
-        const double w = shard_.weights[n];
-        if (w <= 0.0) return;
+        if (shard_.weights[n] <= 0.0) return;
         const std::span<const float> x = rest(n);
         const CodeSearch::Hit hit = search.Nearest(x);
         const auto code = static_cast<size_t>(hit.code);
         double* const sum = sums.of(code);
-        for (size_t d = 0; d < width_; ++d) sum[d] += w * x[d];
-        sums.mass(code) += w;
-        sums.error(code) += w * hit.distance;
-        if (hit.code != std::exchange(assignment[n], hit.code)) sums.changed() += w;
+        for (size_t d = 0; d < width_; ++d) sum[d] += x[d];
+        sums.mass(code) += 1.0;
+        sums.error(code) += hit.distance;
+        if (hit.code != std::exchange(assignment[n], hit.code)) sums.changed() += 1.0;
       }));
       SAVIOR_RETURN_IF_ERROR(SumOverGroup(&group_, sums.values, InPatience()));
       SAVIOR_ASSIGN_OR_RETURN(const int reseeded, Update(&sums, assignment, codes));
       build_.figures.iterations[level] = i + 1;
       build_.figures.reseeded += reseeded;
-      if (reseeded == 0 && sums.changed() < options_.settled * total_weight_) break;
+      if (reseeded == 0 && sums.changed() < options_.settled * all_contents_) break;
     }
     return absl::OkStatus();
   }
@@ -165,7 +164,7 @@ class Builder {
   }
 
   // The content of each worker that is farthest from its code, for every code: [K, width + 1],
-  // w d^2 first; -1: it has none.
+  // d^2 first; -1: it has none.
   absl::StatusOr<std::vector<std::string>> Farthest(std::span<const int32_t> assignment,
                                                     std::span<const float> codes) {
     const size_t row = width_ + 1;
@@ -179,9 +178,8 @@ class Builder {
         const double difference = static_cast<double>(rest(n)[d]) - codes[k * width_ + d];
         distance += difference * difference;
       }
-      const auto weighted = static_cast<float>(shard_.weights[n] * distance);
-      if (weighted <= mine[k * row]) return;
-      mine[k * row] = weighted;
+      if (static_cast<float>(distance) <= mine[k * row]) return;
+      mine[k * row] = static_cast<float>(distance);
       std::ranges::copy(rest(n), mine.begin() + static_cast<std::ptrdiff_t>(k * row + 1));
     }));
     return group_.Allgather(
@@ -231,12 +229,11 @@ class Builder {
 
   absl::Status Finetune() {
     const auto dim = static_cast<size_t>(current_.dim());
-    std::vector<float> z, weights;  // of what is learnt from
+    std::vector<float> z;  // of what is learnt from
     for (size_t n = 0; n < n_; ++n) {
       if (shard_.weights[n] <= 0.0) continue;
       const std::span<const float> from = shard_.z.subspan(n * dim, dim);
       z.insert(z.end(), from.begin(), from.end());
-      weights.push_back(static_cast<float>(shard_.weights[n]));
     }
     CodebookOptions options = options_.finetune;
     // Batches of its own, of all together as many rows as asked for.
@@ -246,8 +243,7 @@ class Builder {
       SAVIOR_RETURN_IF_ERROR(SumOverGroup(&group_, values, InPatience()));
       return budget_.Spend();
     };
-    SAVIOR_ASSIGN_OR_RETURN(build_.codebook,
-                            FinetuneCodebook(*build_.codebook, z, weights, options, sum));
+    SAVIOR_ASSIGN_OR_RETURN(build_.codebook, FinetuneCodebook(*build_.codebook, z, options, sum));
     return absl::OkStatus();
   }
 
@@ -324,7 +320,7 @@ class Builder {
   Group& group_;
   WorkBudget& budget_;
   const size_t n_, levels_, k_, width_;
-  double total_weight_ = 0;
+  double all_contents_ = 0;  // that are learnt from, of all workers
   std::vector<float> rest_;  // [n, width] latents, less the codes of the levels so far
   CodebookBuild build_;
 };

@@ -3,10 +3,13 @@
 //
 // Warm-started residual k-means: per level Lloyd's iterations from the old centroids, over the
 // latents of the contents, each worker assigning its own. What an iteration exchanges are sums per
-// code in double, [K, latent + 2] (sum w x, sum w, sum w d^2), added in the order of the workers;
+// code in double, [K, latent + 2] (sum x, contents, sum d^2), added in the order of the workers;
 // every worker makes the same centroids of them. Then RQ encoder, codes and decoder are fine-tuned
 // from where they are, gradients added up likewise: small steps, so that code numbers keep their
 // meaning. At the end all compare a SHA-256 of the codebook's file.
+//
+// All contents count alike, as for the first codebook (TrainCodebook): with popular ones counted
+// more, codes would move where nothing has drifted (measured: docs/refresh.md).
 //
 // Hysteresis: a content keeps its old code of a level while that one's distance is within a factor
 // of the least; the residual of the next level follows from the code that was taken.
@@ -39,7 +42,7 @@ struct BuildOptions {
 // A worker's contents. Any split over the workers; [n] may be 0.
 struct ContentShard {
   std::span<const float> z;         // [n, dim]
-  std::span<const double> weights;  // [n]: > 0; 0: gets codes, and is not learnt from
+  std::span<const double> weights;  // [n], of the joint: > 0; 0: gets codes, is not learnt from
   std::span<const int32_t> codes;   // [n, levels] under the codebook in use
   // [n, dim] under the encoder in use, which `codes` are of; empty: z.
   std::span<const float> z_in_use = {};

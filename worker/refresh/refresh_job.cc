@@ -285,7 +285,8 @@ class Job {
     }
     AlignSample samples[2];  // to distil with, and to measure on
     FillSamples(weights, codes, result->encoder != nullptr && mlp, samples);
-    AlignSample measured = samples[samples[1].size() > 0 ? 1 : 0];
+    const AlignSample& others = samples[samples[1].size() > 0 ? 1 : 0];
+    AlignSample measured = others;
     SAVIOR_RETURN_IF_ERROR(ReadPrefixes(parts - levels_, &measured));
     if (result->encoder) result->figures.z_moved = MovedBy();
     const AlignRows before = {num_codes(), result->from.weights};
@@ -295,8 +296,15 @@ class Job {
           .steps = static_cast<int>(config_.refresh.distil_steps),
           .lr = config_.refresh.distil_lr,
           .seed = MixTwo(static_cast<uint64_t>(config_.seed), plan_.version)};
-      SAVIOR_RETURN_IF_ERROR(
-          Distil(fusion, before, samples[0], options, &now, [this] { return budget_.Spend(); }));
+      AlignRows distilled = now;
+      SAVIOR_RETURN_IF_ERROR(Distil(fusion, before, samples[0], options, &distilled,
+                                    [this] { return budget_.Spend(); }));
+      // Few contents for many rows: what fits these and no others is not taken. Without rows of
+      // prefixes, which are what they are when they are read: the choice has to repeat.
+      if (PreservedR2(fusion, before, distilled, others) >
+          PreservedR2(fusion, before, now, others)) {
+        now = std::move(distilled);
+      }
     }
     result->figures.preserved_r2 =
         measured.size() > 0 ? PreservedR2(fusion, before, now, measured) : 1.0;

@@ -50,10 +50,15 @@ TEST(ModelTables, OfUsersAndItemsHaveTheRulesOfTheConfiguration) {
   EXPECT_EQ(more[kPrefixTable].kind, TableKind::kAlign);
   EXPECT_EQ(more[kPrefixTable].dtype, StoreDtype::kBfloat16);
   EXPECT_EQ(more[kPrefixTable].admission.count, 3u);
-  EvictionSpec without_capacity = eviction;
-  without_capacity.capacity_rows = 0;
-  EXPECT_EQ(more[kPrefixTable].eviction, without_capacity);
+  EvictionSpec of_rows_alone = eviction;
+  of_rows_alone.capacity_rows = of_rows_alone.floor_rows = 0;
+  of_rows_alone.max_share_per_minute = 1;
+  EXPECT_EQ(more[kPrefixTable].eviction, of_rows_alone);
   EXPECT_EQ(more[kPrefixTable].optimizer, tables[kAlignTable].optimizer);
+  config.ps.eviction_idle_steps = 0;
+  config.ps.eviction_min_score = 0;
+  EXPECT_TRUE(ModelTables(config)[kItemTable].eviction.enabled());
+  EXPECT_EQ(ModelTables(config)[kPrefixTable].eviction, EvictionSpec{}) << "capacity alone is none";
   config.model.prefix_ngrams = false;
   config.ps.admission = "probability";
   config.ps.admission_probability = 0.125;

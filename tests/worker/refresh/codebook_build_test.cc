@@ -146,6 +146,22 @@ TEST(CodebookBuild, WithoutDriftNothingMoves) {
   for (const double churn : built.figures.churn) EXPECT_LT(churn, 0.01);
 }
 
+// What is popular counts when rows are made, not for where codes are: the first codebook did not
+// look at it, and what has not drifted is to stay.
+TEST(CodebookBuild, PopularContentsDoNotPullTheCodes) {
+  const std::vector<float> z = Points(800, 0, 1);
+  std::vector<double> weights = Ones(800);
+  for (size_t i = 0; i < weights.size(); i += 7) weights[i] = 40;
+  const Built built = Build(*First(z), z, weights, 2);
+  for (const double churn : built.figures.churn) EXPECT_LT(churn, 0.01);
+  BuildOptions tuned;
+  tuned.finetune.finetune_steps = 10;
+  tuned.finetune.batch = 64;
+  const auto current = First(z, 60);
+  EXPECT_EQ(Build(*current, z, weights, 2, tuned).figures.sha256,
+            Build(*current, z, Ones(800), 2, tuned).figures.sha256);
+}
+
 TEST(CodebookBuild, HysteresisKeepsCodesNearTheBorder) {
   const std::vector<float> z = Points(800, 0.25, 4);
   const auto current = First(Points(800, 0, 1));
