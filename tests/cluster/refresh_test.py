@@ -32,7 +32,6 @@ COMMON = (
     # The encoder is renewed as well, and rows of prefixes carried over by both workers.
     "encoder.refreshable=true", "refresh.encoder_steps=10", "model.prefix_ngrams=true")
 REFRESH = (f"refresh.at_step={BEGIN}", f"refresh.switch_after_steps={SWITCH - BEGIN}")
-NP = ("--np", str(RANKS))
 # Ends a process at the point; every worker comes to the first ones, the lead alone to the others.
 POINTS = [line.split()[0] for line in subprocess.run(
     [runs.PROGRAM, "--list-failpoints"], stdout=subprocess.PIPE, text=True).stdout.splitlines()
@@ -69,12 +68,12 @@ class RefreshTest(runs.WorldTest):
 
     @classmethod
     def finished(cls, name: str, *arguments) -> dict:
-        launch = Launch(cls.config, cls.path / name, *COMMON, *arguments, *NP)
+        launch = Launch(cls.config, cls.path / name, *COMMON, *arguments, "--np", str(RANKS))
         assert launch.wait() == 0, launch.text()
         return runs.digest(launch.run)
 
-    def start(self, name: str, *arguments, env=None) -> Launch:
-        launch = Launch(self.config, self.path / name, *COMMON, *arguments, *NP, env=env)
+    def start(self, name: str, *arguments, ranks=RANKS, env=None) -> Launch:
+        launch = Launch(self.config, self.path / name, *COMMON, *arguments, "--np", str(ranks), env=env)
         self.addCleanup(launch.end)
         return launch
 
@@ -135,14 +134,14 @@ class RefreshTest(runs.WorldTest):
         figure("refresh_kill_random", f"{KILLS} kills of servers and workers, all ended as undisturbed, "
                                       f"to the end {spread(recovery)} (seed {seed})")
 
-    def grown(self, name: str, *arguments, until: int) -> tuple[dict, dict]:
+    def grown(self, name: str, *arguments, until: int, to: int = STEPS) -> tuple[dict, dict]:
         """A run of two workers up to step `until`, from there on of three; its digest and result."""
         launch = self.start(name, *arguments, f"train.max_steps={until}")
         self.assertEqual(launch.wait(), 0, launch.text())
-        return self.gone_on_with_three(name, *arguments)
+        return self.gone_on_with_three(name, *arguments, f"train.max_steps={to}")
 
     def gone_on_with_three(self, name: str, *arguments) -> tuple[dict, dict]:
-        launch = self.start(name, *arguments, "cluster.workers=3", "--np", "5")
+        launch = self.start(name, *arguments, "cluster.workers=3", ranks=RANKS + 1)
         self.assertEqual(launch.wait(), 0, launch.text())
         return runs.digest(launch.run), runs.result(launch.run)
 
@@ -162,14 +161,15 @@ class RefreshTest(runs.WorldTest):
         self.assertEqual(joined["tables"]["prefix"]["updates"], clean["tables"]["prefix"]["updates"])
 
     def test_a_worker_joins_in_probation(self):
-        # It reads both versions, and a rollback takes it back with the others: to the run of three that never
-        # switched.
-        joined, _ = self.grown("joins-probation", *REFRESH, until=SWITCH + 3)
+        # It goes on with both versions, and a rollback takes it back with the others: to the run of three that
+        # never switched.
+        name = "joins-probation"
+        joined, _ = self.grown(name, *REFRESH, until=SWITCH + 3, to=SWITCH + 12)
         self.assertEqual(joined["codebook_version"], 1)
-        back = refresh(self.path / "joins-probation", "--rollback")
+        back = refresh(self.path / name, "--rollback")
         self.assertEqual(back.returncode, 0, back.stdout)
-        self.assertEqual(runs.newest_commit(self.path / "joins-probation"), SWITCH)
-        again, result = self.gone_on_with_three("joins-probation")
+        self.assertEqual(runs.newest_commit(self.path / name), SWITCH)
+        again, result = self.gone_on_with_three(name)
         never, never_result = self.grown("joins-never", until=SWITCH)
         self.assertEqual(again["codebook_version"], 0)
         self.assertEqual(again["dense"], never["dense"])
