@@ -5,7 +5,8 @@
         --baseline base --contrast savior:mba_off > comparison.md
 
 Reads result.json (arm, seed) and predictions.parquet of every run folder given (train them with
-eval.save_predictions=true), and prints Markdown. All runs must have scored the same impressions.
+eval.save_predictions=true), and prints Markdown. All runs of a seed must have scored the same
+impressions; other seeds may have scored others (eval.progressive: batches are shuffled by the seed).
 Two sources of chance are judged apart, since neither contains the other:
 
 - seeds: the paired t-test of the difference over the seeds that both arms have;
@@ -183,9 +184,9 @@ def read_run(folder):
 
 
 def read_runs(folders):
-    """{arm: {seed: Run}} in the order given. Refuses runs that did not score the same rows."""
+    """{arm: {seed: Run}} in the order given. Refuses runs of a seed that did not score the same rows."""
     arms = {}
-    first = None
+    first_of_seed = {}
     for folder in folders:
         run = read_run(folder)
         seeds = arms.setdefault(run.arm, {})
@@ -193,16 +194,20 @@ def read_runs(folders):
             raise BadInput(f"{run.folder} and {seeds[run.seed].folder}: "
                            f"both are arm {run.arm}, seed {run.seed}")
         seeds[run.seed] = run
-        first = first or run
-        check_same_rows(first, run)
+        check_same_rows(first_of_seed.setdefault(run.seed, run), run)
+    one, *others = first_of_seed.values()
+    for other in others:
+        for name in sorted(row_columns(one) ^ row_columns(other)):
+            raise BadInput(f"only one of {one.folder} and {other.folder} has column {name}")
     return arms
 
 
-def check_same_rows(first, run):
-    def shared(columns):
-        return {name for name in columns if name in ROW_KEYS or name.startswith("in_")}
+def row_columns(run):
+    return {name for name in run.columns if name in ROW_KEYS or name.startswith("in_")}
 
-    for name in sorted(shared(first.columns) | shared(run.columns)):
+
+def check_same_rows(first, run):
+    for name in sorted(row_columns(first) | row_columns(run)):
         one, other = first.columns.get(name), run.columns.get(name)
         if one is None or other is None or not np.array_equal(one, other):
             raise BadInput(f"{run.folder}: column {name} differs from that of {first.folder}: "
@@ -238,15 +243,18 @@ class Scores:
 
 def score(arms, cells, draws, seed, progress=lambda done, total: None):
     runs = [run for seeds in arms.values() for run in seeds.values()]
-    ids, users = np.unique(runs[0].columns["user_id"], return_inverse=True)
+    user_ids = {run.seed: run.columns["user_id"] for run in runs}
+    ids = np.unique(np.concatenate(list(user_ids.values())))
+    users_of = {of: np.searchsorted(ids, values) for of, values in user_ids.items()}
     weights = draw_user_weights(len(ids), draws, seed)
-    weights = weights.astype(exact_dtype(weights, users), copy=False)
+    dtype = np.result_type(*(exact_dtype(weights, users) for users in users_of.values()))
+    weights = weights.astype(dtype, copy=False)
     once = np.ones((len(ids), 1), dtype=np.float64)
     scores = Scores({}, {})
     for done, (run, cell) in enumerate(itertools.product(runs, cells)):
         task, bucket = cell
         inside = run.columns["in_" + bucket].astype(bool)
-        predictions = run.columns[TASKS[task]]
+        predictions, users = run.columns[TASKS[task]], users_of[run.seed]
         ranking = Ranking(predictions[inside], labels_of(run, task)[inside], users[inside])
         key = (run.arm, run.seed, cell)
         scores.auc[key] = float(ranking.aucs(once)[0])
@@ -379,14 +387,16 @@ def contrast_table(differences, primary):
 
 
 def report(arms, cells, scores, differences, baseline, primary, draws, seed):
-    run = next(iter(arms[baseline].values()))
     by_key = {(d.a, d.b, d.cell): d for d in differences}
-    rows, users = len(run.columns["user_id"]), len(np.unique(run.columns["user_id"]))
+    by_seed = {run.seed: run.columns["user_id"] for seeds in arms.values() for run in seeds.values()}
+    rows = sorted({len(ids) for ids in by_seed.values()})
+    users = len(np.unique(np.concatenate(list(by_seed.values()))))
+    impressions = f"{rows[0]:,}" if len(rows) == 1 else f"{rows[0]:,} to {rows[-1]:,}"
     return "\n".join([
         f"### AUC in points (x 100), and the difference over {baseline}", "",
         arm_table(arms, cells, scores, baseline, by_key), "",
         "Mean over seeds; in brackets the difference ± its standard error over paired seeds. "
-        f"{rows:,} impressions of {users:,} users.", "",
+        f"{impressions} impressions per run, of {users:,} users.", "",
         "### Contrasts", "",
         contrast_table(differences, primary), "",
         "Bold: primary cells. Seeds: paired t-test. Users: paired bootstrap clustered by user "
