@@ -55,9 +55,8 @@ on_drift = true
 # Any drift at all is enough: that the bound is a bound, unit tests say.
 max_rq_mse_ratio = 0.01
 probation_steps = {probation}
-# Two days of items make a poor codebook, and a refresh of it changes more than the gates let pass (on
-# this data preserved R2 is .875 at the worst of six seeds anyhow, docs/refresh.md). What gates refuse is
-# tested elsewhere.
+# Two days of items make a poor codebook, and a refresh of it changes more than the gates let pass. What
+# gates refuse is tested elsewhere.
 min_preserved_r2 = -100
 max_churn = 1
 max_error_ratio = 100

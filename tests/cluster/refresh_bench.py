@@ -56,7 +56,9 @@ max_error_ratio = 100
 max_auc_loss = 100
 replay_hours = 1
 """
-IDLE_LINES = 40  # of metrics.jsonl, between two builds
+# Of metrics.jsonl, between two builds; and how many of these, the last ones, a build is compared with. Behind
+# a switch workers read the content rows anew that they keep: that is a cost of the switch, told apart.
+IDLE_LINES, COMPARED_LINES = 120, 40
 
 
 def lines(path: Path) -> list[dict]:
@@ -131,8 +133,8 @@ def slowdowns(metrics: list[dict]) -> list[float]:
     found = []
     for before, now, after in zip(stretches, stretches[1:], stretches[2:]):
         if now[0] == "BUILDING" and before[1] and now[1] and after[1]:
-            idle = (statistics.median(before[1][-IDLE_LINES:]) + statistics.median(after[1][:IDLE_LINES])) / 2
-            found.append(1 - statistics.median(now[1]) / idle)
+            idle = [statistics.median(side[1][-COMPARED_LINES:]) for side in (before, after)]
+            found.append(1 - statistics.median(now[1]) / statistics.mean(idle))
     return found
 
 
