@@ -121,14 +121,14 @@ def slowdowns(metrics: list[dict]) -> list[float]:
 
     Steps get slower as histories grow, whatever else happens: both sides are needed.
     """
-    stretches = []  # [state, samples/s of its lines]
+    stretches = [(metrics[0]["codebook"]["state"], [])]  # samples/s of each one's lines
     for former, line in zip(metrics, metrics[1:]):
         state = line["codebook"]["state"]
         if state not in ("IDLE", "BUILDING"):
             continue
         if state != former["codebook"]["state"]:
             stretches.append((state, []))
-        elif stretches:
+        else:
             stretches[-1][1].append(line["samples_per_s"])
     found = []
     for before, now, after in zip(stretches, stretches[1:], stretches[2:]):
