@@ -331,6 +331,30 @@ TEST_F(GrownLogTest, WhileACodebookIsOnProbationNewItemsHaveBothCodes) {
 }
 
 // Of a run that stands still.
+// The build is begun again over the grown log; until its switch, new items have the codes in use.
+TEST_F(GrownLogTest, WhatComesWhileACodebookIsBuiltHasItsCodesToo) {
+  constexpr int64_t kInTheBuild = 6;
+  Train(Refreshed(Before("building")), kInTheBuild);
+  ASSERT_THAT(StatesOf(Before("building")), ::testing::ElementsAre("BUILDING"));
+  Grow();
+  const Config config = Refreshed(After("building"));
+  Train(config, kInTheBuild + 2);
+  EXPECT_EQ(NewestOf(config).codebook.version, 0u);
+  const auto in_use = CodebookIn(config, kCodebookFile);
+  const auto z_of = [&](const Row& row) {
+    return std::vector<float>(row.weights.begin(), row.weights.begin() + config.encoder.dim);
+  };
+  for (const auto& [key, row] : ContentRowsOf(config, *LogOf(config))) {
+    EXPECT_EQ(CodesIn(row, config, 0), in_use->Quantise(z_of(row))) << key;
+  }
+  Train(config, 0);
+  EXPECT_EQ(NewestOf(config).codebook.version, 1u);
+  const auto next = CodebookIn(config, kCodebookFile);
+  for (const auto& [key, row] : ContentRowsOf(config, *LogOf(config))) {
+    EXPECT_EQ(CodesIn(row, config, 1), next->Quantise(z_of(row))) << key;
+  }
+}
+
 TEST_F(GrownLogTest, ARollbackGoesToWhereTheRunCanGoOnFromOverTheDataAsItIs) {
   Train(Refreshed(Before("back")), 0);
   Grow();
