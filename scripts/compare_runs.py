@@ -206,6 +206,11 @@ def row_columns(run):
     return {name for name in run.columns if name in ROW_KEYS or name.startswith("in_")}
 
 
+def users_by_seed(arms):
+    """{seed: user_id of each row that its runs scored}."""
+    return {run.seed: run.columns["user_id"] for seeds in arms.values() for run in seeds.values()}
+
+
 def check_same_rows(first, run):
     for name in sorted(row_columns(first) | row_columns(run)):
         one, other = first.columns.get(name), run.columns.get(name)
@@ -243,7 +248,7 @@ class Scores:
 
 def score(arms, cells, draws, seed, progress=lambda done, total: None):
     runs = [run for seeds in arms.values() for run in seeds.values()]
-    user_ids = {run.seed: run.columns["user_id"] for run in runs}
+    user_ids = users_by_seed(arms)
     ids = np.unique(np.concatenate(list(user_ids.values())))
     users_of = {of: np.searchsorted(ids, values) for of, values in user_ids.items()}
     weights = draw_user_weights(len(ids), draws, seed)
@@ -388,9 +393,9 @@ def contrast_table(differences, primary):
 
 def report(arms, cells, scores, differences, baseline, primary, draws, seed):
     by_key = {(d.a, d.b, d.cell): d for d in differences}
-    by_seed = {run.seed: run.columns["user_id"] for seeds in arms.values() for run in seeds.values()}
-    rows = sorted({len(ids) for ids in by_seed.values()})
-    users = len(np.unique(np.concatenate(list(by_seed.values()))))
+    user_ids = users_by_seed(arms)
+    rows = sorted({len(ids) for ids in user_ids.values()})
+    users = len(np.unique(np.concatenate(list(user_ids.values()))))
     impressions = f"{rows[0]:,}" if len(rows) == 1 else f"{rows[0]:,} to {rows[-1]:,}"
     return "\n".join([
         f"### AUC in points (x 100), and the difference over {baseline}", "",

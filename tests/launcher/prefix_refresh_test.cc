@@ -315,10 +315,7 @@ TEST_F(PrefixRefresh, WithAdmissionAndEviction) {
     SCOPED_TRACE(stop);
     Config config = WithRefresh(forgetful("stopped-at-" + std::to_string(stop)));
     config.ps.shards = 3;
-    config.train.max_steps = stop;
-    RunToTheEnd(config);
-    config.train.max_steps = 0;
-    RunToTheEnd(config, /*resume=*/true);
+    StopAndResume(config, stop);
     ExpectSame(once, config);
   }
   Config refused = WithRefresh(forgetful("refused"));

@@ -40,6 +40,13 @@ inline Config WithRefresh(Config config) {
   return config;
 }
 
+inline void StopAndResume(Config config, int64_t stop) {
+  config.train.max_steps = stop;
+  RunToTheEnd(config);
+  config.train.max_steps = 0;
+  RunToTheEnd(config, /*resume=*/true);
+}
+
 // Of tests over one drifting world with two runs: one that keeps its codebook, and one that
 // refreshes it at kRefreshBegin. Suite::Named(name): a run's configuration.
 template <typename Suite>
@@ -58,11 +65,8 @@ class RefreshSuite : public ::testing::Test {
 
   // Once(), stopped at a step and started again.
   static Config StoppedAndResumed(int64_t stop) {
-    Config config = WithRefresh(Suite::Named("stopped-at-" + std::to_string(stop)));
-    config.train.max_steps = stop;
-    RunToTheEnd(config);
-    config.train.max_steps = 0;
-    RunToTheEnd(config, /*resume=*/true);
+    const Config config = WithRefresh(Suite::Named("stopped-at-" + std::to_string(stop)));
+    StopAndResume(config, stop);
     return config;
   }
 
